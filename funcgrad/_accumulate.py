@@ -1,0 +1,89 @@
+"""Gradient accumulation as values: `zero_grad` makes the accumulator, `accumulate_grad` adds."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ._errors import TreeError, differences
+from ._trees import takes_gradient
+
+
+def zero_grad(params: Any, set_to_none: bool = False, dtype: Any = None) -> Any:
+    """A fresh gradient accumulator for `params`.
+
+    Stands for `optimizer.zero_grad(set_to_none=...)`, and for `x.grad.zero_()` on one tensor. The
+    default is `False`, zeros, because an accumulator that is carried through a compiled loop must
+    have its arrays from the start; PyTorch's optimizers default to `True`.
+
+    Args:
+        params: a pytree of arrays.
+        set_to_none: `None` in place of every leaf: no memory, and the first addition sets it.
+        dtype: the dtype of the accumulator. By default that of the leaf, and float32 for leaves of
+            half precision (float16, bfloat16), where adding many small numbers would stop early.
+
+    Returns:
+        Zeros shaped like `params`; `None` at integer and bool leaves, which take no gradient.
+
+    >>> import jax.numpy as jnp, funcgrad as fg
+    >>> fg.zero_grad({"w": jnp.ones(2, jnp.bfloat16), "step": jnp.array(3)})
+    {'step': None, 'w': Array([0., 0.], dtype=float32)}
+    """
+    if set_to_none:
+        return jax.tree.map(lambda _: None, params)
+    return jax.tree.map(lambda leaf: _zeros(leaf, dtype), params)
+
+
+def _zeros(leaf: Any, dtype: Any) -> Any:
+    if not takes_gradient(leaf):
+        return None
+    own = jnp.result_type(leaf)
+    half = own.itemsize < 4 and jnp.issubdtype(own, jnp.floating)
+    return jnp.zeros(jnp.shape(leaf), dtype or (jnp.float32 if half else own))
+
+
+def accumulate_grad(acc: Any, grads: Any) -> Any:
+    """The accumulator with `grads` added.
+
+    Stands for what `backward()` does to `.grad`. Pure: `acc` is not changed, so donate it to `jit`
+    to have the sum written in its place.
+
+    Args:
+        acc: what `zero_grad` or an earlier call returned. `None`, for a leaf, a subtree or the
+            whole, means "no gradient yet".
+        grads: a pytree of gradients like it; `None` means "no gradient this time".
+
+    Returns:
+        Leaf by leaf `acc + grads` in the dtype of `acc`; `None + g` is `g` itself, in its own dtype
+        (start from `zero_grad` to accumulate half precision in float32), and `acc + None` is `acc`.
+
+    Raises:
+        TreeError: the two differ in structure or shape, shown path by path.
+
+    >>> import jax.numpy as jnp, funcgrad as fg
+    >>> acc = fg.zero_grad(jnp.arange(2.0))
+    >>> fg.accumulate_grad(fg.accumulate_grad(acc, jnp.ones(2)), jnp.ones(2))
+    Array([2., 2.], dtype=float32)
+    """
+    try:
+        return jax.tree.map(_add, acc, grads, is_leaf=_is_none)
+    except ValueError as error:
+        raise TreeError(
+            "`accumulate_grad` got gradients that do not fit the accumulator; both come from the"
+            " same parameters:\n  " + "\n  ".join(differences(grads, acc) or [str(error)])
+        ) from error
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
+
+
+def _add(acc: Any, grads: Any) -> Any:
+    """Adds one leaf, or takes a whole subtree of gradients where nothing is accumulated yet."""
+    if acc is None:
+        return grads
+    if grads is None:
+        return acc
+    if jnp.shape(acc) != jnp.shape(grads):
+        raise ValueError("shapes differ")
+    return acc + jnp.asarray(grads).astype(jnp.result_type(acc))

@@ -1,0 +1,194 @@
+"""The only door to `jax.extend` and `jax.interpreters`.
+
+JAX renames the parameters of its primitives nearly every release. Whatever funcgrad reads from an
+equation, or registers for a primitive of its own, goes through here, so that a new JAX is supported
+by editing this file. Nothing here imports `jax._src`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir, partial_eval
+
+Jaxpr = core.Jaxpr
+ClosedJaxpr = core.ClosedJaxpr
+JaxprEqn = core.JaxprEqn
+Literal = core.Literal
+Primitive = core.Primitive
+Zero = ad.Zero
+add_tangents = ad.add_tangents
+instantiate_zeros = ad.instantiate_zeros
+jaxpr_as_fun = core.jaxpr_as_fun
+subjaxprs = core.jaxprs_in_params
+
+
+def identity_primitive(
+    name: str,
+    *,
+    kept: Callable[..., int],
+    jvp: Callable[..., Any],
+    transpose: Callable[..., Any],
+    batch: Callable[..., Any],
+) -> Primitive:
+    """A primitive with several results that returns its first operands unchanged.
+
+    Args:
+        name: what jaxprs and error messages call it.
+        kept: how many operands come back, from the number of operands and the parameters.
+        jvp: `(primals, tangents, **params) -> (primals out, tangents out)`.
+        transpose: `(cotangents, *operands, **params) -> cotangents of the operands`.
+        batch: `(axis_data, operands, dims, **params) -> (results, result dims)`; it is called even
+            where no operand is batched.
+
+    It compiles to nothing: its lowering hands the operands on.
+    """
+    primitive = core.Primitive(name)
+    primitive.multiple_results = True
+
+    def identity(*operands: Any, **params: Any) -> list[Any]:
+        return list(operands[: kept(len(operands), **params)])
+
+    primitive.def_impl(identity)
+    primitive.def_abstract_eval(identity)
+    ad.primitive_jvps[primitive] = jvp
+    ad.primitive_transposes[primitive] = transpose
+    batching.fancy_primitive_batchers[primitive] = batch
+    mlir.register_lowering(
+        primitive, lambda ctx, *operands, **params: identity(*operands, **params)
+    )
+    return primitive
+
+
+def vmap_like(axis: Any, fun: Callable[..., Any], in_axes: Any) -> Callable[..., Any]:
+    """`jax.vmap` of `fun` over the very axis a batching rule was called for."""
+    name = axis.name if isinstance(axis.name, str | tuple) else None
+    return jax.vmap(
+        fun, in_axes, 0, axis_name=name, axis_size=axis.size, spmd_axis_name=axis.spmd_name
+    )
+
+
+def close(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
+    """A jaxpr with its constants; JAX 0.12 has one class for both, 0.10 has two."""
+    return jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())
+
+
+def open_up(jaxpr: Jaxpr | ClosedJaxpr) -> Jaxpr:
+    """The jaxpr itself, which hashes by identity and may be referred to weakly."""
+    return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+
+
+def without_consts(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """The same program with its constants as leading inputs."""
+    jaxpr = open_up(closed)
+    invars = [*jaxpr.constvars, *jaxpr.invars]
+    return core.ClosedJaxpr(jaxpr.replace(constvars=[], invars=invars), ())
+
+
+def program(
+    jaxpr: Jaxpr, eqns: Sequence[JaxprEqn], invars: Any, outvars: Any
+) -> Callable[..., Any]:
+    """Some consecutive equations of `jaxpr` as a function from `invars` to `outvars`.
+
+    JAX itself evaluates them, so source lines, name scopes and contexts are kept.
+    """
+    part = jaxpr.replace(constvars=[], invars=list(invars), outvars=list(outvars), eqns=list(eqns))
+    return core.jaxpr_as_fun(core.ClosedJaxpr(part, ()))
+
+
+def used_inputs(closed: ClosedJaxpr) -> list[bool]:
+    """Which inputs any output depends on, looking into the bodies of calls, loops and branches."""
+    jaxpr = open_up(closed)
+    return list(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1])
+
+
+def scopes(eqn: JaxprEqn) -> tuple[str, ...]:
+    """The `jax.named_scope` names around an equation, without what transforms add to the stack."""
+    stack = eqn.source_info.name_stack.stack
+    return tuple(entry.name for entry in stack if type(entry).__name__ == "Scope")
+
+
+_KINDS = {
+    "pjit": "jit",
+    "jit": "jit",
+    "scan": "scan",
+    "cond": "cond",
+    "checkpoint": "checkpoint",
+    "remat": "checkpoint",
+    "remat2": "checkpoint",
+    "shard_map": "shard_map",
+}
+
+
+def kind(eqn: JaxprEqn) -> str:
+    """What an equation is, under a name that does not change with the release of JAX."""
+    return _KINDS.get(eqn.primitive.name, eqn.primitive.name)
+
+
+class Call(NamedTuple):
+    """What a `jit` or `checkpoint` equation calls, and the keywords to call it anew."""
+
+    body: ClosedJaxpr
+    options: dict[str, Any]
+
+
+class Scan(NamedTuple):
+    """A `lax.scan` equation; its operands are the constants, the initial carry and the xs."""
+
+    body: ClosedJaxpr
+    length: int
+    consts: int
+    carry: int
+    options: dict[str, Any]
+
+
+def scan(eqn: JaxprEqn) -> Scan:
+    """Reads a `scan` equation: counts of operands (0.10) or trees of them (0.12)."""
+    params = eqn.params
+    if "num_consts" in params:
+        consts, carry = params["num_consts"], params["num_carry"]
+    else:
+        consts, carry = (len(part.vals) for part in params["ft_in"].elts[:2])
+    options = {
+        key: params[key]
+        for key in ("length", "reverse", "unroll", "_split_transpose")
+        if key in params
+    }
+    return Scan(close(params["jaxpr"]), params["length"], consts, carry, options)
+
+
+def branches(eqn: JaxprEqn) -> list[ClosedJaxpr]:
+    """The branches of a `cond` equation, in the order its index counts them."""
+    return [close(branch) for branch in eqn.params["branches"]]
+
+
+def jit(eqn: JaxprEqn) -> Call:
+    """Reads a `jit` equation; the keywords are `jax.jit`'s, with every operand an argument."""
+    params = eqn.params
+    donated = params["donated_invars"]
+    options = {
+        "in_shardings": tuple(map(_specified, params["in_shardings"])),
+        "out_shardings": tuple(map(_specified, params["out_shardings"])),
+        "donate_argnums": tuple(index for index, given in enumerate(donated) if given),
+        "keep_unused": params["keep_unused"],
+        "inline": params["inline"],
+        "compiler_options": params["compiler_options_kvs"],
+        "name": params["name"],
+    }
+    return Call(close(params["jaxpr"]), options)
+
+
+def _specified(sharding: Any) -> Any:
+    return None if type(sharding).__name__ == "UnspecifiedValue" else sharding
+
+
+def checkpoint(eqn: JaxprEqn) -> Call:
+    """Reads a `checkpoint` equation."""
+    options = {key: eqn.params[key] for key in ("prevent_cse", "policy")}
+    return Call(close(eqn.params["jaxpr"]), options)
+
+
+def is_recomputation(eqn: JaxprEqn) -> bool:
+    """Whether an equation repeats, in a backward pass, what a forward pass has computed."""
+    return kind(eqn) == "checkpoint" and bool(eqn.params.get("differentiated"))

@@ -1,0 +1,54 @@
+"""Rules for equations that call one body once: `jit` and `checkpoint`."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from .. import _compat as compat
+from .walk import Run, Values, rule
+
+
+@rule("jit")
+def _jit(
+    eqn: compat.JaxprEqn, operands: Sequence[Any], taps: Values, run: Run
+) -> tuple[list[Any], Values]:
+    call = compat.jit(eqn)
+    return _jitted(call.body, run, **call.options)(taps, *operands)
+
+
+@functools.lru_cache(maxsize=256)
+def _jitted(
+    body: compat.ClosedJaxpr,
+    run: Run,
+    *,
+    name: str,
+    in_shardings: tuple[Any, ...],
+    out_shardings: tuple[Any, ...],
+    donate_argnums: tuple[int, ...],
+    compiler_options: tuple[tuple[str, Any], ...],
+    **options: Any,
+) -> Callable[..., tuple[list[Any], Values]]:
+    """One jitted function for each body, so that a second call finds it compiled."""
+
+    def fun(taps: Values, *operands: Any) -> tuple[list[Any], Values]:
+        return run(body, operands, taps)
+
+    fun.__name__ = fun.__qualname__ = name
+    return jax.jit(
+        fun,
+        in_shardings=(None, *in_shardings),
+        out_shardings=(list(out_shardings), None),
+        donate_argnums=tuple(1 + index for index in donate_argnums),
+        compiler_options=dict(compiler_options) or None,
+        **options,
+    )
+
+
+@rule("checkpoint")
+def _checkpoint(
+    eqn: compat.JaxprEqn, operands: Sequence[Any], taps: Values, run: Run
+) -> tuple[list[Any], Values]:
+    call = compat.checkpoint(eqn)
+    return jax.checkpoint(functools.partial(run, call.body), **call.options)(operands, taps)

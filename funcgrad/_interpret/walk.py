@@ -1,0 +1,242 @@
+"""Walks a jaxpr: what tags it holds (`find`), and its evaluation with taps at them (`run`)."""
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import jax
+
+from .. import _compat as compat
+from .._errors import TagError
+from .._tags import inject, tag_p
+from .._trees import takes_gradient
+
+Values = dict[str, list[Any]]
+"""The leaves of each tagged value by name; in taps, `None` for a leaf that takes no gradient."""
+
+Run = Callable[[compat.ClosedJaxpr, Sequence[Any], Values], tuple[list[Any], Values]]
+
+
+class Site(NamedTuple):
+    """A tag as the function that holds it is seen from outside.
+
+    Fields:
+        leaves: shape and dtype of each leaf, with an axis in front for each loop around it.
+        tree: the structure of the tagged pytree.
+        where: `file:line` of the call of `retain_grad`.
+        blocked: the primitive around it that gradients of inner values cannot be told from, if any.
+    """
+
+    leaves: tuple[jax.ShapeDtypeStruct, ...]
+    tree: Any
+    where: str
+    blocked: str | None = None
+
+    def within(self, axes: tuple[int, ...], blocked: str | None) -> "Site":
+        """The same tag seen from outside an equation that adds `axes` in front."""
+        leaves = tuple(jax.ShapeDtypeStruct((*axes, *s.shape), s.dtype) for s in self.leaves)
+        return self._replace(leaves=leaves, blocked=self.blocked or blocked)
+
+    def zeros(self) -> list[Any]:
+        """A tap for each leaf: zeros, and `None` where the leaf takes no gradient."""
+        return [
+            jax.numpy.zeros(s.shape, s.dtype) if takes_gradient(s) else None for s in self.leaves
+        ]
+
+
+class Rule(NamedTuple):
+    """How an equation that holds tags is evaluated.
+
+    Fields:
+        evaluate: `(eqn, operands, taps, run) -> (results, values)`, the taps and values under the
+            names that the equation's body knows them by.
+        axes: the axes that the equation puts in front of every value inside it.
+    """
+
+    evaluate: Callable[..., tuple[list[Any], Values]]
+    axes: Callable[[compat.JaxprEqn], tuple[int, ...]]
+
+
+_RULES: dict[str, Rule] = {}
+_FOUND: "weakref.WeakKeyDictionary[Any, dict[str, Site]]" = weakref.WeakKeyDictionary()
+
+
+def rule(
+    kind: str, axes: Callable[[compat.JaxprEqn], tuple[int, ...]] = lambda eqn: ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Makes the decorated function the rule for one kind of equation."""
+
+    def add(evaluate: Callable[..., Any]) -> Callable[..., Any]:
+        _RULES[kind] = Rule(evaluate, axes)
+        return evaluate
+
+    return add
+
+
+def find(jaxpr: compat.Jaxpr | compat.ClosedJaxpr) -> dict[str, Site]:
+    """Every tag in `jaxpr` by its full name, in the order of the program.
+
+    Each jaxpr is walked once as long as it lives: bodies are shared between calls and traces.
+
+    Raises:
+        TagError: two tags have one name.
+    """
+    jaxpr = compat.open_up(jaxpr)
+    if jaxpr not in _FOUND:
+        found: dict[str, Site] = {}
+        for eqn in jaxpr.eqns:
+            for name, site in _sites(eqn):
+                if name in found and not compat.is_recomputation(eqn):
+                    raise TagError(_twice(name, found[name].where, site.where))
+                found.setdefault(name, site)
+        _FOUND[jaxpr] = found
+    return _FOUND[jaxpr]
+
+
+def _sites(eqn: compat.JaxprEqn) -> Iterable[tuple[str, Site]]:
+    if eqn.primitive is tag_p:
+        params = eqn.params
+        leaves = tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars)
+        yield _scoped(eqn, params["name"]), Site(leaves, params["tree"], params["where"])
+        return
+    bodies = [found for body in compat.subjaxprs(eqn.params) if (found := find(body))]
+    if not bodies:
+        return
+    kind = compat.kind(eqn)
+    known = _RULES.get(kind)
+    axes, blocked = (known.axes(eqn), None) if known else ((), kind)
+    for name, site in _union(bodies).items():
+        yield _scoped(eqn, name), site.within(axes, blocked)
+
+
+def _union(bodies: list[dict[str, Site]]) -> dict[str, Site]:
+    """The tags of several bodies of which one runs; a name may stand in more than one of them."""
+    union = dict(bodies[0])
+    for name, site in ((n, s) for body in bodies[1:] for n, s in body.items()):
+        first = union.setdefault(name, site)
+        if (first.leaves, first.tree) != (site.leaves, site.tree):
+            raise TagError(
+                _twice(name, first.where, site.where)
+                + " (one name may stand in several branches only for values of one shape and dtype:"
+                f" got {_shapes(first)} and {_shapes(site)})"
+            )
+    return union
+
+
+def _shapes(site: Site) -> str:
+    return ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in site.leaves)
+
+
+def _twice(name: str, first: str, second: str) -> str:
+    return (
+        f"`retain_grad` got the name {name!r} twice, and wants each name once:\n"
+        f"  first at {first}\n  then at  {second}\n"
+        'give them different names, or put each use inside a `with jax.named_scope("layer1"):` of'
+        f" its own, which makes it 'layer1/{name}'"
+    )
+
+
+def _scoped(eqn: compat.JaxprEqn, name: str) -> str:
+    return "/".join([*compat.scopes(eqn), name])
+
+
+def run(closed: compat.ClosedJaxpr, args: Sequence[Any], taps: Values) -> tuple[list[Any], Values]:
+    """Evaluates a jaxpr with a tap at each tag that `taps` names.
+
+    Args:
+        closed: the program; its constants may be tracers.
+        args: its inputs.
+        taps: for each asked name a zero for each leaf of the site, `None` for leaves without
+            gradient. Differentiating with respect to a tap gives the gradient at the tag.
+
+    Returns:
+        The program's results, and the leaves of each asked value.
+    """
+    jaxpr = compat.open_up(closed)
+    env: dict[Any, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    env.update(zip(jaxpr.invars, args, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, compat.Literal) else env[atom]
+
+    values: Values = {}
+    for step in _plan(jaxpr, frozenset(taps)):
+        operands = [read(v) for v in step.invars]
+        if step.names:
+            inner = {name: taps[full] for name, full in step.names.items()}
+            results, found = _tagged(step.eqn, operands, inner)
+            values.update({step.names[name]: leaves for name, leaves in found.items()})
+        else:
+            results = step.program(*operands)
+        env.update(zip(step.outvars, results, strict=True))
+    return [read(v) for v in jaxpr.outvars], values
+
+
+def _tagged(eqn: compat.JaxprEqn, operands: list[Any], taps: Values) -> tuple[list[Any], Values]:
+    """One equation that holds asked tags, or is one; `taps` by the names of its inside."""
+    if eqn.primitive is tag_p:
+        ((name, sinks),) = taps.items()
+        leaves = [
+            x if sink is None else inject(x, sink) for x, sink in zip(operands, sinks, strict=True)
+        ]
+        return leaves, {name: operands}
+    with ExitStack() as stack:
+        # The body's equations keep their own scopes; the one around them is entered again.
+        for scope in compat.scopes(eqn):
+            stack.enter_context(jax.named_scope(scope))
+        return _RULES[compat.kind(eqn)].evaluate(eqn, operands, taps, run)
+
+
+class Step(NamedTuple):
+    """A tagged equation (`names`: its inner names to the full ones), or a stretch of untagged."""
+
+    invars: list[Any]
+    outvars: list[Any]
+    names: dict[str, str]
+    eqn: Any = None
+    program: Any = None
+
+
+def _plan(jaxpr: compat.Jaxpr, asked: frozenset[str]) -> list[Step]:
+    """Cuts a jaxpr at its tagged equations; linear in the number of equations and operands."""
+    last_use: dict[Any, int] = {}
+    for index, eqn in enumerate(jaxpr.eqns):
+        last_use.update((v, index) for v in _variables(eqn.invars))
+    last_use.update((v, len(jaxpr.eqns)) for v in _variables(jaxpr.outvars))
+
+    steps: list[Step] = []
+    stretch: list[Any] = []
+    for index, eqn in enumerate(jaxpr.eqns):
+        names = _asked_inside(eqn, asked)
+        if not names:
+            stretch.append(eqn)
+            continue
+        steps += _stretch(jaxpr, stretch, last_use, index)
+        stretch = []
+        steps.append(Step(eqn.invars, eqn.outvars, names, eqn=eqn))
+    return steps + _stretch(jaxpr, stretch, last_use, len(jaxpr.eqns))
+
+
+def _stretch(jaxpr: Any, eqns: list[Any], last_use: dict[Any, int], end: int) -> list[Step]:
+    """The step for untagged equations that end before equation `end`, where there are any."""
+    if not eqns:
+        return []
+    made = dict.fromkeys(v for eqn in eqns for v in eqn.outvars)
+    needed = dict.fromkeys(v for eqn in eqns for v in _variables(eqn.invars) if v not in made)
+    results = [v for v in made if last_use.get(v, -1) >= end]
+    program = compat.program(jaxpr, eqns, needed, results)
+    return [Step(list(needed), results, {}, program=program)]
+
+
+def _variables(atoms: Iterable[Any]) -> Iterable[Any]:
+    return (atom for atom in atoms if not isinstance(atom, compat.Literal))
+
+
+def _asked_inside(eqn: compat.JaxprEqn, asked: frozenset[str]) -> dict[str, str]:
+    """The asked tags of an equation: the name inside it to the full name."""
+    if eqn.primitive is tag_p:
+        inner: Iterable[str] = (eqn.params["name"],)
+    else:
+        inner = (name for body in compat.subjaxprs(eqn.params) for name in find(body))
+    return {name: full for name in inner if (full := _scoped(eqn, name)) in asked}

@@ -1,0 +1,137 @@
+"""Values that gradients do not reach, or reach by another way: `detach`, `no_grad`, `set_data`."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar, overload
+
+import jax
+import jax.numpy as jnp
+
+from ._errors import TreeError, UsageError, describe, differences
+from ._tags import inject
+from ._trees import adopt_dtype, takes_gradient
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def detach(y: T) -> T:
+    """The value of `y` as a constant: no gradient flows back through the result.
+
+    Stands for `y.detach()`; `stop_gradient` is the same function. It is `jax.lax.stop_gradient` on
+    every floating or complex leaf, and so stops tangents of forward mode too.
+
+    Args:
+        y: a pytree; leaves that are no floating or complex arrays come back as they are.
+
+    >>> import jax.numpy as jnp, funcgrad as fg
+    >>> fg.grad(lambda x: fg.detach(x * x) * x)(3.0)
+    Array(9., dtype=float32, weak_type=True)
+    """
+    return jax.tree.map(_stop, y)
+
+
+stop_gradient = detach
+
+
+def _stop(leaf: Any) -> Any:
+    try:
+        inexact = takes_gradient(leaf)
+    except TypeError:
+        return leaf
+    return jax.lax.stop_gradient(leaf) if inexact else leaf
+
+
+class _NoGrad:
+    """What `no_grad()` returns: a decorator, and a `with` block that explains itself."""
+
+    def __call__(self, fun: F) -> F:
+        return no_grad(fun)
+
+    def __enter__(self) -> NoReturn:
+        raise UsageError(
+            "`no_grad` got used as a `with` block, and wants a function: JAX differentiates"
+            " functions, so code is taken out of the gradient by wrapping it, not by surrounding"
+            " it. Write\n"
+            "    y2 = funcgrad.no_grad(lambda x: x**3)(x)\n"
+            "or decorate the function with @funcgrad.no_grad, or take one value out with"
+            " funcgrad.detach(y)"
+        )
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@overload
+def no_grad(fun: F) -> F: ...
+@overload
+def no_grad(fun: None = None) -> _NoGrad: ...
+def no_grad(fun: Any = None) -> Any:
+    """Makes `fun` a function whose result carries no gradient.
+
+    Stands for `with torch.no_grad():` and for the decorator of that name. Nothing that `fun`
+    computes carries a gradient, neither from its arguments nor from what it closes over, in reverse
+    or in forward mode. Its values are what they were.
+
+    Args:
+        fun: any function on pytrees; it may hold a `lax.while_loop` over differentiated values.
+
+    Returns:
+        The same function, detached. `no_grad()` without a function is a decorator, as in PyTorch;
+        used in a `with` statement it raises `UsageError` and shows the function form.
+
+    >>> import jax.numpy as jnp, funcgrad as fg
+    >>> fg.grad(lambda x: x**2 + fg.no_grad(lambda: x**3)())(1.0)
+    Array(2., dtype=float32, weak_type=True)
+    """
+    if fun is None:
+        return _NoGrad()
+    if not callable(fun):
+        raise UsageError(
+            f"`no_grad` got {describe(fun)}, and wants a function; to take one value out of the"
+            " gradient write funcgrad.detach(y)"
+        )
+
+    @functools.wraps(fun)
+    def no_grad_fun(*args: Any, **kwargs: Any) -> Any:
+        # Arguments are stopped so that nothing is differentiated inside; the result, because what
+        # fun closes over cannot be seen from here.
+        return detach(fun(*detach(args), **detach(kwargs)))
+
+    return no_grad_fun
+
+
+def set_data(x: T, v: T) -> T:
+    """The value `v`, with the gradient of `x`.
+
+    Stands for `x.data = v`, and `set_data(x, x * 100)` for `x.data *= 100`. PyTorch changes the
+    tensor in place behind autograd's back, so that operations recorded *before* the change go
+    wrong silently; here the old `x` is still there, and only what uses the result sees `v`.
+
+    Args:
+        x: an array or a pytree of arrays.
+        v: a pytree of the same structure, shapes and dtypes; Python numbers take the dtype of `x`.
+
+    Returns:
+        Exactly `v`; its derivative with respect to `x` is the identity, with respect to `v` zero.
+
+    Raises:
+        TreeError: structure, shape or dtype differ, shown path by path.
+
+    >>> import jax.numpy as jnp, funcgrad as fg
+    >>> def f(x):
+    ...     return fg.set_data(x, x * 100) ** 2
+    >>> fg.value_and_grad(f)(1.0)
+    (Array(10000., dtype=float32, weak_type=True), Array(200., dtype=float32, weak_type=True))
+    """
+    old, new = jax.tree.map(jnp.asarray, x), v
+    if jax.tree.structure(new) == jax.tree.structure(old):
+        new = jax.tree.map(adopt_dtype, new, old)
+    wrong = differences(new, old)
+    if wrong:
+        raise TreeError(
+            "`set_data` got new data that does not fit the old; give it the same structure, shapes"
+            " and dtypes:\n  " + "\n  ".join(wrong)
+        )
+    return jax.tree.map(
+        lambda value, sink: inject(_stop(value), sink) if takes_gradient(sink) else value, new, old
+    )

@@ -1,0 +1,247 @@
+"""Adds named intermediates and hooks: `retain_grad` and `register_hook`.
+
+Both are identities made of primitives of our own. While nobody asks for them they compile to
+nothing, keep dtype and weak type, and pass through every JAX transformation; a hook acts where a
+cotangent flows back through it. Neither does anything for a value whose result is thrown away:
+write `y = retain_grad(y, "y")`, not `retain_grad(y, "y")`.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from . import _compat as compat
+from ._errors import TreeError, UsageError, describe, differences
+from ._trees import adopt_dtype, conjugate, scatter, takes_gradient
+
+T = TypeVar("T")
+
+
+def retain_grad(y: T, name: str) -> T:
+    """Names an intermediate value so that its gradient can be asked for with `retain=`.
+
+    Stands for `y.retain_grad()` and the later `y.grad`. The name becomes `scope/name` inside
+    `jax.named_scope("scope")`. Nothing is computed or kept until `grad`, `value_and_grad` or `vjp`
+    asks for the name.
+
+    Args:
+        y: an array or a pytree of arrays, of any shape and dtype.
+        name: what to ask for; not empty, and used once within the function that is differentiated.
+
+    Returns:
+        `y`, unchanged in value, dtype, weak type and sharding. Use this and not the original:
+        what flows through the returned value is what is retained.
+
+    Raises:
+        UsageError: `name` is not a non-empty string, or `y` holds something that is no array.
+
+    What is not affected: values, gradients, forward mode, the compiled program.
+
+    >>> import jax.numpy as jnp, funcgrad as fg
+    >>> def f(x):
+    ...     y = fg.retain_grad(2 * jnp.dot(x, x), "y")
+    ...     return y**2
+    >>> grads, retained = fg.grad(f, retain="y")(jnp.arange(3.0))
+    >>> retained["y"]
+    Retained(value=Array(10., dtype=float32), grad=Array(20., dtype=float32))
+    """
+    if not isinstance(name, str) or not name:
+        raise UsageError(
+            f"`retain_grad` got the name {name!r}, and wants a non-empty string:"
+            ' y = retain_grad(y, "y")'
+        )
+    leaves, tree = _arrays(y, "retain_grad")
+    out = tag_p.bind(*leaves, name=name, tree=tree, where=caller())
+    return tree.unflatten(out)
+
+
+def register_hook(x: T, hook: Callable[[T], T | None]) -> T:
+    """Passes the gradient that flows back through `x` to `hook`, and on what it returns.
+
+    Stands for `x.register_hook(hook)`. The hook is traced once, when the function is, with a value
+    shaped like `x`; it may close over anything the function computes (a mask, a PRNG key).
+
+    Args:
+        x: an array or a pytree of arrays.
+        hook: called with the gradient, a pytree like `x` (`None` at integer and bool leaves); it
+            returns the new gradient, of the same structure, shapes and dtypes, or `None` to leave
+            it as it is. For complex `x` the gradient is PyTorch's, the conjugate of JAX's.
+
+    Returns:
+        `x`, unchanged. Use this and not the original.
+
+    Raises:
+        UsageError: `hook` is not callable, or `x` holds something that is no array.
+        TreeError: the hook returns another structure, shape or dtype; raised here, not later.
+
+    Under `jax.vmap` the hook sees one example's gradient, also that of a value all examples share;
+    in a `scan` it runs once per iteration. Forward mode ignores hooks, as PyTorch's does. A hook
+    that prints should use `jax.debug.print`.
+
+    >>> import jax.numpy as jnp, funcgrad as fg
+    >>> fg.grad(lambda x: jnp.sum(fg.register_hook(x, lambda g: -g) ** 2))(jnp.arange(3.0))
+    Array([-0., -2., -4.], dtype=float32)
+    """
+    if not callable(hook):
+        raise UsageError(
+            f"`register_hook` got {describe(hook)} as the hook, and wants a function of the"
+            " gradient: x = register_hook(x, lambda g: -g)"
+        )
+    leaves, tree = _arrays(x, "register_hook")
+    chosen = [takes_gradient(leaf) for leaf in leaves]
+    hooked = [leaf for leaf, c in zip(leaves, chosen, strict=True) if c]
+    if not hooked:
+        return x
+    closed = jax.make_jaxpr(_checked(hook, tree, chosen))(hooked)
+    out = iter(
+        hook_p.bind(*hooked, *closed.consts, hook=compat.without_consts(closed), leaves=len(hooked))
+    )
+    return tree.unflatten(
+        [next(out) if c else leaf for leaf, c in zip(leaves, chosen, strict=True)]
+    )
+
+
+def _checked(hook: Any, tree: Any, chosen: Sequence[bool]) -> Callable[[list[Any]], list[Any]]:
+    """The hook on flat cotangents in JAX's convention, held to what it promised to return."""
+
+    def run(cotangents: list[Any]) -> list[Any]:
+        got = conjugate(scatter(tree, chosen, cotangents))
+        new = hook(got)
+        if new is None:
+            return cotangents
+        if jax.tree.structure(new) == jax.tree.structure(got):
+            new = jax.tree.map(adopt_dtype, new, got)
+        wrong = differences(new, got)
+        if wrong:
+            raise TreeError(
+                "`register_hook` got a hook that returns another structure, shape or dtype than"
+                " the gradient it is given; return a gradient like it, or None to leave it:\n  "
+                + "\n  ".join(wrong)
+            )
+        return jax.tree.leaves(conjugate(new))
+
+    return run
+
+
+def inject(value: T, sink: T) -> T:
+    """`value` exactly, with the gradient of `value + sink`; both are arrays of one type.
+
+    The one mechanism behind retained gradients (`sink` is a zero whose gradient is asked for) and
+    `set_data` (`value` is the new data without a gradient, `sink` the old).
+    """
+    return inject_p.bind(value, sink)[0]
+
+
+def _arrays(tree: Any, function: str) -> tuple[list[Any], Any]:
+    leaves, structure = jax.tree.flatten(tree)
+    for leaf in leaves:
+        if isinstance(leaf, str) or not (
+            hasattr(leaf, "dtype") or isinstance(leaf, int | float | complex)
+        ):
+            raise UsageError(
+                f"`{function}` got {describe(leaf)}, and wants arrays or pytrees of arrays"
+            )
+    return [
+        leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in leaves
+    ], structure
+
+
+def caller() -> str:
+    """The `file:line` nearest on the call stack that lies outside funcgrad."""
+    package = __name__.partition(".")[0]
+    frame: Any = sys._getframe()
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "an unknown place"
+
+
+def _to_front(operands: Any, dims: Any) -> list[Any]:
+    """Operands with their batch axis, where they have one, in front."""
+    return [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(operands, dims, strict=True)]
+
+
+def _tag_jvp(primals: Any, tangents: Any, **params: Any) -> Any:
+    # The tangents pass untagged: the name belongs to the primal value alone.
+    return tag_p.bind(*primals, **params), list(tangents)
+
+
+def _tag_batch(axis: Any, operands: Any, dims: Any, **params: Any) -> Any:
+    out = tag_p.bind(*_to_front(operands, dims), **params)
+    return out, [None if d is None else 0 for d in dims]
+
+
+tag_p = compat.identity_primitive(
+    "retain_grad",
+    kept=lambda n, **_: n,
+    jvp=_tag_jvp,
+    transpose=lambda cotangents, *_, **__: list(cotangents),
+    batch=_tag_batch,
+)
+
+
+def _hook_jvp(primals: Any, tangents: Any, *, hook: Any, leaves: int) -> Any:
+    # Linear in the hooked leaves, for every fixed value of what the hook closes over.
+    out = hook_p.bind(*primals, hook=hook, leaves=leaves)
+    if all(type(t) is compat.Zero for t in tangents[:leaves]):
+        return out, list(tangents[:leaves])
+    dots = [compat.instantiate_zeros(t) for t in tangents[:leaves]]
+    return out, hook_p.bind(*dots, *primals[leaves:], hook=hook, leaves=leaves)
+
+
+def _hook_transpose(cotangents: Any, *operands: Any, hook: Any, leaves: int) -> Any:
+    consts = operands[leaves:]
+    new = compat.jaxpr_as_fun(hook)(*consts, *map(compat.instantiate_zeros, cotangents))
+    return [*new, *[None] * len(consts)]
+
+
+def _hook_batch(axis: Any, operands: Any, dims: Any, *, hook: Any, leaves: int) -> Any:
+    # A leaf shared by all examples is spread over them: the hook acts on each example's cotangent,
+    # and only then are they added up, as in a Python loop over the examples.
+    moved = _to_front(operands, dims)
+    spread = [
+        jnp.broadcast_to(x, (axis.size, *jnp.shape(x))) if d is None else x
+        for x, d in zip(moved[:leaves], dims[:leaves], strict=True)
+    ]
+    consts = moved[leaves:]
+    in_axes = [*(None if d is None else 0 for d in dims[leaves:]), *[0] * leaves]
+    each = compat.vmap_like(axis, compat.jaxpr_as_fun(hook), in_axes)
+    batched = compat.without_consts(jax.make_jaxpr(each)(*consts, *spread))
+    return hook_p.bind(*spread, *consts, hook=batched, leaves=leaves), [0] * leaves
+
+
+hook_p = compat.identity_primitive(
+    "register_hook",
+    kept=lambda n, *, leaves, **_: leaves,
+    jvp=_hook_jvp,
+    transpose=_hook_transpose,
+    batch=_hook_batch,
+)
+
+
+def _inject_jvp(primals: Any, tangents: Any) -> Any:
+    return inject_p.bind(*primals), [compat.add_tangents(*tangents)]
+
+
+def _inject_transpose(cotangents: Any, *_: Any) -> Any:
+    return [cotangents[0], cotangents[0]]
+
+
+def _inject_batch(axis: Any, operands: Any, dims: Any) -> Any:
+    value, sink = _to_front(operands, dims)
+    if dims[0] is None and dims[1] is not None:
+        value = jnp.broadcast_to(value, sink.shape)
+    if dims[1] is None and dims[0] is not None:
+        sink = jnp.broadcast_to(sink, value.shape)
+    return inject_p.bind(value, sink), [None if dims == (None, None) else 0]
+
+
+inject_p = compat.identity_primitive(
+    "inject_gradient",
+    kept=lambda n, **_: 1,
+    jvp=_inject_jvp,
+    transpose=_inject_transpose,
+    batch=_inject_batch,
+)

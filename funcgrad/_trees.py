@@ -1,0 +1,139 @@
+"""Pytrees as gradients see them: which leaves take one, what each is called, the rest put aside."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ._errors import TreeError, UsageError, describe
+
+
+def takes_gradient(leaf: Any) -> bool:
+    """Whether a leaf is of a floating or complex dtype; integers and bools take no gradient.
+
+    >>> takes_gradient(1.0), takes_gradient(1), takes_gradient(True)
+    (True, False, False)
+    """
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def path_of(tree: Any, index: int) -> str:
+    """The path of the leaf at `index` in flattening order, as JAX prints it."""
+    return jax.tree_util.keystr(jax.tree_util.tree_leaves_with_path(tree)[index][0])
+
+
+class Split(NamedTuple):
+    """A pytree taken apart into the leaves that take a gradient and the others.
+
+    Fields:
+        tree: the structure of the whole.
+        chosen: for each leaf in flattening order, whether it takes a gradient.
+        rest: the leaves that take none, in order.
+    """
+
+    tree: Any
+    chosen: tuple[bool, ...]
+    rest: tuple[Any, ...]
+
+    def join(self, leaves: Sequence[Any]) -> Any:
+        """The whole pytree, with `leaves` in the chosen places and the others as they were."""
+        taken, kept = iter(leaves), iter(self.rest)
+        return self.tree.unflatten([next(taken if c else kept) for c in self.chosen])
+
+    def gradients(self, leaves: Sequence[Any]) -> Any:
+        """A pytree of gradients: `leaves` in the chosen places, `None` in the others."""
+        return scatter(self.tree, self.chosen, leaves)
+
+
+def scatter(tree: Any, chosen: Sequence[bool], leaves: Sequence[Any]) -> Any:
+    """The pytree of structure `tree` with `leaves` where `chosen`, and `None` elsewhere."""
+    taken = iter(leaves)
+    return tree.unflatten([next(taken) if c else None for c in chosen])
+
+
+def split(
+    whole: Any,
+    function: str,
+    requires_grad: Any = None,
+) -> tuple[list[Any], Split]:
+    """Takes `whole` apart into the leaves that take a gradient and a recipe to put it together.
+
+    Args:
+        whole: the differentiated argument, or the tuple of them.
+        function: the public function to name in errors.
+        requires_grad: `None` (every floating or complex leaf), a pytree prefix of bools, or a
+            predicate on `(key path, leaf)`.
+
+    Raises:
+        UsageError: a leaf is not an array or number, or a mask leaf is not a bool.
+        TreeError: the mask is not a prefix of `whole`.
+    """
+    leaves, tree = jax.tree.flatten(whole)
+    for index, leaf in enumerate(leaves):
+        if not _is_numeric(leaf):
+            raise UsageError(
+                f"`{function}` got {describe(leaf)} at {path_of(whole, index) or 'an argument'} of"
+                " what it differentiates, and wants arrays or numbers; pass it in an argument that"
+                " `argnums` does not name, or close over it"
+            )
+    mask = _mask(whole, function, requires_grad)
+    chosen = tuple(m and takes_gradient(leaf) for m, leaf in zip(mask, leaves, strict=True))
+    rest = tuple(leaf for c, leaf in zip(chosen, leaves, strict=True) if not c)
+    return [leaf for c, leaf in zip(chosen, leaves, strict=True) if c], Split(tree, chosen, rest)
+
+
+def _is_numeric(leaf: Any) -> bool:
+    try:
+        jnp.result_type(leaf)
+    except TypeError:
+        return False
+    return not isinstance(leaf, str)
+
+
+def _mask(whole: Any, function: str, requires_grad: Any) -> list[bool]:
+    if requires_grad is None:
+        return [True] * len(jax.tree.leaves(whole))
+    if callable(requires_grad):
+        mask = _ask(whole, requires_grad)
+    else:
+        try:
+            mask = jax.tree.leaves(jax.tree.broadcast(requires_grad, whole))
+        except ValueError as error:
+            raise TreeError(
+                f"`{function}` got a `requires_grad` that is not a prefix of the differentiated"
+                f" argument: got {jax.tree.structure(requires_grad)}, wanted a prefix of"
+                f" {jax.tree.structure(whole)}"
+            ) from error
+    for index, value in enumerate(mask):
+        if not isinstance(value, bool):
+            raise UsageError(
+                f"`{function}` got {value!r} from `requires_grad` for"
+                f" {path_of(whole, index) or 'the argument'}, and wants True or False: which leaves"
+                " take a gradient is fixed when the function is traced"
+            )
+    return mask
+
+
+def _ask(whole: Any, predicate: Callable[[Any, Any], Any]) -> list[Any]:
+    return [predicate(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(whole)]
+
+
+def conjugate(tree: Any) -> Any:
+    """Conjugates the complex leaves of `tree`; emits nothing for the others.
+
+    PyTorch's gradient of a complex input is the conjugate of the one `jax.grad` returns.
+    """
+    return jax.tree.map(lambda leaf: jnp.conj(leaf) if jnp.iscomplexobj(leaf) else leaf, tree)
+
+
+def adopt_dtype(value: Any, like: Any) -> Any:
+    """`value` as an array; a weakly typed number takes the dtype of `like`, as JAX promotes.
+
+    >>> adopt_dtype(2, jnp.ones(3, jnp.bfloat16)).dtype
+    dtype(bfloat16)
+    """
+    value = jnp.asarray(value)
+    if value.weak_type and jnp.result_type(value, like) == like.dtype:
+        return jax.lax.convert_element_type(value, like.dtype)
+    return value
