@@ -8,6 +8,7 @@ must then be traceable, so no Python `if` or `while` on its values.
 
 import fnmatch
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
@@ -326,12 +327,7 @@ def _gradient(
     """What `grad` and `value_and_grad` share: everything but the arrangement of the result."""
     _check_callable(fun, function)
     several = not isinstance(argnums, int)
-    positions = tuple(argnums) if several else (argnums,)
-    if not positions or not all(isinstance(i, int) and not isinstance(i, bool) for i in positions):
-        raise UsageError(
-            f"`{function}` got argnums={argnums!r}, and wants an integer or a non-empty sequence of"
-            " integers"
-        )
+    positions = _positions(function, argnums)
 
     def transform(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Result:
         places = _places(function, positions, len(args))
@@ -363,6 +359,19 @@ def _gradient(
         )
 
     return transform
+
+
+def _positions(function: str, argnums: Any) -> tuple[int, ...]:
+    try:
+        positions = (argnums,) if isinstance(argnums, int) else tuple(map(operator.index, argnums))
+    except TypeError:
+        positions = ()
+    if not positions or any(isinstance(i, bool) for i in positions):
+        raise UsageError(
+            f"`{function}` got argnums={argnums!r}, and wants an integer or a non-empty sequence of"
+            " integers"
+        )
+    return positions
 
 
 def _places(function: str, positions: tuple[int, ...], count: int) -> list[int]:
@@ -446,7 +455,7 @@ def _forward(
             used = _used(closed, leaves, len(shape[0]))
         sites = _select(retain, interpret.find(closed), function)
         run = _tapped(closed, jax.tree.structure(shape))
-    taps = {name: site.zeros() for name, site in sites.items()}
+    taps = {name: site.taps() for name, site in sites.items()}
     _, pull, ((out, aux), values) = jax.vjp(run, leaves, taps, has_aux=True)
     out_leaves, out_tree = jax.tree.flatten(out)
     pullback = Pullback(
@@ -509,7 +518,7 @@ def _used(closed: Any, leaves: list[Any], outputs: int) -> list[bool]:
 
 
 def _tag(name: str, site: interpret.Site) -> _Tag:
-    return _Tag(name, site.tree, tuple(map(takes_gradient, site.leaves)))
+    return _Tag(name, site.tree, site.chosen)
 
 
 def _select(

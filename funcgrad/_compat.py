@@ -6,17 +6,17 @@ by editing this file. Nothing here imports `jax._src`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir, partial_eval
 
-Jaxpr = core.Jaxpr
-ClosedJaxpr = core.ClosedJaxpr
-JaxprEqn = core.JaxprEqn
+Jaxpr: TypeAlias = core.Jaxpr
+ClosedJaxpr: TypeAlias = core.ClosedJaxpr
+JaxprEqn: TypeAlias = core.JaxprEqn
+Primitive: TypeAlias = core.Primitive
 Literal = core.Literal
-Primitive = core.Primitive
 Zero = ad.Zero
 add_tangents = ad.add_tangents
 instantiate_zeros = ad.instantiate_zeros
@@ -105,8 +105,20 @@ def used_inputs(closed: ClosedJaxpr) -> list[bool]:
 
 def scopes(eqn: JaxprEqn) -> tuple[str, ...]:
     """The `jax.named_scope` names around an equation, without what transforms add to the stack."""
+    return tuple(name for name in _scope_names(eqn) if name != _RECOMPUTED)
+
+
+def _scope_names(eqn: JaxprEqn) -> list[str]:
     stack = eqn.source_info.name_stack.stack
-    return tuple(entry.name for entry in stack if type(entry).__name__ == "Scope")
+    return [entry.name for entry in stack if type(entry).__name__ == "Scope"]
+
+
+_RECOMPUTED = "rematted_computation"
+
+
+def is_recomputation(eqn: JaxprEqn) -> bool:
+    """Whether an equation repeats, in a backward pass, what a forward pass has computed."""
+    return bool(eqn.params.get("differentiated")) or _RECOMPUTED in _scope_names(eqn)
 
 
 _KINDS = {
@@ -123,7 +135,8 @@ _KINDS = {
 
 def kind(eqn: JaxprEqn) -> str:
     """What an equation is, under a name that does not change with the release of JAX."""
-    return _KINDS.get(eqn.primitive.name, eqn.primitive.name)
+    name: str = eqn.primitive.name
+    return _KINDS.get(name, name)
 
 
 class Call(NamedTuple):
@@ -163,6 +176,15 @@ def branches(eqn: JaxprEqn) -> list[ClosedJaxpr]:
     return [close(branch) for branch in eqn.params["branches"]]
 
 
+def bools_behind(jaxpr: Jaxpr) -> dict[Any, Any]:
+    """The integer variables that are a bool converted, each with the bool it was."""
+    return {
+        eqn.outvars[0]: eqn.invars[0]
+        for eqn in jaxpr.eqns
+        if eqn.primitive.name == "convert_element_type" and eqn.invars[0].aval.dtype == bool
+    }
+
+
 def jit(eqn: JaxprEqn) -> Call:
     """Reads a `jit` equation; the keywords are `jax.jit`'s, with every operand an argument."""
     params = eqn.params
@@ -189,6 +211,48 @@ def checkpoint(eqn: JaxprEqn) -> Call:
     return Call(close(eqn.params["jaxpr"]), options)
 
 
-def is_recomputation(eqn: JaxprEqn) -> bool:
-    """Whether an equation repeats, in a backward pass, what a forward pass has computed."""
-    return kind(eqn) == "checkpoint" and bool(eqn.params.get("differentiated"))
+class ShardMap(NamedTuple):
+    """A `jax.shard_map` equation.
+
+    Fields:
+        body: the program of one device.
+        mesh: the mesh.
+        axes: the mesh axes that become manual in it, with their sizes, in the mesh's order.
+        in_specs, out_specs: one for each operand and result.
+        checked: whether values are typed by the axes along which they vary.
+    """
+
+    body: ClosedJaxpr
+    mesh: Any
+    axes: dict[str, int]
+    in_specs: tuple[Any, ...]
+    out_specs: tuple[Any, ...]
+    checked: bool
+
+
+def shard_map(eqn: JaxprEqn) -> ShardMap:
+    """Reads a `shard_map` equation."""
+    params = eqn.params
+    manual = params["newly_manual_axes"] if "newly_manual_axes" in params else params["manual_axes"]
+    mesh = params["mesh"]
+    axes = {name: size for name, size in mesh.shape.items() if name in manual}
+    specs = tuple(params["in_specs"]), tuple(params["out_specs"])
+    return ShardMap(close(params["jaxpr"]), mesh, axes, *specs, params["check_vma"])
+
+
+def varying(aval: Any) -> frozenset[str]:
+    """The manual mesh axes along which a value inside `shard_map` varies."""
+    axes = getattr(aval, "mat", None)
+    return frozenset(axes.varying if axes is not None else getattr(aval, "vma", ()))
+
+
+def placed(x: Any, mesh: Any, spec: Any) -> Any:
+    """`x` with the sharding a `shard_map` wants of it, where shardings are part of types."""
+    explicit = any(kind == jax.sharding.AxisType.Explicit for kind in mesh.axis_types)
+    return jax.sharding.reshard(x, jax.NamedSharding(mesh, spec)) if explicit else x
+
+
+def placed_like(x: Any, like: Any) -> Any:
+    """`x` with the sharding that the type of `like` has; nothing where types have none."""
+    own, want = jax.typeof(x).sharding, jax.typeof(like).sharding
+    return x if own.spec == want.spec else jax.sharding.reshard(x, want)

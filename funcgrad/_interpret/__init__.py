@@ -10,9 +10,9 @@ is needed only for what may hold a tag. An equation that holds a tag and has no 
 tag is asked for; no gradient is ever dropped silently.
 """
 
-from . import branches, calls, loops
+from . import branches, calls, loops, meshes
 from .walk import Site as Site
 from .walk import find as find
 from .walk import run as run
 
-del branches, calls, loops
+del branches, calls, loops, meshes

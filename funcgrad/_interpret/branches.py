@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from .. import _compat as compat
 from .walk import Run, Values, find, rule
@@ -14,7 +13,7 @@ from .walk import Run, Values, find, rule
 def _cond(
     eqn: compat.JaxprEqn, operands: Sequence[Any], taps: Values, run: Run
 ) -> tuple[list[Any], Values]:
-    index, *rest = operands
+    which, *rest = operands
     bodies = compat.branches(eqn)
     sites = {name: site for body in bodies for name, site in find(body).items() if name in taps}
 
@@ -23,12 +22,13 @@ def _cond(
             results, values = run(body, rest, {n: taps[n] for n in find(body) if n in taps})
             # A value that only another branch has is zeros where that one is not taken.
             return results, {
-                name: values[name]
-                if name in values
-                else [jnp.zeros(s.shape, s.dtype) for s in site.leaves]
+                name: values[name] if name in values else [leaf.zeros() for leaf in site.leaves]
                 for name, site in sites.items()
             }
 
         return taken
 
-    return jax.lax.switch(index, [branch(body) for body in bodies], taps, *rest)
+    taken = [branch(body) for body in bodies]
+    if which.dtype == bool:
+        return jax.lax.cond(which, taken[1], taken[0], taps, *rest)
+    return jax.lax.switch(which, taken, taps, *rest)

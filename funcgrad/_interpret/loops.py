@@ -6,10 +6,14 @@ from typing import Any
 import jax
 
 from .. import _compat as compat
-from .walk import Run, Values, rule
+from .walk import Leaf, Run, Values, rule
 
 
-@rule("scan", axes=lambda eqn: (compat.scan(eqn).length,))
+def _outside(eqn: compat.JaxprEqn, leaf: Leaf) -> Leaf:
+    return leaf._replace(shape=(compat.scan(eqn).length, *leaf.shape))
+
+
+@rule("scan", outside=_outside)
 def _scan(
     eqn: compat.JaxprEqn, operands: Sequence[Any], taps: Values, run: Run
 ) -> tuple[list[Any], Values]:

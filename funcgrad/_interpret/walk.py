@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from .. import _compat as compat
 from .._errors import TagError
 from .._tags import inject, tag_p
-from .._trees import takes_gradient
 
 Values = dict[str, list[Any]]
 """The leaves of each tagged value by name; in taps, `None` for a leaf that takes no gradient."""
@@ -18,31 +18,48 @@ Values = dict[str, list[Any]]
 Run = Callable[[compat.ClosedJaxpr, Sequence[Any], Values], tuple[list[Any], Values]]
 
 
+class Leaf(NamedTuple):
+    """The type of one leaf of a tagged value.
+
+    Fields:
+        shape: with an axis in front for each loop and mesh axis around it.
+        dtype: its dtype.
+        varying: the manual mesh axes along which devices hold different values.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    varying: frozenset[str] = frozenset()
+
+    def zeros(self) -> Any:
+        """Zeros of this type."""
+        return jnp.zeros(self.shape, self.dtype)
+
+
 class Site(NamedTuple):
     """A tag as the function that holds it is seen from outside.
 
     Fields:
-        leaves: shape and dtype of each leaf, with an axis in front for each loop around it.
+        leaves: the type of each leaf.
         tree: the structure of the tagged pytree.
         where: `file:line` of the call of `retain_grad`.
         blocked: the primitive around it that gradients of inner values cannot be told from, if any.
     """
 
-    leaves: tuple[jax.ShapeDtypeStruct, ...]
+    leaves: tuple[Leaf, ...]
     tree: Any
     where: str
     blocked: str | None = None
 
-    def within(self, axes: tuple[int, ...], blocked: str | None) -> "Site":
-        """The same tag seen from outside an equation that adds `axes` in front."""
-        leaves = tuple(jax.ShapeDtypeStruct((*axes, *s.shape), s.dtype) for s in self.leaves)
-        return self._replace(leaves=leaves, blocked=self.blocked or blocked)
+    @property
+    def chosen(self) -> tuple[bool, ...]:
+        """For each leaf, whether it takes a gradient."""
+        return tuple(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in self.leaves)
 
-    def zeros(self) -> list[Any]:
+    def taps(self) -> list[Any]:
         """A tap for each leaf: zeros, and `None` where the leaf takes no gradient."""
-        return [
-            jax.numpy.zeros(s.shape, s.dtype) if takes_gradient(s) else None for s in self.leaves
-        ]
+        pairs = zip(self.leaves, self.chosen, strict=True)
+        return [leaf.zeros() if chosen else None for leaf, chosen in pairs]
 
 
 class Rule(NamedTuple):
@@ -51,11 +68,11 @@ class Rule(NamedTuple):
     Fields:
         evaluate: `(eqn, operands, taps, run) -> (results, values)`, the taps and values under the
             names that the equation's body knows them by.
-        axes: the axes that the equation puts in front of every value inside it.
+        outside: `(eqn, leaf) -> leaf`, the type that a value inside it has from outside.
     """
 
     evaluate: Callable[..., tuple[list[Any], Values]]
-    axes: Callable[[compat.JaxprEqn], tuple[int, ...]]
+    outside: Callable[[compat.JaxprEqn, Leaf], Leaf]
 
 
 _RULES: dict[str, Rule] = {}
@@ -63,12 +80,12 @@ _FOUND: "weakref.WeakKeyDictionary[Any, dict[str, Site]]" = weakref.WeakKeyDicti
 
 
 def rule(
-    kind: str, axes: Callable[[compat.JaxprEqn], tuple[int, ...]] = lambda eqn: ()
+    kind: str, outside: Callable[[compat.JaxprEqn, Leaf], Leaf] = lambda eqn, leaf: leaf
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Makes the decorated function the rule for one kind of equation."""
 
     def add(evaluate: Callable[..., Any]) -> Callable[..., Any]:
-        _RULES[kind] = Rule(evaluate, axes)
+        _RULES[kind] = Rule(evaluate, outside)
         return evaluate
 
     return add
@@ -97,17 +114,20 @@ def find(jaxpr: compat.Jaxpr | compat.ClosedJaxpr) -> dict[str, Site]:
 def _sites(eqn: compat.JaxprEqn) -> Iterable[tuple[str, Site]]:
     if eqn.primitive is tag_p:
         params = eqn.params
-        leaves = tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars)
+        leaves = tuple(Leaf(v.aval.shape, v.aval.dtype, compat.varying(v.aval)) for v in eqn.invars)
         yield _scoped(eqn, params["name"]), Site(leaves, params["tree"], params["where"])
         return
     bodies = [found for body in compat.subjaxprs(eqn.params) if (found := find(body))]
     if not bodies:
         return
     kind = compat.kind(eqn)
-    known = _RULES.get(kind)
-    axes, blocked = (known.axes(eqn), None) if known else ((), kind)
     for name, site in _union(bodies).items():
-        yield _scoped(eqn, name), site.within(axes, blocked)
+        if kind in _RULES:
+            leaves = tuple(_RULES[kind].outside(eqn, leaf) for leaf in site.leaves)
+            site = site._replace(leaves=leaves)
+        else:
+            site = site._replace(blocked=site.blocked or kind)
+        yield _scoped(eqn, name), site
 
 
 def _union(bodies: list[dict[str, Site]]) -> dict[str, Site]:
@@ -178,9 +198,10 @@ def _tagged(eqn: compat.JaxprEqn, operands: list[Any], taps: Values) -> tuple[li
     if eqn.primitive is tag_p:
         ((name, sinks),) = taps.items()
         leaves = [
-            x if sink is None else inject(x, sink) for x, sink in zip(operands, sinks, strict=True)
+            x if sink is None else inject(x, compat.placed_like(sink, x))
+            for x, sink in zip(operands, sinks, strict=True)
         ]
-        return leaves, {name: operands}
+        return leaves, {name: [jnp.asarray(x) for x in operands]}
     with ExitStack() as stack:
         # The body's equations keep their own scopes; the one around them is entered again.
         for scope in compat.scopes(eqn):
@@ -200,9 +221,10 @@ class Step(NamedTuple):
 
 def _plan(jaxpr: compat.Jaxpr, asked: frozenset[str]) -> list[Step]:
     """Cuts a jaxpr at its tagged equations; linear in the number of equations and operands."""
+    bools = compat.bools_behind(jaxpr)
     last_use: dict[Any, int] = {}
     for index, eqn in enumerate(jaxpr.eqns):
-        last_use.update((v, index) for v in _variables(eqn.invars))
+        last_use.update((v, index) for v in _variables([*eqn.invars, *_reads(eqn, bools)]))
     last_use.update((v, len(jaxpr.eqns)) for v in _variables(jaxpr.outvars))
 
     steps: list[Step] = []
@@ -214,8 +236,16 @@ def _plan(jaxpr: compat.Jaxpr, asked: frozenset[str]) -> list[Step]:
             continue
         steps += _stretch(jaxpr, stretch, last_use, index)
         stretch = []
-        steps.append(Step(eqn.invars, eqn.outvars, names, eqn=eqn))
+        steps.append(Step(_reads(eqn, bools), eqn.outvars, names, eqn=eqn))
     return steps + _stretch(jaxpr, stretch, last_use, len(jaxpr.eqns))
+
+
+def _reads(eqn: compat.JaxprEqn, bools: dict[Any, Any]) -> list[Any]:
+    """What an equation reads; a `cond`, the bool behind its index, so as not to clamp the index."""
+    first, *rest = eqn.invars or [None]
+    if compat.kind(eqn) == "cond" and not isinstance(first, compat.Literal):
+        return [bools.get(first, first), *rest]
+    return eqn.invars
 
 
 def _stretch(jaxpr: Any, eqns: list[Any], last_use: dict[Any, int], end: int) -> list[Step]:
