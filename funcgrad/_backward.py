@@ -48,7 +48,7 @@ class _Tag(NamedTuple):
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["pull", "values"],
+    data_fields=["pull", "values", "scalar"],
     meta_fields=["function", "out", "out_tree", "tree", "chosen", "tags"],
 )
 @dataclass(frozen=True)
@@ -61,14 +61,16 @@ class Pullback:
     Fields:
         pull: JAX's own pullback, onto the leaves that take gradients and the taps.
         values: the leaves of each retained value.
+        scalar: the output itself where it is one array of one element.
         function: the public function to name in errors.
-        out, out_tree: shapes and dtypes of the output's leaves, and its structure.
+        out, out_tree: the types of the output's leaves, and its structure.
         tree, chosen: how the gradients of leaves make up the pytree of gradients.
         tags: how retained leaves make up pytrees; `None` where `retain` was `None`.
     """
 
     pull: Any
     values: Any
+    scalar: Any
     function: str
     out: tuple[Any, ...]
     out_tree: Any
@@ -137,7 +139,7 @@ class Pullback:
                 f"grad can be implicitly created only for real scalar outputs but got {out.dtype}: "
                 f"give `{self.function}` the output's gradient, or return its real part"
             )
-        return jnp.ones(out.shape, out.dtype)
+        return jax.lax.full_like(self.scalar, 1)
 
 
 def vjp(
@@ -461,10 +463,9 @@ def _forward(
     pullback = Pullback(
         pull=pull,
         values=values,
+        scalar=out_leaves[0] if len(out_leaves) == 1 and jnp.size(out_leaves[0]) == 1 else None,
         function=function,
-        out=tuple(
-            jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in out_leaves
-        ),
+        out=tuple(map(jax.typeof, out_leaves)),
         out_tree=out_tree,
         tree=recipe.tree,
         chosen=recipe.chosen,

@@ -246,6 +246,11 @@ def varying(aval: Any) -> frozenset[str]:
     return frozenset(axes.varying if axes is not None else getattr(aval, "vma", ()))
 
 
+def varied(x: Any, axes: frozenset[str]) -> Any:
+    """`x`, the same on every device, typed as a value that may differ along some mesh axes."""
+    return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
+
+
 def placed(x: Any, mesh: Any, spec: Any) -> Any:
     """`x` with the sharding a `shard_map` wants of it, where shardings are part of types."""
     explicit = any(kind == jax.sharding.AxisType.Explicit for kind in mesh.axis_types)

@@ -33,7 +33,7 @@ class Leaf(NamedTuple):
 
     def zeros(self) -> Any:
         """Zeros of this type."""
-        return jnp.zeros(self.shape, self.dtype)
+        return compat.varied(jnp.zeros(self.shape, self.dtype), self.varying)
 
 
 class Site(NamedTuple):

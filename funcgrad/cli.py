@@ -1,0 +1,69 @@
+"""The command line: `funcgrad compare`, also as `python -m funcgrad compare`.
+
+Whatever stops a command is one line on the standard error stream and exit status 2. The libraries
+behind it come with the extra `funcgrad[compare]`.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ._errors import FuncgradError
+from .compare._errors import need
+
+
+def group() -> Any:
+    """The `click` group that holds the commands.
+
+    Raises:
+        MissingExtraError: click or rich is not installed.
+    """
+    need(["click", "rich"], "the command `funcgrad`")
+    import click
+
+    from .compare._command import command
+
+    @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+    def funcgrad() -> None:
+        """PyTorch's autograd as pure functions on JAX: its tools."""
+
+    funcgrad.add_command(command)
+    return funcgrad
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit with its status.
+
+    Args:
+        arguments: the command and its arguments; those of the process by default.
+    """
+    sys.exit(status(arguments))
+
+
+def status(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    try:
+        commands = group()
+    except FuncgradError as error:
+        return _refuse(str(error))
+    import click
+
+    try:
+        return commands.main(arguments, prog_name="funcgrad", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.ClickException as error:
+        return _refuse(error.format_message())
+    except FuncgradError as error:
+        return _refuse(str(error))
+    except (KeyboardInterrupt, click.Abort):
+        return _refuse("interrupted")
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone; Python would complain about it once more at exit
+        return 2
+
+
+def _refuse(reason: str) -> int:
+    print(f"funcgrad: {' '.join(reason.split())}", file=sys.stderr)
+    return 2
