@@ -21,7 +21,6 @@ Zero = ad.Zero
 add_tangents = ad.add_tangents
 instantiate_zeros = ad.instantiate_zeros
 jaxpr_as_fun = core.jaxpr_as_fun
-subjaxprs = core.jaxprs_in_params
 
 
 def identity_primitive(
@@ -103,6 +102,19 @@ def used_inputs(closed: ClosedJaxpr) -> list[bool]:
     return list(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1])
 
 
+def subjaxprs(params: Any) -> list[Jaxpr]:
+    """Every jaxpr in the parameters of an equation, however deep in tuples, lists and dicts."""
+    if isinstance(params, core.Jaxpr | core.ClosedJaxpr):
+        return [open_up(params)]
+    if isinstance(params, dict):
+        return [found for value in params.values() for found in subjaxprs(value)]
+    if isinstance(params, tuple | list):
+        return [found for value in params for found in subjaxprs(value)]
+    if hasattr(params, "params"):  # a primitive made of an object, as lax.custom_root is
+        return subjaxprs(params.params)
+    return []
+
+
 def scopes(eqn: JaxprEqn) -> tuple[str, ...]:
     """The `jax.named_scope` names around an equation, without what transforms add to the stack."""
     return tuple(name for name in _scope_names(eqn) if name != _RECOMPUTED)
@@ -126,6 +138,10 @@ _KINDS = {
     "jit": "jit",
     "scan": "scan",
     "cond": "cond",
+    "call": "call",
+    "core_call": "call",
+    "closed_call": "call",
+    "eval_jaxpr": "call",
     "checkpoint": "checkpoint",
     "remat": "checkpoint",
     "remat2": "checkpoint",
@@ -135,12 +151,13 @@ _KINDS = {
 
 def kind(eqn: JaxprEqn) -> str:
     """What an equation is, under a name that does not change with the release of JAX."""
-    name: str = eqn.primitive.name
+    primitive = eqn.params.get("_prim")  # JAX 0.12's primitives made of objects
+    name: str = type(primitive).__name__ if primitive is not None else eqn.primitive.name
     return _KINDS.get(name, name)
 
 
 class Call(NamedTuple):
-    """What a `jit` or `checkpoint` equation calls, and the keywords to call it anew."""
+    """What a `jit`, `checkpoint` or `call` equation calls, and the keywords to call it anew."""
 
     body: ClosedJaxpr
     options: dict[str, Any]
@@ -203,6 +220,11 @@ def jit(eqn: JaxprEqn) -> Call:
 
 def _specified(sharding: Any) -> Any:
     return None if type(sharding).__name__ == "UnspecifiedValue" else sharding
+
+
+def call(eqn: JaxprEqn) -> Call:
+    """Reads a `call` or `closed_call` equation, which has no public function of its own."""
+    return Call(close(eqn.params["call_jaxpr"]), {})
 
 
 def checkpoint(eqn: JaxprEqn) -> Call:

@@ -128,12 +128,13 @@ def conjugate(tree: Any) -> Any:
 
 
 def adopt_dtype(value: Any, like: Any) -> Any:
-    """`value` as an array; a weakly typed number takes the dtype of `like`, as JAX promotes.
+    """`value` as an array; a weakly typed number takes the type of `like`, as JAX promotes.
 
     >>> adopt_dtype(2, jnp.ones(3, jnp.bfloat16)).dtype
     dtype(bfloat16)
     """
     value = jnp.asarray(value)
-    if value.weak_type and jnp.result_type(value, like) == like.dtype:
+    strong = value.weak_type and not getattr(like, "weak_type", False)
+    if strong and jnp.result_type(value, like) == like.dtype:
         return jax.lax.convert_element_type(value, like.dtype)
     return value

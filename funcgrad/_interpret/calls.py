@@ -1,4 +1,4 @@
-"""Rules for equations that call one body once: `jit` and `checkpoint`."""
+"""Rules for equations that call one body once: `jit`, `checkpoint` and JAX's internal `call`."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -44,6 +44,13 @@ def _jitted(
         compiler_options=dict(compiler_options) or None,
         **options,
     )
+
+
+@rule("call")
+def _call(
+    eqn: compat.JaxprEqn, operands: Sequence[Any], taps: Values, run: Run
+) -> tuple[list[Any], Values]:
+    return run(compat.call(eqn).body, operands, taps)
 
 
 @rule("checkpoint")

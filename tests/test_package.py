@@ -1,0 +1,78 @@
+"""What holds for the package as a whole: light imports, floors, one door to JAX's internals."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import funcgrad
+
+PACKAGE = Path(funcgrad.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+# From the ground up: a module imports only from floors below its own, or beside it in its folder.
+FLOORS = [
+    "_errors",
+    "_compat",
+    "_trees",
+    "_tags",
+    "_stop",
+    "_interpret",
+    "_accumulate",
+    "_backward",
+    "compare",
+    "cli",
+    "__main__",
+    "__init__",
+]
+
+
+def floor(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """The absolute names of the modules that a file imports, wherever in the file."""
+    package = ["funcgrad", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            start = [*base, *([node.module] if node.module else [])]
+            yield from (".".join([*start, alias.name]) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path):
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "funcgrad" and len(parts) > 1 and parts[1] in FLOORS:
+            assert FLOORS.index(parts[1]) <= FLOORS.index(floor(path)), name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_one_module_opens_the_door_to_jax_internals(path):
+    names = list(imported(path))
+    assert not [name for name in names if name.startswith("jax._src")]
+    if path.name != "_compat.py":
+        assert not [name for name in names if name.startswith(("jax.extend", "jax.interpreters"))]
+
+
+def test_importing_funcgrad_imports_jax_and_nothing_heavy():
+    heavy = "torch IPython nbclient nbformat rich click lark matplotlib chex optax pytest"
+    code = f"import funcgrad, sys; print([m for m in {heavy.split()!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_has_a_docstring_with_an_example():
+    for name in ["grad", "value_and_grad", "vjp", "retain_grad", "register_hook", "detach"]:
+        assert ">>>" in getattr(funcgrad, name).__doc__, name
+    for name in ["no_grad", "set_data", "zero_grad", "accumulate_grad"]:
+        assert ">>>" in getattr(funcgrad, name).__doc__, name
+
+
+def test_the_package_is_typed():
+    assert (PACKAGE / "py.typed").exists()
