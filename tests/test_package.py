@@ -22,6 +22,7 @@ FLOORS = [
     "_accumulate",
     "_backward",
     "compare",
+    "bench",
     "cli",
     "__main__",
     "__init__",

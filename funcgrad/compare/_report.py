@@ -1,0 +1,188 @@
+"""Shows a `Report`: as a table for a terminal, and as strict JSON."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ._compare import CellReport, Report, Row
+from ._errors import CompareError
+from ._judge import Verdict
+
+_STYLES = {"agree": "green", "differ": "bold red", "missing": "bold red", "note": "yellow"}
+_LONGEST = 240  # characters of one value in the table; the rest is counted, not dropped silently
+
+
+def print_report(report: Report, console: Any) -> None:
+    """Print the table, a line for each difference and note, and a closing line.
+
+    Args:
+        report: what to show.
+        console: a `rich.console.Console`.
+    """
+    console.print(table(report))
+    for line, style in remarks(report):
+        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+    style = "bold green" if report.agrees else "bold red"
+    console.print(closing_line(report), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def table(report: Report) -> Any:
+    """The report as a `rich` table: a row for each value, cells apart."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    drawn.add_column("cell", overflow="fold", min_width=7)
+    drawn.add_column("recorded", overflow="fold", ratio=3)
+    drawn.add_column("ours", overflow="fold", ratio=3)
+    for name in ("largest difference", "allowed"):
+        drawn.add_column(name, overflow="fold", justify="right", max_width=10)
+    drawn.add_column("verdict", overflow="fold", min_width=7)
+    for cell in report.cells:
+        for place, row in enumerate(() if cell.only_ours else cell.rows):
+            drawn.add_row(
+                Text(cell.label if place == 0 else ""),
+                Text(shorten(row.recorded)),
+                Text(shorten(row.ours)),
+                *_numbers(row.verdict),
+                Text(row.status, style=_STYLES[row.status]),
+                end_section=place == len(cell.rows) - 1,
+            )
+    return drawn
+
+
+def shorten(text: str) -> str:
+    r"""A value on few lines: white space run together, the middle of a long one counted.
+
+    >>> shorten("tensor([[1., 2.],\n        [3., 4.]])")
+    'tensor([[1., 2.], [3., 4.]])'
+    """
+    text = " ".join(text.split())
+    if len(text) <= _LONGEST:
+        return text
+    half = _LONGEST // 2
+    return f"{text[:half]} [... {len(text) - 2 * half} more characters ...] {text[-half:]}"
+
+
+def _numbers(verdict: Verdict | None) -> tuple[str, str]:
+    if verdict is None or verdict.difference is None or verdict.allowed is None:
+        return "", ""
+    return f"{verdict.difference:.2g}", f"{verdict.allowed:.2g}"
+
+
+def remarks(report: Report) -> Iterator[tuple[str, str]]:
+    """A line and its style for each value that does not plainly agree."""
+    for cell in report.cells:
+        for place, row in enumerate(() if cell.only_ours else cell.rows, start=1):
+            where = f"{cell.label}, value {place}"
+            if row.status != "agree":
+                yield f"{where}: {row.status}: {row.reason}{_by_how_much(row)}", _STYLES[row.status]
+            for note in row.verdict.notes if row.verdict else ():
+                yield f"{where}: note: {note}", _STYLES["note"]
+    ours = [f"{cell.label} ({len(cell.rows)})" for cell in report.cells if cell.only_ours]
+    if ours:
+        yield f"only in the port, not compared: {', '.join(ours)}", _STYLES["note"]
+
+
+def _by_how_much(row: Row) -> str:
+    verdict = row.verdict
+    if verdict is None or verdict.difference is None or verdict.agrees:
+        return ""
+    return f"; they are {verdict.difference:.3g} apart, {verdict.allowed:.3g} is allowed"
+
+
+def closing_line(report: Report) -> str:
+    """The counts, in one line."""
+    counts = {status: report.count(status) for status in _STYLES}
+    cells = sum(any(row.recorded for row in cell.rows) for cell in report.cells)
+    how = "run afresh" if report.ran else "as stored"
+    total = counts["agree"] + counts["differ"] + counts["missing"]
+    line = f"{cells} recorded cells, {total} values, port {how}: {counts['agree']} agree"
+    return line + f", {counts['differ']} differ, {counts['missing']} missing"
+
+
+def as_json(report: Report) -> str:
+    """The whole report as strict JSON; infinities and NaN become strings."""
+    counts = {status: report.count(status) for status in _STYLES}
+    data = {
+        "recording": report.recording,
+        "port": report.port,
+        "ran": report.ran,
+        "agrees": report.agrees,
+        "counts": counts,
+        "cells": [_cell(cell) for cell in report.cells],
+    }
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _cell(cell: CellReport) -> dict[str, Any]:
+    values = [_row(row) for row in cell.rows]
+    return {"cell": cell.label, "only_ours": cell.only_ours, "values": values}
+
+
+def _row(row: Row) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "recorded": row.recorded,
+        "ours": row.ours,
+        "verdict": row.status,
+        "reason": row.reason,
+    }
+    verdict = row.verdict
+    if verdict is not None and verdict.compared:
+        data |= {
+            "largest_difference": _plain(verdict.difference),
+            "allowed": _plain(verdict.allowed),
+            "index": list(verdict.at or ()),
+            "recorded_number": _plain(verdict.recorded),
+            "our_number": _plain(verdict.actual),
+            "compared": verdict.compared,
+            "differing": verdict.differing,
+        }
+    if verdict is not None:
+        data["notes"] = list(verdict.notes)
+    return data
+
+
+def _plain(number: Any) -> Any:
+    """A number that JSON has, or its name."""
+    if isinstance(number, complex) or (isinstance(number, float) and not math.isfinite(number)):
+        return str(number)
+    return number
+
+
+def check_writable(path: str | Path) -> Path:
+    """The file that a result may go to, links followed.
+
+    Raises:
+        CompareError: its folder is not there, or something that is no plain file has its name.
+    """
+    target = Path(path).resolve()
+    if not target.parent.is_dir():
+        raise CompareError(f"{path}: cannot be written: there is no folder {target.parent}")
+    if target.exists() and not target.is_file():
+        raise CompareError(f"{path}: cannot be written: it is not a plain file")
+    return target
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a file whole or not at all: beside it first, then in its place.
+
+    Raises:
+        CompareError: it cannot be written; what stood there is untouched.
+    """
+    target = check_writable(path)
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with beside.open("x", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(beside, target)
+    except (OSError, ValueError) as error:
+        raise CompareError(
+            f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    finally:
+        beside.unlink(missing_ok=True)

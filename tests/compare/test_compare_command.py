@@ -1,0 +1,300 @@
+"""The command: its table, its exit status, its files, and a real kernel."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from click.testing import CliRunner
+from nbformat.v4 import new_output
+
+from funcgrad import cli
+from funcgrad.compare import CompareError, as_json, read, run
+from funcgrad.compare import _errors as errors
+from funcgrad.compare._compare import compare
+from funcgrad.compare._report import write_whole
+
+ROOT = Path(cli.__file__).parents[1]
+
+
+@pytest.fixture
+def recording(notebook):
+    return notebook(
+        "recording.ipynb",
+        (16, "", "tensor([0., 1., 2., 3.])"),
+        (19, "", "(tensor(112.), tensor([   0.,  896., 1792., 2688.]))"),
+        (20, "", new_output("stream", text="tensor(0.3333, grad_fn=<DivBackward0>) True\n")),
+    )
+
+
+@pytest.fixture
+def stored(notebook):
+    """A port whose outputs are stored."""
+
+    def write(last="2688.", name="port.ipynb"):
+        return notebook(
+            name,
+            (1, "# In [16]\nx", "Array([0., 1., 2., 3.], dtype=float32)"),
+            (2, "# In [19]\ny", f"(Array(112., dtype=float32), Array([0., 896., 1792., {last}]))"),
+            (3, "# In [20]\nz", new_output("stream", text="0.33333334 True\n")),
+        )
+
+    return write
+
+
+@pytest.fixture
+def live(tmp_path):
+    """A port to be run, without stored outputs."""
+
+    def write(*sources):
+        made = [nbformat.v4.new_code_cell(source) for source in sources]
+        path = tmp_path / "live.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=made), path)
+        return path
+
+    return write
+
+
+def invoke(*arguments):
+    """Exit status and output, through click's own runner."""
+    done = CliRunner().invoke(cli.group(), [*map(str, arguments)])
+    return done.exit_code, done.stdout
+
+
+def refused(capsys, *arguments):
+    """The one line that a command which could not run leaves."""
+    assert cli.status([*map(str, arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    return err
+
+
+def test_all_agree(recording, stored):
+    code, out = invoke("compare", recording, stored(), "--no-run")
+    assert code == 0
+    assert "3 recorded cells, 5 values, port as stored: 5 agree, 0 differ, 0 missing" in out
+
+
+def test_a_wrong_number_is_located(recording, stored):
+    code, out = invoke("compare", recording, stored("2689."), "--no-run")
+    assert code == 1
+    assert (
+        "In [19], value 2: differ: 1 of 4 numbers differs, at [3]: recorded 2688.0, ours 2689.0;"
+        " they are 1 apart, 0.00128 is allowed"
+    ) in out
+    assert "4 agree, 1 differ, 0 missing" in out
+
+
+def test_a_dropped_cell_and_a_dropped_value_are_missing(recording, notebook):
+    port = notebook(
+        "port.ipynb",
+        (1, "# In [16]\nx", "Array([0., 1., 2., 3.], dtype=float32)"),
+        (2, "# In [19]\ny", "Array(112., dtype=float32)"),
+        (9, "z", "5"),
+    )
+    code, out = invoke("compare", recording, port, "--no-run")
+    assert code == 1
+    assert "In [19], value 2: missing: the port's cell lacks this" in out
+    assert "In [20], value 1: missing: the port has no such cell" in out
+    assert "only in the port, not compared: cell 3 (1)" in out
+    assert "2 agree, 0 differ, 3 missing" in out
+
+
+def test_table_fits_80_columns_and_cuts_nothing_silently(recording, stored):
+    _, out = invoke("compare", recording, stored(), "--no-run")
+    table = out.split("3 recorded cells")[0]
+    assert max(len(line) for line in table.splitlines()) <= 80
+    assert "…" not in table
+    assert {"896.,", "1792.,", "2688.])"} <= set(table.replace("[", " ").split())
+
+
+def test_a_notebook_agrees_with_itself(notebook):
+    path = notebook(
+        "a.ipynb",
+        (3, "# In [16]\nx", "tensor([1., nan])"),
+        (None, "plot()", new_output("display_data", data={"image/png": "AAAA"})),
+        (1, "", "'text'", new_output("stream", text="loss: 0.5, tensor([[1, 2]])\n")),
+        (1, "fail()", new_output("error", ename="ValueError", evalue="no", traceback=[])),
+        (7, "# In [16]\ny", "torch.Size([2, 3])"),
+    )
+    code, out = invoke("compare", path, path, "--no-run")
+    assert code == 0
+    assert "0 differ, 0 missing" in out
+
+
+def test_text_export_as_recording(tmp_path, stored):
+    path = tmp_path / "export.txt"
+    path.write_text("In [16]:\nx\n\ntensor([0., 1., 2., 3.])\n\nIn [17]:\ny = 1\n")
+    code, out = invoke("compare", path, stored(), "--no-run")
+    assert code == 0
+    assert "1 recorded cells, 1 values" in out
+
+
+def test_json_is_strict_and_whole(recording, stored, notebook, tmp_path):
+    target = tmp_path / "result.json"
+    code, _ = invoke("compare", recording, stored("nan"), "--no-run", "--json", target)
+    assert code == 1
+    data = json.loads(target.read_text(), parse_constant=pytest.fail)
+    assert data["counts"] == {"agree": 4, "differ": 1, "missing": 0, "note": 0}
+    row = data["cells"][1]["values"][1]
+    assert (row["verdict"], row["index"], row["our_number"]) == ("differ", [3], "nan")
+    assert row["largest_difference"] == "inf"
+    assert [path.name for path in tmp_path.glob("*part")] == []
+
+
+def test_json_that_cannot_be_written(recording, stored, tmp_path, capsys):
+    port = stored()
+    for target, reason in [
+        (tmp_path / "absent" / "x.json", "there is no folder"),
+        (tmp_path, "not a plain file"),
+        (port, "is an input of the comparison"),
+        (recording, "is an input of the comparison"),
+        (os.devnull, "not a plain file"),
+    ]:
+        line = refused(capsys, "compare", recording, port, "--no-run", "--json", target)
+        assert reason in line
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    target = tmp_path / "result.json"
+    target.write_text("old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(CompareError, match="No space left on device"):
+        write_whole(target, "new")
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_whole_file_follows_a_link(tmp_path):
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    write_whole(tmp_path / "link.json", "new")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "real.json").read_text() == "new"
+
+
+def test_what_cannot_run_is_one_line(recording, stored, notebook, tmp_path, capsys):
+    port = stored()
+    empty = notebook("empty.ipynb", (1, "x"))
+    words = notebook("words.ipynb", (1, "x", new_output("stream", text="hello\n")))
+    (tmp_path / "broken.ipynb").write_text("{")
+    for arguments, reason in [
+        ((tmp_path / "absent.ipynb", port), "absent.ipynb: no such file"),
+        ((recording, tmp_path / "absent.ipynb"), "absent.ipynb: no such file"),
+        ((tmp_path / "broken.ipynb", port), "not a notebook: it is not valid JSON"),
+        ((recording, empty), "has no outputs to compare"),
+        ((empty, port), "has no outputs to compare"),
+        ((words, port), "no value in them to compare"),
+        ((recording, port, "third"), "unexpected extra argument"),
+        ((recording, port, "--timeout", "-1"), "Invalid value for '--timeout'"),
+        ((recording, port, "--timeout", "0.5"), "Invalid value for '--timeout'"),
+        ((recording, port, "--timeout", "inf"), "Invalid value for '--timeout'"),
+        ((recording, port, "--unknown"), "No such option"),
+    ]:
+        assert reason in refused(capsys, "compare", *arguments, "--no-run")
+    assert "No such command" in refused(capsys, "nothing")
+
+
+def test_a_missing_library_names_the_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    line = refused(capsys, "compare")
+    assert "rich, which is not installed" in line
+    assert "pip install 'funcgrad[compare]'" in line
+
+
+def test_errors_are_funcgrad_errors():
+    from funcgrad._errors import FuncgradError
+
+    assert issubclass(CompareError, FuncgradError)
+    assert issubclass(CompareError, ValueError)
+    assert issubclass(errors.MissingExtraError, CompareError)
+
+
+def test_importing_loads_no_heavy_library():
+    code = (
+        "import sys, types; package = types.ModuleType('funcgrad');"
+        f"package.__path__ = [{str(ROOT / 'funcgrad')!r}]; sys.modules['funcgrad'] = package;"
+        "import funcgrad.compare, funcgrad.cli;"
+        "print([m for m in 'jax torch IPython click rich lark nbformat nbclient'.split()"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_run_afresh_in_a_process(live, recording, tmp_path):
+    port = live(
+        "# In [16]\nimport os, sys\n'tensor([0., 1., 2., 3.])'",
+        "# In [19]\nprint('tensor(112.) [0. 896. 1792. 2688.]')",
+        "# In [20]\nprint(1 / 3, os.path.exists('live.ipynb'))",
+    )
+    before = port.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-m", "funcgrad", "compare", recording, port, "--json", "out.json"],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "port run afresh: 5 agree, 0 differ, 0 missing" in done.stdout
+    assert json.loads((tmp_path / "out.json").read_text())["ran"] is True
+    assert port.read_bytes() == before
+
+
+def test_a_cell_that_raises_is_one_line_from_a_process(live, recording):
+    port = live("1", "# In [16]\nraise ValueError('broken\\nbadly')")
+    done = subprocess.run(
+        [sys.executable, "-m", "funcgrad", "compare", recording, port],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    line = r"funcgrad: .*live\.ipynb: cell 2 \('# In \[16\]'\) raised ValueError: broken\n"
+    assert re.fullmatch(line, done.stderr)
+
+
+def test_kernel_is_this_python_and_numbers_are_kept(notebook):
+    path = notebook("port.ipynb", (7, "import sys; print(sys.executable)"), (9, "2.5", "9.9"))
+    seen = []
+    cells = run(path, progress=lambda done, total: seen.append((done, total)))
+    assert [cell.number for cell in cells] == [7, 9]
+    assert cells[0].outputs[0].text.strip() == sys.executable
+    assert cells[1].outputs[0].text == "2.5"
+    assert seen == [(0, 2), (1, 2), (2, 2)]
+    assert read(path)[1].outputs[0].text == "9.9"
+
+
+def test_a_hung_cell_has_a_limit(live):
+    with pytest.raises(CompareError, match=r"cell 1 \('import time'\) ran over 1 s"):
+        run(live("import time\ntime.sleep(60)"), timeout=1)
+
+
+def test_a_result_in_full_is_exact_and_a_print_is_rounded(notebook):
+    full = notebook("a.ipynb", (1, "", "3.5"))
+    printed = notebook("b.ipynb", (1, "", new_output("stream", text="3.5")))
+    port = notebook("c.ipynb", (1, "", "3.54"))
+    assert not compare(full, port, fresh=False).agrees
+    assert compare(printed, port, fresh=False).agrees
+
+
+def test_shipped_files_are_found_in_an_installed_package(tmp_path, monkeypatch):
+    from funcgrad.compare import _compare
+
+    shutil.copy(_compare.default_file("original_outputs.ipynb"), tmp_path / "autograd.ipynb")
+    monkeypatch.setattr(_compare, "_FOLDERS", (tmp_path,))
+    assert _compare.default_file("autograd.ipynb") == tmp_path / "autograd.ipynb"
+    with pytest.raises(CompareError, match="name the file to compare"):
+        _compare.default_file("absent.ipynb")
+
+
+def test_report_of_complex_numbers_is_json(notebook):
+    path = notebook("a.ipynb", (1, "", "tensor([1.+2.j])"))
+    data = json.loads(as_json(compare(path, path, fresh=False)))
+    assert data["cells"][0]["values"][0]["recorded_number"] == "(1+2j)"
