@@ -86,4 +86,6 @@ def _add(acc: Any, grads: Any) -> Any:
         return acc
     if jnp.shape(acc) != jnp.shape(grads):
         raise ValueError("shapes differ")
+    if jnp.iscomplexobj(grads) and not jnp.iscomplexobj(acc):
+        raise ValueError("complex gradients do not fit a real accumulator")
     return acc + jnp.asarray(grads).astype(jnp.result_type(acc))

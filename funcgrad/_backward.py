@@ -9,7 +9,7 @@ must then be traceable, so no Python `if` or `while` on its values.
 import fnmatch
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any, NamedTuple
@@ -20,7 +20,16 @@ import jax.numpy as jnp
 from . import _compat as compat
 from . import _interpret as interpret
 from ._errors import GradientError, TagError, TreeError, UsageError, describe, differences
-from ._trees import adopt_dtype, conjugate, path_of, scatter, split, takes_gradient
+from ._trees import (
+    Split,
+    adopt_dtype,
+    conjugate,
+    is_numeric,
+    path_of,
+    scatter,
+    split,
+    takes_gradient,
+)
 
 Retain = str | Sequence[str] | EllipsisType | None
 
@@ -48,7 +57,7 @@ class _Tag(NamedTuple):
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["pull", "values", "scalar"],
+    data_fields=["pull", "values"],
     meta_fields=["function", "out", "out_tree", "tree", "chosen", "tags"],
 )
 @dataclass(frozen=True)
@@ -61,7 +70,6 @@ class Pullback:
     Fields:
         pull: JAX's own pullback, onto the leaves that take gradients and the taps.
         values: the leaves of each retained value.
-        scalar: the output itself where it is one array of one element.
         function: the public function to name in errors.
         out, out_tree: the types of the output's leaves, and its structure.
         tree, chosen: how the gradients of leaves make up the pytree of gradients.
@@ -70,7 +78,6 @@ class Pullback:
 
     pull: Any
     values: Any
-    scalar: Any
     function: str
     out: tuple[Any, ...]
     out_tree: Any
@@ -139,7 +146,7 @@ class Pullback:
                 f"grad can be implicitly created only for real scalar outputs but got {out.dtype}: "
                 f"give `{self.function}` the output's gradient, or return its real part"
             )
-        return jax.lax.full_like(self.scalar, 1)
+        return compat.one(out)
 
 
 def vjp(
@@ -328,8 +335,7 @@ def _gradient(
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], _Result]:
     """What `grad` and `value_and_grad` share: everything but the arrangement of the result."""
     _check_callable(fun, function)
-    several = not isinstance(argnums, int)
-    positions = _positions(function, argnums)
+    several, positions = _positions(function, argnums)
 
     def transform(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Result:
         places = _places(function, positions, len(args))
@@ -363,17 +369,20 @@ def _gradient(
     return transform
 
 
-def _positions(function: str, argnums: Any) -> tuple[int, ...]:
+def _positions(function: str, argnums: Any) -> tuple[bool, tuple[int, ...]]:
+    """Whether `argnums` names several arguments, and which."""
+    several = isinstance(argnums, Iterable)
+    given = tuple(argnums) if several else (argnums,)
     try:
-        positions = (argnums,) if isinstance(argnums, int) else tuple(map(operator.index, argnums))
+        positions = tuple(map(operator.index, given))
     except TypeError:
         positions = ()
-    if not positions or any(isinstance(i, bool) for i in positions):
+    if not positions or any(isinstance(i, bool) for i in given):
         raise UsageError(
             f"`{function}` got argnums={argnums!r}, and wants an integer or a non-empty sequence of"
             " integers"
         )
-    return positions
+    return several, positions
 
 
 def _places(function: str, positions: tuple[int, ...], count: int) -> list[int]:
@@ -399,10 +408,11 @@ def _unused(
     """The gradients with those of unused leaves refused, kept or replaced by `None`."""
     if not allow_unused:
         whole = scatter(pullback.tree, pullback.chosen, leaves)
-        paths = [path_of(whole, i) or "the argument" for i, u in enumerate(used) if not u]
+        unused = [i for i, u in enumerate(used) if not u]
+        paths = [path_of(whole, i) or "the argument" for i in unused]
         raise GradientError(
-            "One of the differentiated Tensors appears to not have been used in the graph. Set"
-            " allow_unused=True if this is the desired behavior: "
+            f"The differentiated Tensor at index {unused[0]} appears to not have been used in the"
+            " graph. Set allow_unused=True if this is the desired behavior.\n"
             f"`{function}` got an output that does not depend on {', '.join(paths)}, and wants it"
             " to; an input used only under `detach` or as an integer counts as unused"
         )
@@ -439,12 +449,9 @@ def _forward(
     leaves, recipe = split(whole, function, requires_grad)
 
     def flat(leaves: list[Any]) -> tuple[list[Any], Any]:
-        """The output's leaves that take a gradient, and everything as it was returned."""
-        out, aux = (
-            _pair(fun(recipe.join(leaves)), function)
-            if has_aux
-            else (fun(recipe.join(leaves)), None)
-        )
+        """The output's leaves that take a gradient, and everything that was returned."""
+        result = fun(recipe.join(leaves))
+        out, aux = _pair(result, function) if has_aux else (result, None)
         return [leaf for leaf in jax.tree.leaves(out) if _differentiable(leaf, function)], (
             out,
             aux,
@@ -452,18 +459,17 @@ def _forward(
 
     run, sites, used = _plain(flat), {}, [True] * len(leaves)
     if retain is not None or tell_used:
-        closed, shape = _trace(flat, leaves, function)
+        traced = _trace(flat, leaves, function)
         if tell_used:
-            used = _used(closed, leaves, len(shape[0]))
-        sites = _select(retain, interpret.find(closed), function)
-        run = _tapped(closed, jax.tree.structure(shape))
+            used = _used(traced, leaves)
+        sites = _select(retain, interpret.find(traced.closed), function)
+        run = _tapped(traced)
     taps = {name: site.taps() for name, site in sites.items()}
     _, pull, ((out, aux), values) = jax.vjp(run, leaves, taps, has_aux=True)
     out_leaves, out_tree = jax.tree.flatten(out)
     pullback = Pullback(
         pull=pull,
         values=values,
-        scalar=out_leaves[0] if len(out_leaves) == 1 and jnp.size(out_leaves[0]) == 1 else None,
         function=function,
         out=tuple(map(jax.typeof, out_leaves)),
         out_tree=out_tree,
@@ -484,20 +490,33 @@ def _plain(flat: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _tapped(closed: Any, tree: Any) -> Callable[..., Any]:
-    """The traced function, taking taps beside its leaves and returning the tagged values too."""
+class _Traced(NamedTuple):
+    """A function of leaves as a jaxpr.
 
-    def run(leaves: list[Any], taps: dict[str, Any]) -> Any:
-        results, values = interpret.run(closed, leaves, taps)
-        out, rest = tree.unflatten(results)
-        return out, (rest, values)
+    Fields:
+        closed: the program; its results are the differentiated outputs, then everything returned.
+        outputs: how many results are differentiated outputs.
+        returned: how what was returned is put together; it holds what is no array.
+    """
 
-    return run
+    closed: Any
+    outputs: int
+    returned: Split
 
 
-def _trace(flat: Callable[..., Any], leaves: list[Any], function: str) -> tuple[Any, Any]:
+def _trace(flat: Callable[..., Any], leaves: list[Any], function: str) -> _Traced:
+    seen: list[tuple[int, Split]] = []
+
+    def arrays(leaves: list[Any]) -> Any:
+        out, returned = flat(leaves)
+        parts, tree = jax.tree.flatten(returned)
+        chosen = tuple(map(is_numeric, parts))
+        rest = tuple(part for part, c in zip(parts, chosen, strict=True) if not c)
+        seen.append((len(out), Split(tree, chosen, rest)))
+        return out, [part for part, c in zip(parts, chosen, strict=True) if c]
+
     try:
-        return jax.make_jaxpr(flat, return_shape=True)(leaves)
+        closed = jax.make_jaxpr(arrays)(leaves)
     except jax.errors.ConcretizationTypeError as error:
         error.add_note(
             f"`{function}` traces the function where `retain`, `allow_unused` or"
@@ -505,14 +524,26 @@ def _trace(flat: Callable[..., Any], leaves: list[Any], function: str) -> tuple[
             " use jax.lax.cond or jax.lax.scan, or ask for gradients alone"
         )
         raise
+    return _Traced(closed, *seen[-1])
 
 
-def _used(closed: Any, leaves: list[Any], outputs: int) -> list[bool]:
-    """Which leaves the first outputs depend on, in the sense of derivatives."""
-    program = compat.jaxpr_as_fun(closed)
+def _tapped(traced: _Traced) -> Callable[..., Any]:
+    """The traced function, taking taps beside its leaves and returning the tagged values too."""
+
+    def run(leaves: list[Any], taps: dict[str, Any]) -> Any:
+        results, values = interpret.run(traced.closed, leaves, taps)
+        returned = traced.returned.join(results[traced.outputs :])
+        return results[: traced.outputs], (returned, values)
+
+    return run
+
+
+def _used(traced: _Traced, leaves: list[Any]) -> list[bool]:
+    """Which leaves the differentiated outputs depend on, in the sense of derivatives."""
+    program = compat.jaxpr_as_fun(traced.closed)
 
     def linear(leaves: list[Any], dots: list[Any]) -> Any:
-        _, derivative = jax.linearize(lambda *leaves: program(*leaves)[:outputs], *leaves)
+        _, derivative = jax.linearize(lambda *leaves: program(*leaves)[: traced.outputs], *leaves)
         return derivative(*dots)
 
     return compat.used_inputs(jax.make_jaxpr(linear)(leaves, leaves))[len(leaves) :]
@@ -551,15 +582,19 @@ _ADVICE = {
 
 
 def _matches(retain: str | Sequence[str], sites: dict[str, Any], function: str) -> set[str]:
-    patterns = (retain,) if isinstance(retain, str) else tuple(retain)
+    several = isinstance(retain, Iterable) and not isinstance(retain, str)
     wanted: set[str] = set()
-    for pattern in patterns:
+    for pattern in tuple(retain) if several else (retain,):
         if not isinstance(pattern, str):
             raise UsageError(
                 f"`{function}` got {pattern!r} in `retain`, and wants names or patterns: a string,"
                 " a tuple of strings, or ... for all"
             )
-        found = {pattern} if pattern in sites else set(fnmatch.filter(sites, pattern))
+        found = (
+            {pattern}
+            if pattern in sites
+            else {name for name in sites if fnmatch.fnmatchcase(name, pattern)}
+        )
         if not found:
             raise TagError(
                 f"`{function}` got {pattern!r} in `retain`, and no value of that name is tagged:"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir, partial_eval
 
@@ -179,7 +180,7 @@ def scan(eqn: JaxprEqn) -> Scan:
     if "num_consts" in params:
         consts, carry = params["num_consts"], params["num_carry"]
     else:
-        consts, carry = (len(part.vals) for part in params["ft_in"].elts[:2])
+        consts, carry = (len(part.vals) for part in params["ft_in"].unpack()[:2])
     options = {
         key: params[key]
         for key in ("length", "reverse", "unroll", "_split_transpose")
@@ -268,9 +269,17 @@ def varying(aval: Any) -> frozenset[str]:
     return frozenset(axes.varying if axes is not None else getattr(aval, "vma", ()))
 
 
+def one(aval: Any) -> Any:
+    """1 as a value of the type `aval`: its dtype, weak type and mesh axes."""
+    weak = aval.weak_type and jnp.asarray(1.0).dtype == aval.dtype
+    x = jnp.broadcast_to(1.0, aval.shape) if weak else jnp.ones(aval.shape, aval.dtype)
+    return placed_like(varied(x, varying(aval)), aval)
+
+
 def varied(x: Any, axes: frozenset[str]) -> Any:
-    """`x`, the same on every device, typed as a value that may differ along some mesh axes."""
-    return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
+    """`x` typed as a value that may differ between devices along `axes`."""
+    new = axes - varying(jax.typeof(x))
+    return jax.lax.pcast(x, tuple(sorted(new)), to="varying") if new else x
 
 
 def placed(x: Any, mesh: Any, spec: Any) -> Any:
@@ -279,7 +288,7 @@ def placed(x: Any, mesh: Any, spec: Any) -> Any:
     return jax.sharding.reshard(x, jax.NamedSharding(mesh, spec)) if explicit else x
 
 
-def placed_like(x: Any, like: Any) -> Any:
-    """`x` with the sharding that the type of `like` has; nothing where types have none."""
-    own, want = jax.typeof(x).sharding, jax.typeof(like).sharding
+def placed_like(x: Any, aval: Any) -> Any:
+    """`x` with the sharding that the type `aval` has; as it is where types have none."""
+    own, want = jax.typeof(x).sharding, aval.sharding
     return x if own.spec == want.spec else jax.sharding.reshard(x, want)

@@ -38,6 +38,18 @@ def retain_grad(y: T, name: str) -> T:
     Raises:
         UsageError: `name` is not a non-empty string, or `y` holds something that is no array.
 
+    A tag may stand anywhere a JAX function may. In a `scan` the value and its gradient get a row
+    for each iteration, in a branch that is not taken zeros, under `vmap` a row for each example,
+    in `shard_map` a row for each device along each manual mesh axis. Three things follow from what
+    JAX makes of the function before the tag is seen:
+
+    - A value that all examples of a `vmap` share has no axis for them, and its gradient is the sum
+      over the examples; `jax.vmap(grad(f, retain=...))` gives one per example.
+    - Under `vmap`, a `cond` on something that differs between examples runs both branches: in rows
+      that do not take the branch the gradient is zero, the value what was computed.
+    - A value that all devices of a `shard_map` share has the whole gradient in each row; with
+      `check_vma=False` JAX does not know that it is shared, and the rows add up to it.
+
     What is not affected: values, gradients, forward mode, the compiled program.
 
     >>> import jax.numpy as jnp, funcgrad as fg
@@ -77,9 +89,14 @@ def register_hook(x: T, hook: Callable[[T], T | None]) -> T:
         UsageError: `hook` is not callable, or `x` holds something that is no array.
         TreeError: the hook returns another structure, shape or dtype; raised here, not later.
 
-    Under `jax.vmap` the hook sees one example's gradient, also that of a value all examples share;
-    in a `scan` it runs once per iteration. Forward mode ignores hooks, as PyTorch's does. A hook
+    Under `jax.vmap` the hook sees one example's gradient, also that of a value all examples share
+    (which is then spread over them: memory for one copy each); in a `scan` it runs once per
+    iteration; in `shard_map` it sees the whole gradient of a value that all devices share. A hook
     that prints should use `jax.debug.print`.
+
+    What is not affected: values, and forward mode, which ignores hooks as PyTorch's does. Inside a
+    function whose derivative a `custom_jvp` or `custom_vjp` rule replaces a hook has no effect:
+    that function is never differentiated.
 
     >>> import jax.numpy as jnp, funcgrad as fg
     >>> fg.grad(lambda x: jnp.sum(fg.register_hook(x, lambda g: -g) ** 2))(jnp.arange(3.0))
@@ -97,7 +114,13 @@ def register_hook(x: T, hook: Callable[[T], T | None]) -> T:
         return x
     closed = jax.make_jaxpr(_checked(hook, tree, chosen))(hooked)
     out = iter(
-        hook_p.bind(*hooked, *closed.consts, hook=compat.without_consts(closed), leaves=len(hooked))
+        hook_p.bind(
+            *hooked,
+            *closed.consts,
+            hook=compat.without_consts(closed),
+            leaves=len(hooked),
+            spread=True,
+        )
     )
     return tree.unflatten(
         [next(out) if c else leaf for leaf, c in zip(leaves, chosen, strict=True)]
@@ -121,9 +144,24 @@ def _checked(hook: Any, tree: Any, chosen: Sequence[bool]) -> Callable[[list[Any
                 " the gradient it is given; return a gradient like it, or None to leave it:\n  "
                 + "\n  ".join(wrong)
             )
-        return jax.tree.leaves(conjugate(new))
+        return [
+            _along(ours, theirs)
+            for ours, theirs in zip(jax.tree.leaves(conjugate(new)), cotangents, strict=True)
+        ]
 
     return run
+
+
+def _along(new: Any, old: Any) -> Any:
+    """A new cotangent that varies along the mesh axes that the old one varies along."""
+    have, want = compat.varying(jax.typeof(new)), compat.varying(jax.typeof(old))
+    if have - want:
+        raise TreeError(
+            "`register_hook` got a hook that returns a gradient differing between devices along"
+            f" the mesh axes {sorted(have - want)}, for a value that is the same on all of them;"
+            " reduce it in the hook (jax.lax.psum, pmean), or hook a value that differs"
+        )
+    return compat.varied(new, want)
 
 
 def inject(value: T, sink: T) -> T:
@@ -132,7 +170,8 @@ def inject(value: T, sink: T) -> T:
     The one mechanism behind retained gradients (`sink` is a zero whose gradient is asked for) and
     `set_data` (`value` is the new data without a gradient, `sink` the old).
     """
-    return inject_p.bind(value, sink)[0]
+    axes = compat.varying(jax.typeof(value)) | compat.varying(jax.typeof(sink))
+    return inject_p.bind(*(compat.varied(x, axes) for x in (value, sink)))[0]
 
 
 def _arrays(tree: Any, function: str) -> tuple[list[Any], Any]:
@@ -182,34 +221,42 @@ tag_p = compat.identity_primitive(
 )
 
 
-def _hook_jvp(primals: Any, tangents: Any, *, hook: Any, leaves: int) -> Any:
+def _hook_jvp(primals: Any, tangents: Any, *, spread: bool, **params: Any) -> Any:
     # Linear in the hooked leaves, for every fixed value of what the hook closes over.
-    out = hook_p.bind(*primals, hook=hook, leaves=leaves)
+    leaves = params["leaves"]
     if all(type(t) is compat.Zero for t in tangents[:leaves]):
-        return out, list(tangents[:leaves])
+        return hook_p.bind(*primals, spread=spread, **params), list(tangents[:leaves])
     dots = [compat.instantiate_zeros(t) for t in tangents[:leaves]]
-    return out, hook_p.bind(*dots, *primals[leaves:], hook=hook, leaves=leaves)
+    # This differentiation's cotangents pass through the tangents. Were the primal spread too, the
+    # value of a function would become batched where only its tangents are (`jax.jacfwd`).
+    out = hook_p.bind(*primals, spread=False, **params)
+    return out, hook_p.bind(*dots, *primals[leaves:], spread=spread, **params)
 
 
-def _hook_transpose(cotangents: Any, *operands: Any, hook: Any, leaves: int) -> Any:
+def _hook_transpose(cotangents: Any, *operands: Any, hook: Any, leaves: int, **params: Any) -> Any:
     consts = operands[leaves:]
     new = compat.jaxpr_as_fun(hook)(*consts, *map(compat.instantiate_zeros, cotangents))
     return [*new, *[None] * len(consts)]
 
 
-def _hook_batch(axis: Any, operands: Any, dims: Any, *, hook: Any, leaves: int) -> Any:
+def _hook_batch(
+    axis: Any, operands: Any, dims: Any, *, hook: Any, leaves: int, spread: bool
+) -> Any:
+    if not spread and all(d is None for d in dims):
+        return hook_p.bind(*operands, hook=hook, leaves=leaves, spread=spread), [None] * leaves
     # A leaf shared by all examples is spread over them: the hook acts on each example's cotangent,
     # and only then are they added up, as in a Python loop over the examples.
     moved = _to_front(operands, dims)
-    spread = [
+    rows = [
         jnp.broadcast_to(x, (axis.size, *jnp.shape(x))) if d is None else x
         for x, d in zip(moved[:leaves], dims[:leaves], strict=True)
     ]
     consts = moved[leaves:]
     in_axes = [*(None if d is None else 0 for d in dims[leaves:]), *[0] * leaves]
     each = compat.vmap_like(axis, compat.jaxpr_as_fun(hook), in_axes)
-    batched = compat.without_consts(jax.make_jaxpr(each)(*consts, *spread))
-    return hook_p.bind(*spread, *consts, hook=batched, leaves=leaves), [0] * leaves
+    batched = compat.without_consts(jax.make_jaxpr(each)(*consts, *rows))
+    out = hook_p.bind(*rows, *consts, hook=batched, leaves=leaves, spread=spread)
+    return out, [0] * leaves
 
 
 hook_p = compat.identity_primitive(

@@ -71,7 +71,7 @@ def split(
     """
     leaves, tree = jax.tree.flatten(whole)
     for index, leaf in enumerate(leaves):
-        if not _is_numeric(leaf):
+        if not is_numeric(leaf):
             raise UsageError(
                 f"`{function}` got {describe(leaf)} at {path_of(whole, index) or 'an argument'} of"
                 " what it differentiates, and wants arrays or numbers; pass it in an argument that"
@@ -83,7 +83,8 @@ def split(
     return [leaf for c, leaf in zip(chosen, leaves, strict=True) if c], Split(tree, chosen, rest)
 
 
-def _is_numeric(leaf: Any) -> bool:
+def is_numeric(leaf: Any) -> bool:
+    """Whether a leaf is an array or a number."""
     try:
         jnp.result_type(leaf)
     except TypeError:
@@ -130,11 +131,20 @@ def conjugate(tree: Any) -> Any:
 def adopt_dtype(value: Any, like: Any) -> Any:
     """`value` as an array; a weakly typed number takes the type of `like`, as JAX promotes.
 
+    What is no number, or of a kind that `like` cannot hold, comes back as it is, to be refused.
+
     >>> adopt_dtype(2, jnp.ones(3, jnp.bfloat16)).dtype
     dtype(bfloat16)
     """
+    if not is_numeric(value):
+        return value
     value = jnp.asarray(value)
     strong = value.weak_type and not getattr(like, "weak_type", False)
-    if strong and jnp.result_type(value, like) == like.dtype:
+    if strong and _rank(value.dtype) <= _rank(like.dtype):
         return jax.lax.convert_element_type(value, like.dtype)
     return value
+
+
+def _rank(dtype: Any) -> int:
+    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+    return next((i for i, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind)), len(kinds))

@@ -98,7 +98,7 @@ def test_a_blocked_tag_that_nobody_asks_for_is_no_obstacle(name):
 
 
 def test_a_tag_inside_custom_root_raises_under_either_form_jax_gives_it():
-    with pytest.raises(fg.TagError, match="'t' in `retain`, tagged at .*inside `"):
+    with pytest.raises(fg.TagError, match=r"'t' in `retain`, tagged at .*inside `"):
         fg.grad(lambda x: jnp.sum(root(x)), retain=...)(jnp.ones(3))
 
 

@@ -44,12 +44,14 @@ class Site(NamedTuple):
         tree: the structure of the tagged pytree.
         where: `file:line` of the call of `retain_grad`.
         blocked: the primitive around it that gradients of inner values cannot be told from, if any.
+        repeats: whether it is the recomputation, in a backward pass, of a tag in the forward pass.
     """
 
     leaves: tuple[Leaf, ...]
     tree: Any
     where: str
     blocked: str | None = None
+    repeats: bool = False
 
     @property
     def chosen(self) -> tuple[bool, ...]:
@@ -104,7 +106,7 @@ def find(jaxpr: compat.Jaxpr | compat.ClosedJaxpr) -> dict[str, Site]:
         found: dict[str, Site] = {}
         for eqn in jaxpr.eqns:
             for name, site in _sites(eqn):
-                if name in found and not compat.is_recomputation(eqn):
+                if name in found and not site.repeats:
                     raise TagError(_twice(name, found[name].where, site.where))
                 found.setdefault(name, site)
         _FOUND[jaxpr] = found
@@ -115,13 +117,15 @@ def _sites(eqn: compat.JaxprEqn) -> Iterable[tuple[str, Site]]:
     if eqn.primitive is tag_p:
         params = eqn.params
         leaves = tuple(Leaf(v.aval.shape, v.aval.dtype, compat.varying(v.aval)) for v in eqn.invars)
-        yield _scoped(eqn, params["name"]), Site(leaves, params["tree"], params["where"])
+        site = Site(leaves, params["tree"], params["where"], repeats=compat.is_recomputation(eqn))
+        yield _scoped(eqn, params["name"]), site
         return
     bodies = [found for body in compat.subjaxprs(eqn.params) if (found := find(body))]
     if not bodies:
         return
     kind = compat.kind(eqn)
     for name, site in _union(bodies).items():
+        site = site._replace(repeats=site.repeats or compat.is_recomputation(eqn))
         if kind in _RULES:
             leaves = tuple(_RULES[kind].outside(eqn, leaf) for leaf in site.leaves)
             site = site._replace(leaves=leaves)
@@ -153,7 +157,8 @@ def _twice(name: str, first: str, second: str) -> str:
         f"`retain_grad` got the name {name!r} twice, and wants each name once:\n"
         f"  first at {first}\n  then at  {second}\n"
         'give them different names, or put each use inside a `with jax.named_scope("layer1"):` of'
-        f" its own, which makes it 'layer1/{name}'"
+        f" its own, which makes it 'layer1/{name}'; a tag meets itself where JAX repeats a body"
+        " (a jitted function called twice, a cond under vmap, lax.map in batches with a remainder)"
     )
 
 
@@ -190,7 +195,10 @@ def run(closed: compat.ClosedJaxpr, args: Sequence[Any], taps: Values) -> tuple[
         else:
             results = step.program(*operands)
         env.update(zip(step.outvars, results, strict=True))
-    return [read(v) for v in jaxpr.outvars], values
+    results = [
+        jnp.asarray(v.val) if isinstance(v, compat.Literal) else env[v] for v in jaxpr.outvars
+    ]
+    return results, values
 
 
 def _tagged(eqn: compat.JaxprEqn, operands: list[Any], taps: Values) -> tuple[list[Any], Values]:
@@ -198,7 +206,7 @@ def _tagged(eqn: compat.JaxprEqn, operands: list[Any], taps: Values) -> tuple[li
     if eqn.primitive is tag_p:
         ((name, sinks),) = taps.items()
         leaves = [
-            x if sink is None else inject(x, compat.placed_like(sink, x))
+            x if sink is None else inject(x, compat.placed_like(sink, jax.typeof(x)))
             for x, sink in zip(operands, sinks, strict=True)
         ]
         return leaves, {name: [jnp.asarray(x) for x in operands]}

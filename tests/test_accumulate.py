@@ -1,0 +1,95 @@
+"""`zero_grad` and `accumulate_grad`."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from closeness import assert_same
+from jax import lax
+
+import funcgrad as fg
+
+X = jnp.array([1.0, 2.0])
+PARAMS = {"w": X, "n": jnp.array(3), "half": X.astype(jnp.bfloat16), "z": X.astype(jnp.complex64)}
+
+
+def test_zeros_are_shaped_like_the_parameters_and_half_precision_is_widened():
+    want = {"w": 0 * X, "n": None, "half": 0 * X, "z": jnp.zeros(2, jnp.complex64)}
+    assert_same(fg.zero_grad(PARAMS), want)
+    assert_same(jax.jit(fg.zero_grad)(PARAMS), want)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn])
+def test_every_half_precision_is_accumulated_in_float32(dtype):
+    assert fg.zero_grad(jnp.ones(2, dtype)).dtype == jnp.float32
+    assert fg.zero_grad(jnp.ones(2, dtype), dtype=dtype).dtype == dtype
+
+
+def test_set_to_none_is_none_everywhere():
+    assert fg.zero_grad(PARAMS, set_to_none=True) == dict.fromkeys(PARAMS)
+
+
+def test_addition():
+    acc = fg.accumulate_grad(fg.zero_grad({"w": X}), {"w": X})
+    assert_same(fg.accumulate_grad(acc, {"w": 10 * X}), {"w": 11 * X})
+
+
+def test_accumulator_is_not_changed():
+    acc = fg.zero_grad(X)
+    fg.accumulate_grad(acc, X)
+    assert_same(acc, jnp.zeros(2))
+
+
+@pytest.mark.parametrize("acc", [None, {"a": None, "b": None}, {"a": None, "b": {"c": None}}])
+def test_none_means_no_gradient_yet(acc):
+    grads = {"a": X, "b": {"c": 2 * X}}
+    assert_same(fg.accumulate_grad(acc, grads), grads)
+
+
+def test_none_means_no_gradient_this_time():
+    got = fg.accumulate_grad({"a": X, "b": None, "c": X}, {"a": None, "b": None, "c": X})
+    assert_same(got, {"a": X, "b": None, "c": 2 * X})
+
+
+def test_none_plus_a_gradient_keeps_its_dtype():
+    assert_same(fg.accumulate_grad(None, X.astype(jnp.bfloat16)), X.astype(jnp.bfloat16))
+
+
+def test_small_half_precision_gradients_are_not_lost():
+    grads = jnp.full(1, 1 / 512, jnp.bfloat16)
+    acc = lax.fori_loop(
+        0, 1024, lambda _, acc: fg.accumulate_grad(acc, grads), fg.zero_grad(1 + grads)
+    )
+    assert_same(acc, jnp.full(1, 2.0))
+
+
+def test_gradients_with_none_accumulate_as_they_come_from_grad():
+    fun = fg.grad(lambda p: jnp.sum(p["w"] * p["n"]))
+    p = {"w": X, "n": 3}
+    assert_same(fg.accumulate_grad(fun(p), fun(p)), {"w": jnp.full(2, 6.0), "n": None})
+
+
+def test_accumulation_in_scan_and_its_derivative():
+    def total(x):
+        step = lambda acc, a: (fg.accumulate_grad(acc, a * x), None)
+        return lax.scan(step, fg.zero_grad(x), jnp.array([1.0, 2.0]))[0]
+
+    assert_same(total(X), 3 * X)
+    assert_same(jax.jacrev(total)(X), 3 * jnp.eye(2))
+
+
+@pytest.mark.parametrize(
+    ("acc", "grads", "message"),
+    [
+        (X, X[:1], r"got float32\[1\], wanted float32\[2\]"),
+        (X, X[None], r"got float32\[1,2\], wanted float32\[2\]"),
+        (X, jnp.float32(1), r"got float32\[\], wanted float32\[2\]"),
+        ({"a": X}, {"b": X}, r"\['a'\]: got nothing, wanted float32\[2\]"),
+        ({"a": X}, X, r"\['a'\]: got nothing, wanted float32\[2\]"),
+        ([X], (X,), r"the containers: got"),
+        ({"a": X, "b": X}, {"a": X}, r"\['b'\]: got nothing, wanted float32\[2\]"),
+    ],
+)
+def test_gradients_that_do_not_fit_are_refused(acc, grads, message):
+    with pytest.raises(fg.TreeError, match="`accumulate_grad` got gradients that do not") as error:
+        fg.accumulate_grad(acc, grads)
+    assert error.match(message)

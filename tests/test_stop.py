@@ -1,0 +1,165 @@
+"""`detach`, `no_grad` and `set_data`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closeness import assert_same
+from jax import lax
+
+import funcgrad as fg
+
+X = jnp.array([1.0, 2.0, 3.0])
+
+
+def test_detach_keeps_the_value_and_stops_the_gradient():
+    fun = lambda x: jnp.sum(fg.detach(x * x) * x)
+    assert_same(fg.value_and_grad(fun)(X), (jnp.float32(36.0), X * X))
+    assert_same(jax.jvp(fun, (X,), (X,))[1], jnp.sum(X**3))
+
+
+def test_detach_on_a_pytree_leaves_what_is_no_array():
+    tree = {"x": X, "n": 3, "name": "text", "k": None, "i": jnp.array([1])}
+    got = fg.detach(tree)
+    assert (got["n"], got["name"], got["k"]) == (3, "text", None)
+    assert_same((got["x"], got["i"]), (X, jnp.array([1])))
+    assert_same(fg.grad(lambda x: jnp.sum(fg.detach({"x": x})["x"] + x))(X), jnp.ones(3))
+
+
+@pytest.mark.parametrize("value", [-0.0, np.nan, np.inf])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
+def test_detach_and_no_grad_keep_every_bit(value, dtype):
+    x = jnp.array([value, 1.0], dtype)
+    assert_same(fg.detach(x), x)
+    assert_same(fg.no_grad(lambda x: x)(x), x)
+
+
+@pytest.mark.parametrize("weak", [True, False])
+def test_weak_type_is_kept(weak):
+    x = jnp.asarray(2.0) if weak else jnp.float32(2.0)
+    assert fg.detach(x).weak_type == weak
+    assert fg.no_grad(lambda x: x)(x).weak_type == weak
+
+
+def test_stop_gradient_is_detach():
+    assert fg.stop_gradient is fg.detach
+
+
+def test_detach_of_an_input_makes_its_gradient_zero_at_second_order():
+    fun = lambda x: fg.detach(x) ** 2 * x
+    assert fg.grad(fun)(3.0) == 9.0
+    assert fg.grad(fg.grad(fun))(3.0) == 0.0
+
+
+def test_no_grad_stops_arguments_keywords_and_what_is_closed_over():
+    def fun(x):
+        scale = fg.no_grad(lambda a, *, b: a * b["x"] * x)(x, b={"x": x})
+        return jnp.sum(scale * x)
+
+    assert_same(fg.grad(fun)(X), X**3)
+    assert_same(jax.jvp(fun, (X,), (jnp.ones(3),))[1], jnp.sum(X**3))
+
+
+def test_no_grad_around_a_while_loop_that_closes_over_a_differentiated_value():
+    def fun(x):
+        halve = fg.no_grad(lambda: lax.while_loop(lambda c: c > x[0], lambda c: c / 2, x[2] * 8))
+        return jnp.sum(x * halve())
+
+    assert_same(fg.grad(fun)(X), jnp.full(3, 0.75))
+    assert_same(jax.jit(fg.grad(fun))(X), jnp.full(3, 0.75))
+
+
+@pytest.mark.parametrize("decorate", [fg.no_grad, fg.no_grad()])
+def test_no_grad_as_a_decorator_keeps_name_and_docstring(decorate):
+    @decorate
+    def double(x):
+        """Twice x."""
+        return 2 * x
+
+    assert (double.__name__, double.__doc__) == ("double", "Twice x.")
+    assert_same(fg.grad(lambda x: jnp.sum(double(x) * x))(X), 2 * X)
+
+
+def test_no_grad_returns_what_the_function_returns():
+    assert fg.no_grad(lambda: None)() is None
+    assert fg.no_grad(lambda x: {"n": 3, "s": "text"})(X) == {"n": 3, "s": "text"}
+
+
+def test_no_grad_as_a_with_block_is_refused_and_shows_the_function():
+    with pytest.raises(fg.UsageError, match=r"`with` block.*wants a function") as error:  # noqa: SIM117
+        with fg.no_grad():
+            pass
+    assert error.match(r"funcgrad\.no_grad\(lambda x: x\*\*3\)\(x\)")
+
+
+def test_no_grad_of_an_array_is_refused():
+    with pytest.raises(fg.UsageError, match=r"`no_grad` got float32\[3\], and wants a function"):
+        fg.no_grad(X)
+
+
+def test_set_data_has_the_new_value_and_the_old_gradient():
+    fun = lambda x: jnp.sum(fg.set_data(2 * x, x * 100) ** 2)
+    # 2 * (100 x) reaches the old value, and 2 of it x.
+    assert_same(fg.grad(fun)(X), 400 * X)
+    assert_same(jax.jit(fg.grad(fun))(X), 400 * X)
+    assert_same(jax.jvp(fun, (X,), (X,))[1], jnp.sum(400 * X * X))
+
+
+def test_no_gradient_reaches_the_new_data():
+    assert_same(fg.grad(lambda v: jnp.sum(fg.set_data(X, v) ** 2))(2 * X), jnp.zeros(3))
+
+
+def test_set_data_at_second_order():
+    second = jax.hessian(lambda x: fg.set_data(x, 10 * x) ** 3)(jnp.float32(2))
+    # The first gradient is 3 u^2 with u = 20, the second 6 u.
+    assert_same(second, jnp.float32(120.0))
+
+
+@pytest.mark.parametrize("value", [-0.0, np.nan, np.inf, 1e-42])
+@pytest.mark.parametrize("old", [0.0, np.nan, np.inf])
+def test_set_data_keeps_every_bit_whatever_the_old_value(value, old):
+    x, v = jnp.full(2, old, jnp.float32), np.full(2, value, np.float32)
+    assert_same(fg.set_data(x, jnp.asarray(v)), v)
+    assert_same(jax.jit(fg.set_data)(x, v), v)
+    assert_same(fg.grad(lambda x: jnp.sum(fg.set_data(x, v) * 3))(x), jnp.full(2, 3.0))
+
+
+def test_set_data_on_a_pytree_with_an_integer():
+    def fun(x):
+        new = fg.set_data({"x": x, "n": jnp.array(1)}, {"x": x * 0, "n": jnp.array(5)})
+        return jnp.sum((new["x"] + 3) * new["n"].astype(jnp.float32))
+
+    assert_same(fg.value_and_grad(fun)(X), (jnp.float32(45.0), jnp.full(3, 5.0)))
+
+
+def test_python_number_as_data_takes_the_dtype_of_the_old():
+    got = fg.set_data(jnp.bfloat16(1), 2)
+    assert (got.dtype, float(got)) == (jnp.bfloat16, 2.0)
+
+
+def test_set_data_where_only_one_of_the_two_is_batched():
+    old = lambda x: jnp.sum(jax.vmap(lambda v: fg.set_data(x, v) ** 2)(jnp.stack([X, 2 * X])))
+    assert_same(fg.grad(old)(X), 6 * X)
+    new = lambda x: jnp.sum(jax.vmap(lambda a: fg.set_data(a, X) ** 2)(jnp.stack([x, 5 * x])))
+    assert_same(fg.grad(new)(X), 12 * X)
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        (X[:2], r"got float32\[2\], wanted float32\[3\]"),
+        (X.astype(jnp.bfloat16), r"got bfloat16\[3\], wanted float32\[3\]"),
+        (jnp.arange(3), r"got int32\[3\], wanted float32\[3\]"),
+        (1.0, r"got float32\[\], wanted float32\[3\]"),
+        ((X,), r"\[0\]: got float32\[3\], wanted nothing"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(new, message):
+    with pytest.raises(fg.TreeError, match="`set_data` got new data that does not fit") as error:
+        fg.set_data(X, new)
+    assert error.match(message)
+
+
+def test_data_that_is_text_is_refused():
+    with pytest.raises(fg.FuncgradError, match="`set_data`"):
+        fg.set_data(X, "text")
