@@ -562,6 +562,15 @@ def _select(
     wanted = set(sites) if retain is ... else _matches(retain, sites, function)
     chosen = {name: site for name, site in sites.items() if name in wanted}
     for name, site in chosen.items():
+        if site.clash:
+            raise TagError(
+                f"`retain_grad` got the name {name!r} twice, and wants each name once:\n"
+                f"  first at {site.where}\n  then at  {site.clash}\n"
+                'give them different names, or put each use inside a `with jax.named_scope("one"):`'
+                f" of its own, which makes it 'one/{name}'; a tag meets itself where JAX repeats a"
+                " body (a function called twice, be it in `no_grad` or in an inner gradient; a cond"
+                " under vmap; lax.map in batches with a remainder)"
+            )
         if site.blocked:
             raise TagError(
                 f"`{function}` got {name!r} in `retain`, tagged at {site.where}, inside"

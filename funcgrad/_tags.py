@@ -25,7 +25,8 @@ def retain_grad(y: T, name: str) -> T:
 
     Stands for `y.retain_grad()` and the later `y.grad`. The name becomes `scope/name` inside
     `jax.named_scope("scope")`. Nothing is computed or kept until `grad`, `value_and_grad` or `vjp`
-    asks for the name.
+    asks for the name. Each name is for one value: a function that holds a tag and is called twice,
+    be it once under `no_grad` or in an inner gradient, needs a scope around one of the calls.
 
     Args:
         y: an array or a pytree of arrays, of any shape and dtype.
@@ -44,7 +45,8 @@ def retain_grad(y: T, name: str) -> T:
     JAX makes of the function before the tag is seen:
 
     - A value that all examples of a `vmap` share has no axis for them, and its gradient is the sum
-      over the examples; `jax.vmap(grad(f, retain=...))` gives one per example.
+      over the examples, unless a hook stands before it, which spreads it over them;
+      `jax.vmap(grad(f, retain=...))` gives one per example.
     - Under `vmap`, a `cond` on something that differs between examples runs both branches: in rows
       that do not take the branch the gradient is zero, the value what was computed.
     - A value that all devices of a `shard_map` share has the whole gradient in each row; with

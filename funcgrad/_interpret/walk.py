@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from .. import _compat as compat
-from .._errors import TagError
 from .._tags import inject, tag_p
 
 Values = dict[str, list[Any]]
@@ -45,6 +44,7 @@ class Site(NamedTuple):
         where: `file:line` of the call of `retain_grad`.
         blocked: the primitive around it that gradients of inner values cannot be told from, if any.
         repeats: whether it is the recomputation, in a backward pass, of a tag in the forward pass.
+        clash: where the same name stands a second time, if it does.
     """
 
     leaves: tuple[Leaf, ...]
@@ -52,6 +52,7 @@ class Site(NamedTuple):
     where: str
     blocked: str | None = None
     repeats: bool = False
+    clash: str | None = None
 
     @property
     def chosen(self) -> tuple[bool, ...]:
@@ -97,18 +98,15 @@ def find(jaxpr: compat.Jaxpr | compat.ClosedJaxpr) -> dict[str, Site]:
     """Every tag in `jaxpr` by its full name, in the order of the program.
 
     Each jaxpr is walked once as long as it lives: bodies are shared between calls and traces.
-
-    Raises:
-        TagError: two tags have one name.
     """
     jaxpr = compat.open_up(jaxpr)
     if jaxpr not in _FOUND:
         found: dict[str, Site] = {}
         for eqn in jaxpr.eqns:
             for name, site in _sites(eqn):
-                if name in found and not site.repeats:
-                    raise TagError(_twice(name, found[name].where, site.where))
-                found.setdefault(name, site)
+                first = found.setdefault(name, site)
+                if first is not site and not site.repeats:
+                    found[name] = first._replace(clash=site.where)
         _FOUND[jaxpr] = found
     return _FOUND[jaxpr]
 
@@ -140,26 +138,16 @@ def _union(bodies: list[dict[str, Site]]) -> dict[str, Site]:
     for name, site in ((n, s) for body in bodies[1:] for n, s in body.items()):
         first = union.setdefault(name, site)
         if (first.leaves, first.tree) != (site.leaves, site.tree):
-            raise TagError(
-                _twice(name, first.where, site.where)
-                + " (one name may stand in several branches only for values of one shape and dtype:"
-                f" got {_shapes(first)} and {_shapes(site)})"
+            kinds = f"{_shapes(first)} and {_shapes(site)}"
+            clash = (
+                f"{site.where}, in another branch, where only the same type may have it: {kinds}"
             )
+            union[name] = first._replace(clash=clash)
     return union
 
 
 def _shapes(site: Site) -> str:
     return ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in site.leaves)
-
-
-def _twice(name: str, first: str, second: str) -> str:
-    return (
-        f"`retain_grad` got the name {name!r} twice, and wants each name once:\n"
-        f"  first at {first}\n  then at  {second}\n"
-        'give them different names, or put each use inside a `with jax.named_scope("layer1"):` of'
-        f" its own, which makes it 'layer1/{name}'; a tag meets itself where JAX repeats a body"
-        " (a jitted function called twice, a cond under vmap, lax.map in batches with a remainder)"
-    )
 
 
 def _scoped(eqn: compat.JaxprEqn, name: str) -> str:
