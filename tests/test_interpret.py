@@ -1,5 +1,8 @@
 """Every primitive that carries a jaxpr has a rule, or asking for a tag inside it raises."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,6 +127,19 @@ def test_a_body_shared_by_many_calls_is_walked_once():
     jaxpr = jax.make_jaxpr(lambda x: inner(x))(1.0)
     (body,) = compat.subjaxprs(jaxpr.eqns[0].params)
     assert interpret.find(body) is interpret.find(body)
+
+
+def test_nothing_outlives_the_jitted_function_it_was_made_for():
+    def use():
+        held = jnp.ones(1000)
+        fun = jax.jit(lambda x: tag(x * held))
+        fg.grad(lambda x: jnp.sum(fun(x)), retain="t")(2.0)
+        return weakref.ref(held)
+
+    gone = use()
+    jax.clear_caches()
+    gc.collect()
+    assert gone() is None
 
 
 def test_donation_is_kept_when_a_jitted_function_is_entered_again():

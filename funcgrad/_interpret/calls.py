@@ -1,6 +1,7 @@
 """Rules for equations that call one body once: `jit`, `checkpoint` and JAX's internal `call`."""
 
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,12 +16,21 @@ def _jit(
     eqn: compat.JaxprEqn, operands: Sequence[Any], taps: Values, run: Run
 ) -> tuple[list[Any], Values]:
     call = compat.jit(eqn)
-    return _jitted(call.body, run, **call.options)(taps, *operands)
+    options = tuple(sorted(call.options.items()))
+    jitted = _JITTED.setdefault(call.body, {})
+    if options not in jitted:
+        jitted[options] = _jitted(weakref.ref(call.body), run, **call.options)
+    return jitted[options](taps, *operands)
 
 
-@functools.lru_cache(maxsize=256)
+# One jitted function for each body and its options, so that a second call finds it compiled. It
+# holds its body weakly: both live as long as the user's own jitted function.
+_JITTED: "weakref.WeakKeyDictionary[Any, dict[Any, Callable[..., Any]]]"
+_JITTED = weakref.WeakKeyDictionary()
+
+
 def _jitted(
-    body: compat.ClosedJaxpr,
+    body: "weakref.ref[Any]",
     run: Run,
     *,
     name: str,
@@ -30,10 +40,8 @@ def _jitted(
     compiler_options: tuple[tuple[str, Any], ...],
     **options: Any,
 ) -> Callable[..., tuple[list[Any], Values]]:
-    """One jitted function for each body, so that a second call finds it compiled."""
-
     def fun(taps: Values, *operands: Any) -> tuple[list[Any], Values]:
-        return run(body, operands, taps)
+        return run(body(), operands, taps)
 
     fun.__name__ = fun.__qualname__ = name
     return jax.jit(
