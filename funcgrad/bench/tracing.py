@@ -68,7 +68,7 @@ def seconds(transform: Callable[[Function], Any], make: Callable[[], Function]) 
         gc.enable()
 
 
-def compare(make: Callable[[], Function], rounds: int = 7) -> tuple[float, float]:
+def compare(make: Callable[[], Function], rounds: int = 5) -> tuple[float, float]:
     """The median time of plain tracing, and the median ratio of tracing with `retain=...` to it."""
     pairs = [(seconds(jax.value_and_grad, make), seconds(_retaining, make)) for _ in range(rounds)]
     return statistics.median(p for p, _ in pairs), statistics.median(r / p for p, r in pairs)
