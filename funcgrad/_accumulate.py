@@ -66,7 +66,7 @@ def accumulate_grad(acc: Any, grads: Any) -> Any:
     Array([2., 2.], dtype=float32)
     """
     try:
-        return jax.tree.map(_add, acc, grads, is_leaf=_is_none)
+        return _add(acc, grads)
     except ValueError as error:
         raise TreeError(
             "`accumulate_grad` got gradients that do not fit the accumulator; both come from the"
@@ -74,16 +74,16 @@ def accumulate_grad(acc: Any, grads: Any) -> Any:
         ) from error
 
 
-def _is_none(node: Any) -> bool:
-    return node is None
-
-
 def _add(acc: Any, grads: Any) -> Any:
-    """Adds one leaf, or takes a whole subtree of gradients where nothing is accumulated yet."""
+    """Adds node by node, since `None` may stand for a whole subtree on either side."""
     if acc is None:
         return grads
     if grads is None:
         return acc
+    node = jax.tree.structure(acc, is_leaf=lambda inner: inner is not acc)
+    if not jax.tree_util.treedef_is_leaf(node):
+        pairs = zip(node.flatten_up_to(acc), node.flatten_up_to(grads), strict=True)
+        return node.unflatten([_add(*pair) for pair in pairs])
     if jnp.shape(acc) != jnp.shape(grads):
         raise ValueError("shapes differ")
     if jnp.iscomplexobj(grads) and not jnp.iscomplexobj(acc):

@@ -6,12 +6,10 @@ intermediates, or whether an input is used at all, the function is first traced 
 must then be traceable, so no Python `if` or `while` on its values.
 """
 
-import fnmatch
 import functools
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from types import EllipsisType
 from typing import Any, NamedTuple
 
 import jax
@@ -19,19 +17,10 @@ import jax.numpy as jnp
 
 from . import _compat as compat
 from . import _interpret as interpret
-from ._errors import GradientError, TagError, TreeError, UsageError, describe, differences
-from ._trees import (
-    Split,
-    adopt_dtype,
-    conjugate,
-    is_numeric,
-    path_of,
-    scatter,
-    split,
-    takes_gradient,
-)
-
-Retain = str | Sequence[str] | EllipsisType | None
+from ._errors import GradientError, TreeError, UsageError, describe, differences
+from ._program import plain, traced
+from ._retain import Retain, names_of
+from ._trees import adopt_dtype, conjugate, path_of, scatter, split, takes_gradient
 
 
 class Retained(NamedTuple):
@@ -101,7 +90,7 @@ class Pullback:
         return conjugate(leaves), {
             tag.name: Retained(
                 tag.tree.unflatten(self.values[tag.name]),
-                tag.tree.unflatten(conjugate(taps[tag.name])),
+                tag.tree.unflatten(_placed(conjugate(taps[tag.name]), self.values[tag.name])),
             )
             for tag in self.tags or ()
         }
@@ -149,6 +138,14 @@ class Pullback:
         return compat.one(out)
 
 
+def _placed(grads: list[Any], values: list[Any]) -> list[Any]:
+    """Retained gradients with the shardings of their values; taps are made without any."""
+    return [
+        None if g is None else compat.placed_like(g, jax.typeof(v))
+        for g, v in zip(grads, values, strict=True)
+    ]
+
+
 def vjp(
     fun: Callable[..., Any], *primals: Any, has_aux: bool = False, retain: Retain = None
 ) -> Any:
@@ -184,6 +181,7 @@ def vjp(
     (Array([ 0.,  3., 12.], dtype=float32),)
     """
     _check_callable(fun, "vjp")
+    retain = names_of(retain)
     forward = _forward(lambda whole: fun(*whole), primals, "vjp", has_aux=has_aux, retain=retain)
     if has_aux:
         return forward.out, forward.pullback, forward.aux
@@ -219,6 +217,9 @@ def grad(
             `(key path, leaf)`. Nothing is computed for the others.
         allow_unused: whether a leaf may have no influence on the output; if not, that is an error.
         materialize_grads: zeros for leaves without influence; `None` for them if false.
+            Influence is read off the derivative of the traced program: a leaf used only under
+            `detach`, as an integer, or through functions whose derivative is zero everywhere has
+            none. (For the last, `sign` or `floor`, PyTorch counts the leaf as used.)
 
     Returns:
         A function of the arguments of `fun` that returns `grads`; `(grads, aux)` with `has_aux`;
@@ -336,6 +337,9 @@ def _gradient(
     """What `grad` and `value_and_grad` share: everything but the arrangement of the result."""
     _check_callable(fun, function)
     several, positions = _positions(function, argnums)
+    retain = names_of(retain)
+    if several and isinstance(requires_grad, list):
+        requires_grad = tuple(requires_grad)
 
     def transform(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Result:
         places = _places(function, positions, len(args))
@@ -371,13 +375,15 @@ def _gradient(
 
 def _positions(function: str, argnums: Any) -> tuple[bool, tuple[int, ...]]:
     """Whether `argnums` names several arguments, and which."""
-    several = isinstance(argnums, Iterable)
-    given = tuple(argnums) if several else (argnums,)
+    try:
+        several, given = False, (operator.index(argnums),)
+    except TypeError:
+        several, given = True, tuple(argnums) if isinstance(argnums, Iterable) else ()
     try:
         positions = tuple(map(operator.index, given))
     except TypeError:
         positions = ()
-    if not positions or any(isinstance(i, bool) for i in given):
+    if not positions or isinstance(argnums, bool) or any(isinstance(i, bool) for i in given):
         raise UsageError(
             f"`{function}` got argnums={argnums!r}, and wants an integer or a non-empty sequence of"
             " integers"
@@ -414,7 +420,8 @@ def _unused(
             f"The differentiated Tensor at index {unused[0]} appears to not have been used in the"
             " graph. Set allow_unused=True if this is the desired behavior.\n"
             f"`{function}` got an output that does not depend on {', '.join(paths)}, and wants it"
-            " to; an input used only under `detach` or as an integer counts as unused"
+            " to; an input used only under `detach`, as an integer, or through functions whose"
+            " derivative is zero everywhere (sign, floor, round) counts as unused"
         )
     if materialize_grads:
         return leaves
@@ -448,24 +455,17 @@ def _forward(
 ) -> _Forward:
     leaves, recipe = split(whole, function, requires_grad)
 
-    def flat(leaves: list[Any]) -> tuple[list[Any], Any]:
-        """The output's leaves that take a gradient, and everything that was returned."""
+    def flat(leaves: list[Any]) -> tuple[Any, Any]:
         result = fun(recipe.join(leaves))
-        out, aux = _pair(result, function) if has_aux else (result, None)
-        return [leaf for leaf in jax.tree.leaves(out) if _differentiable(leaf, function)], (
-            out,
-            aux,
-        )
+        return _pair(result, function) if has_aux else (result, None)
 
-    run, sites, used = _plain(flat), {}, [True] * len(leaves)
-    if retain is not None or tell_used:
-        traced = _trace(flat, leaves, function)
-        if tell_used:
-            used = _used(traced, leaves)
-        sites = _select(retain, interpret.find(traced.closed), function)
-        run = _tapped(traced)
+    if retain is None and not tell_used:
+        program = plain(flat, leaves, function)
+    else:
+        program = traced(flat, leaves, function, retain, tell_used)
+    sites = program.sites
     taps = {name: site.taps() for name, site in sites.items()}
-    _, pull, ((out, aux), values) = jax.vjp(run, leaves, taps, has_aux=True)
+    _, pull, ((out, aux), values) = jax.vjp(program.run, leaves, taps, has_aux=True)
     out_leaves, out_tree = jax.tree.flatten(out)
     pullback = Pullback(
         pull=pull,
@@ -477,141 +477,11 @@ def _forward(
         chosen=recipe.chosen,
         tags=None if retain is None else tuple(_tag(name, site) for name, site in sites.items()),
     )
-    return _Forward(out, aux, pullback, used)
-
-
-def _plain(flat: Callable[..., Any]) -> Callable[..., Any]:
-    """`flat` in the form of a tapped function: nothing is tapped, nothing is retained."""
-
-    def run(leaves: list[Any], taps: dict[str, Any]) -> Any:
-        out, rest = flat(leaves)
-        return out, (rest, {})
-
-    return run
-
-
-class _Traced(NamedTuple):
-    """A function of leaves as a jaxpr.
-
-    Fields:
-        closed: the program; its results are the differentiated outputs, then everything returned.
-        outputs: how many results are differentiated outputs.
-        returned: how what was returned is put together; it holds what is no array.
-    """
-
-    closed: Any
-    outputs: int
-    returned: Split
-
-
-def _trace(flat: Callable[..., Any], leaves: list[Any], function: str) -> _Traced:
-    seen: list[tuple[int, Split]] = []
-
-    def arrays(leaves: list[Any]) -> Any:
-        out, returned = flat(leaves)
-        parts, tree = jax.tree.flatten(returned)
-        chosen = tuple(map(is_numeric, parts))
-        rest = tuple(part for part, c in zip(parts, chosen, strict=True) if not c)
-        seen.append((len(out), Split(tree, chosen, rest)))
-        return out, [part for part, c in zip(parts, chosen, strict=True) if c]
-
-    try:
-        closed = jax.make_jaxpr(arrays)(leaves)
-    except jax.errors.ConcretizationTypeError as error:
-        error.add_note(
-            f"`{function}` traces the function where `retain`, `allow_unused` or"
-            " `materialize_grads` is given, so Python's `if` and `while` cannot look at its values;"
-            " use jax.lax.cond or jax.lax.scan, or ask for gradients alone"
-        )
-        raise
-    return _Traced(closed, *seen[-1])
-
-
-def _tapped(traced: _Traced) -> Callable[..., Any]:
-    """The traced function, taking taps beside its leaves and returning the tagged values too."""
-
-    def run(leaves: list[Any], taps: dict[str, Any]) -> Any:
-        results, values = interpret.run(traced.closed, leaves, taps)
-        returned = traced.returned.join(results[traced.outputs :])
-        return results[: traced.outputs], (returned, values)
-
-    return run
-
-
-def _used(traced: _Traced, leaves: list[Any]) -> list[bool]:
-    """Which leaves the differentiated outputs depend on, in the sense of derivatives."""
-    program = compat.jaxpr_as_fun(traced.closed)
-
-    def linear(leaves: list[Any], dots: list[Any]) -> Any:
-        _, derivative = jax.linearize(lambda *leaves: program(*leaves)[: traced.outputs], *leaves)
-        return derivative(*dots)
-
-    return compat.used_inputs(jax.make_jaxpr(linear)(leaves, leaves))[len(leaves) :]
+    return _Forward(out, aux, pullback, program.used)
 
 
 def _tag(name: str, site: interpret.Site) -> _Tag:
     return _Tag(name, site.tree, site.chosen)
-
-
-def _select(
-    retain: Retain, sites: dict[str, interpret.Site], function: str
-) -> dict[str, interpret.Site]:
-    """The tags that `retain` asks for, in the order of the program."""
-    if retain is None:
-        return {}
-    wanted = set(sites) if retain is ... else _matches(retain, sites, function)
-    chosen = {name: site for name, site in sites.items() if name in wanted}
-    for name, site in chosen.items():
-        if site.clash:
-            raise TagError(
-                f"`retain_grad` got the name {name!r} twice, and wants each name once:\n"
-                f"  first at {site.where}\n  then at  {site.clash}\n"
-                'give them different names, or put each use inside a `with jax.named_scope("one"):`'
-                f" of its own, which makes it 'one/{name}'; a tag meets itself where JAX repeats a"
-                " body (a function called twice, be it in `no_grad` or in an inner gradient; a cond"
-                " under vmap; lax.map in batches with a remainder)"
-            )
-        if site.blocked:
-            raise TagError(
-                f"`{function}` got {name!r} in `retain`, tagged at {site.where}, inside"
-                f" `{site.blocked}`, where the gradient of an inner value cannot be told;"
-                f" {_ADVICE.get(site.blocked, 'tag what goes into it or comes out of it')}"
-            )
-    return chosen
-
-
-_ADVICE = {
-    "while": "use jax.lax.scan, or jax.lax.fori_loop with bounds known when tracing, or tag what"
-    " goes into the loop or comes out of it",
-    "custom_jvp_call": "its custom rule replaces what is inside; tag what goes into the function or"
-    " comes out of it",
-    "custom_vjp_call": "its custom rule replaces what is inside; tag what goes into the function or"
-    " comes out of it",
-}
-
-
-def _matches(retain: str | Sequence[str], sites: dict[str, Any], function: str) -> set[str]:
-    several = isinstance(retain, Iterable) and not isinstance(retain, str)
-    wanted: set[str] = set()
-    for pattern in tuple(retain) if several else (retain,):
-        if not isinstance(pattern, str):
-            raise UsageError(
-                f"`{function}` got {pattern!r} in `retain`, and wants names or patterns: a string,"
-                " a tuple of strings, or ... for all"
-            )
-        found = (
-            {pattern}
-            if pattern in sites
-            else {name for name in sites if fnmatch.fnmatchcase(name, pattern)}
-        )
-        if not found:
-            raise TagError(
-                f"`{function}` got {pattern!r} in `retain`, and no value of that name is tagged:"
-                f" there is {', '.join(map(repr, sites)) or 'none at all'}; tag it inside the"
-                f" function with y = retain_grad(y, {pattern!r})"
-            )
-        wanted |= found
-    return wanted
 
 
 def _pair(result: Any, function: str) -> tuple[Any, Any]:
@@ -621,16 +491,6 @@ def _pair(result: Any, function: str) -> tuple[Any, Any]:
             " wants one that returns a pair (output, auxiliary data)"
         )
     return result
-
-
-def _differentiable(leaf: Any, function: str) -> bool:
-    try:
-        return takes_gradient(leaf)
-    except TypeError as error:
-        raise UsageError(
-            f"`{function}` got a function that returns {describe(leaf)}, and wants arrays; return"
-            " anything else beside them with has_aux=True"
-        ) from error
 
 
 def _check_callable(fun: Any, function: str) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ._errors import TreeError, UsageError, describe, differences
 from ._tags import inject
-from ._trees import adopt_dtype, takes_gradient
+from ._trees import adopt_dtype, is_array, takes_gradient
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,11 +35,7 @@ stop_gradient = detach
 
 
 def _stop(leaf: Any) -> Any:
-    try:
-        inexact = takes_gradient(leaf)
-    except TypeError:
-        return leaf
-    return jax.lax.stop_gradient(leaf) if inexact else leaf
+    return jax.lax.stop_gradient(leaf) if is_array(leaf) and takes_gradient(leaf) else leaf
 
 
 class _NoGrad:

@@ -6,6 +6,7 @@ cotangent flows back through it. Neither does anything for a value whose result 
 write `y = retain_grad(y, "y")`, not `retain_grad(y, "y")`.
 """
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -15,9 +16,10 @@ import jax.numpy as jnp
 
 from . import _compat as compat
 from ._errors import TreeError, UsageError, describe, differences
-from ._trees import adopt_dtype, conjugate, scatter, takes_gradient
+from ._trees import adopt_dtype, conjugate, is_array, scatter, takes_gradient
 
 T = TypeVar("T")
+_UIDS = itertools.count(1)
 
 
 def retain_grad(y: T, name: str) -> T:
@@ -41,9 +43,12 @@ def retain_grad(y: T, name: str) -> T:
 
     A tag may stand anywhere a JAX function may. In a `scan` the value and its gradient get a row
     for each iteration, in a branch that is not taken zeros, under `vmap` a row for each example,
-    in `shard_map` a row for each device along each manual mesh axis. Three things follow from what
+    in `shard_map` a row for each device along each manual mesh axis. Some things follow from what
     JAX makes of the function before the tag is seen:
 
+    - The axes of loops and meshes stand before those of the `vmap`s in the function, whatever the
+      nesting: a tag in a scan under a `vmap` has the axes (iteration, example). The axes of a
+      `vmap` around `grad` itself come first.
     - A value that all examples of a `vmap` share has no axis for them, and its gradient is the sum
       over the examples, unless a hook stands before it, which spreads it over them;
       `jax.vmap(grad(f, retain=...))` gives one per example.
@@ -51,6 +56,8 @@ def retain_grad(y: T, name: str) -> T:
       that do not take the branch the gradient is zero, the value what was computed.
     - A value that all devices of a `shard_map` share has the whole gradient in each row; with
       `check_vma=False` JAX does not know that it is shared, and the rows add up to it.
+    - Inside a function that a `custom_jvp` or `custom_vjp` rule replaces, and in a
+      `lax.while_loop`, asking raises. In the rule itself a tag is not seen.
 
     What is not affected: values, gradients, forward mode, the compiled program.
 
@@ -68,7 +75,7 @@ def retain_grad(y: T, name: str) -> T:
             ' y = retain_grad(y, "y")'
         )
     leaves, tree = _arrays(y, "retain_grad")
-    out = tag_p.bind(*leaves, name=name, tree=tree, where=caller())
+    out = tag_p.bind(*leaves, name=name, tree=tree, where=caller(), uid=next(_UIDS))
     return tree.unflatten(out)
 
 
@@ -92,7 +99,8 @@ def register_hook(x: T, hook: Callable[[T], T | None]) -> T:
         TreeError: the hook returns another structure, shape or dtype; raised here, not later.
 
     Under `jax.vmap` the hook sees one example's gradient, also that of a value all examples share
-    (which is then spread over them: memory for one copy each); in a `scan` it runs once per
+    (which is then one copy each, in the forward pass too: a shared weight becomes a batch of
+    weights, and what was unbatched because of it is not any more); in a `scan` it runs once per
     iteration; in `shard_map` it sees the whole gradient of a value that all devices share. A hook
     that prints should use `jax.debug.print`.
 
@@ -179,15 +187,11 @@ def inject(value: T, sink: T) -> T:
 def _arrays(tree: Any, function: str) -> tuple[list[Any], Any]:
     leaves, structure = jax.tree.flatten(tree)
     for leaf in leaves:
-        if isinstance(leaf, str) or not (
-            hasattr(leaf, "dtype") or isinstance(leaf, int | float | complex)
-        ):
+        if not is_array(leaf):
             raise UsageError(
                 f"`{function}` got {describe(leaf)}, and wants arrays or pytrees of arrays"
             )
-    return [
-        leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in leaves
-    ], structure
+    return [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in leaves], structure
 
 
 def caller() -> str:

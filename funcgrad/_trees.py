@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._errors import TreeError, UsageError, describe
 
@@ -16,6 +17,16 @@ def takes_gradient(leaf: Any) -> bool:
     (True, False, False)
     """
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array or a number, and not merely something with a dtype.
+
+    >>> is_array(1.0), is_array("float32"), is_array(jnp.float32)
+    (True, False, False)
+    """
+    kinds = (jax.Array, np.ndarray, np.generic, int, float, complex)
+    return isinstance(leaf, kinds) or hasattr(leaf, "__jax_array__")
 
 
 def path_of(tree: Any, index: int) -> str:
@@ -71,7 +82,7 @@ def split(
     """
     leaves, tree = jax.tree.flatten(whole)
     for index, leaf in enumerate(leaves):
-        if not is_numeric(leaf):
+        if not is_array(leaf):
             raise UsageError(
                 f"`{function}` got {describe(leaf)} at {path_of(whole, index) or 'an argument'} of"
                 " what it differentiates, and wants arrays or numbers; pass it in an argument that"
@@ -81,15 +92,6 @@ def split(
     chosen = tuple(m and takes_gradient(leaf) for m, leaf in zip(mask, leaves, strict=True))
     rest = tuple(leaf for c, leaf in zip(chosen, leaves, strict=True) if not c)
     return [leaf for c, leaf in zip(chosen, leaves, strict=True) if c], Split(tree, chosen, rest)
-
-
-def is_numeric(leaf: Any) -> bool:
-    """Whether a leaf is an array or a number."""
-    try:
-        jnp.result_type(leaf)
-    except TypeError:
-        return False
-    return not isinstance(leaf, str)
 
 
 def _mask(whole: Any, function: str, requires_grad: Any) -> list[bool]:
@@ -107,13 +109,13 @@ def _mask(whole: Any, function: str, requires_grad: Any) -> list[bool]:
                 f" {jax.tree.structure(whole)}"
             ) from error
     for index, value in enumerate(mask):
-        if not isinstance(value, bool):
+        if not isinstance(value, bool | np.bool_):
             raise UsageError(
                 f"`{function}` got {value!r} from `requires_grad` for"
                 f" {path_of(whole, index) or 'the argument'}, and wants True or False: which leaves"
                 " take a gradient is fixed when the function is traced"
             )
-    return mask
+    return [bool(value) for value in mask]
 
 
 def _ask(whole: Any, predicate: Callable[[Any, Any], Any]) -> list[Any]:
@@ -136,7 +138,7 @@ def adopt_dtype(value: Any, like: Any) -> Any:
     >>> adopt_dtype(2, jnp.ones(3, jnp.bfloat16)).dtype
     dtype(bfloat16)
     """
-    if not is_numeric(value):
+    if not is_array(value):
         return value
     value = jnp.asarray(value)
     strong = value.weak_type and not getattr(like, "weak_type", False)

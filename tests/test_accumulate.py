@@ -93,3 +93,16 @@ def test_gradients_that_do_not_fit_are_refused(acc, grads, message):
     with pytest.raises(fg.TreeError, match="`accumulate_grad` got gradients that do not") as error:
         fg.accumulate_grad(acc, grads)
     assert error.match(message)
+
+
+def test_none_stands_for_a_subtree_or_the_whole_on_either_side():
+    g = jnp.ones(2)
+    acc = {"w": {"a": g}, "b": None}
+    assert_same(fg.accumulate_grad(acc, {"w": None, "b": g}), {"w": {"a": g}, "b": g})
+    assert_same(fg.accumulate_grad(acc, None), acc)
+    assert_same(fg.accumulate_grad(None, acc), acc)
+
+
+def test_complex_gradients_do_not_fit_a_real_accumulator():
+    with pytest.raises(fg.TreeError, match="got complex64"):
+        fg.accumulate_grad(jnp.ones(2), jnp.ones(2, jnp.complex64))

@@ -444,6 +444,32 @@ def test_gradient_for_an_integer_leaf_is_refused():
         fg.grad(out, gradient=(X, jnp.float32(1)))(X)
 
 
+@pytest.mark.parametrize("text", ["text", "f", "float32"])
+def test_output_that_is_text_is_refused(text):
+    with pytest.raises(fg.UsageError, match="returns str, and wants arrays"):
+        fg.grad(lambda x: text)(X)
+
+
+def test_argnums_may_be_anything_that_counts():
+    fun = lambda a, b: a * b**2
+    for argnums in (np.int64(1), np.array(1), -1):
+        assert_same(fg.grad(fun, argnums)(2.0, 3.0), jnp.array(12.0))
+    assert_same(fg.grad(fun, range(2))(2.0, 3.0), (jnp.array(9.0), jnp.array(12.0)))
+
+
+def test_mask_as_a_list_fits_several_arguments():
+    got = fg.grad(lambda a, b: a * b, [0, 1], requires_grad=[True, np.bool_(False)])(2.0, 3.0)
+    assert_same(got, (jnp.array(3.0), None))
+
+
+@pytest.mark.parametrize("flat", [jnp.sign, jnp.floor, jnp.round])
+def test_leaf_used_through_a_derivative_that_is_zero_everywhere_counts_as_unused(flat):
+    fun = lambda x: jnp.sum(flat(x))
+    assert fg.grad(fun, materialize_grads=False)(X) is None
+    with pytest.raises(fg.GradientError, match=r"zero everywhere \(sign, floor, round\)"):
+        fg.grad(fun, allow_unused=False)(X)
+
+
 def test_gradient_that_is_text_is_refused():
     with pytest.raises(fg.FuncgradError, match="`grad` got a `gradient`"):
         fg.grad(lambda x: x, gradient="text")(X)

@@ -20,6 +20,8 @@ FLOORS = [
     "_stop",
     "_interpret",
     "_accumulate",
+    "_retain",
+    "_program",
     "_backward",
     "compare",
     "bench",

@@ -160,6 +160,19 @@ def test_data_that_does_not_fit_is_refused(new, message):
     assert error.match(message)
 
 
+def test_what_names_a_dtype_or_has_one_passes_through_untouched():
+    class Dense:
+        dtype = jnp.float32
+
+    layer = Dense()
+    cast = lambda layer, x, dtype: (layer, x.astype(dtype), x.dtype)
+    for dtype in (jnp.float32, "float32", jnp.dtype("float32")):
+        same, value, got = fg.no_grad(cast)(layer, X, dtype=dtype)
+        assert same is layer
+        assert got == jnp.float32
+        assert_same(value, X)
+
+
 def test_data_that_is_text_is_refused():
     with pytest.raises(fg.FuncgradError, match="`set_data`"):
         fg.set_data(X, "text")

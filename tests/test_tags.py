@@ -740,7 +740,46 @@ def test_recomputation_inside_an_inner_grad_is_no_second_use_of_the_name(around)
     assert_close(g.grad, 2 * g.value)
 
 
+def test_recomputation_is_one_with_its_own_tag_and_not_with_another_of_that_name():
+    layer = jax.checkpoint(lambda x: jnp.sin(retain_grad(x * 1.1, "y")))
+    _, pull = jax.vjp(layer, 0.7)
+    with pytest.raises(fg.TagError, match="'y' twice"):
+        fg.grad(lambda w: retain_grad(w * 3.0, "y") * pull(w)[0], retain="y")(2.0)
+
+
+def test_axes_of_scans_stand_before_those_of_vmaps_inside_the_function():
+    def one(x):
+        step = lambda c, a: (retain_grad(c * a, "y"), None)
+        return lax.scan(step, x, jnp.array([2.0, 3.0]))[0]
+
+    def fun(x):
+        return jnp.sum(jax.vmap(one)(x))
+
+    assert_same(retained(fun)["y"].value, jnp.stack([2 * X, 6 * X]))
+    kept = jax.vmap(fg.grad(one, retain="y"))(X)[1]["y"]
+    assert_same(kept.value, jnp.stack([2 * X, 6 * X], axis=1))
+
+
+def test_names_asked_for_with_a_generator_are_kept_for_every_call():
+    fun = fg.grad(lambda x: retain_grad(x * 2, "y"), retain=(name for name in ["y"]))
+    assert list(fun(1.0)[1]) == list(fun(1.0)[1]) == ["y"]
+
+
+def test_numpy_on_a_traced_value_gets_the_note_about_tracing():
+    with pytest.raises(jax.errors.TracerArrayConversionError) as error:
+        fg.grad(lambda x: jnp.sum(retain_grad(x, "y") * np.sin(x)), retain="y")(X)
+    assert "traces the function where `retain`" in "".join(error.value.__notes__)
+
+
 # On a mesh.
+
+
+def test_retained_gradients_have_the_explicit_sharding_of_their_values():
+    mesh = jax.make_mesh((8,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        x = jax.device_put(jnp.arange(8.0), jax.NamedSharding(mesh, P("i")))
+        kept = retained(lambda x: jnp.sum(retain_grad(jnp.sin(x), "y") ** 2), x)["y"]
+    assert jax.typeof(kept.grad) == jax.typeof(kept.value) == jax.typeof(x)
 
 
 def on_eight(fun, *specs):
@@ -1087,7 +1126,7 @@ def test_one_name_in_two_branches_of_two_shapes_is_refused():
         yes = lambda x: jnp.sum(retain_grad(x, "y"))
         return lax.cond(x[0] > 0, yes, lambda x: retain_grad(x[0], "y"), x)
 
-    with pytest.raises(fg.TagError, match=r"another branch, .*: float32\[\S*\] and float32"):
+    with pytest.raises(fg.TagError, match=r"in two branches .*: got float32\[\S*\] and float32"):
         retained(fun)
 
 

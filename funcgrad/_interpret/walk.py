@@ -44,7 +44,8 @@ class Site(NamedTuple):
         where: `file:line` of the call of `retain_grad`.
         blocked: the primitive around it that gradients of inner values cannot be told from, if any.
         repeats: whether it is the recomputation, in a backward pass, of a tag in the forward pass.
-        clash: where the same name stands a second time, if it does.
+        uid: which call of `retain_grad` it is; copies that JAX makes of it share the number.
+        clash: another tag of the same name, if there is one.
     """
 
     leaves: tuple[Leaf, ...]
@@ -52,7 +53,8 @@ class Site(NamedTuple):
     where: str
     blocked: str | None = None
     repeats: bool = False
-    clash: str | None = None
+    uid: int = 0
+    clash: "Site | None" = None
 
     @property
     def chosen(self) -> tuple[bool, ...]:
@@ -105,8 +107,8 @@ def find(jaxpr: compat.Jaxpr | compat.ClosedJaxpr) -> dict[str, Site]:
         for eqn in jaxpr.eqns:
             for name, site in _sites(eqn):
                 first = found.setdefault(name, site)
-                if first is not site and not site.repeats:
-                    found[name] = first._replace(clash=site.where)
+                if first is not site and not (site.repeats and site.uid == first.uid):
+                    found[name] = first._replace(clash=site)
         _FOUND[jaxpr] = found
     return _FOUND[jaxpr]
 
@@ -115,7 +117,8 @@ def _sites(eqn: compat.JaxprEqn) -> Iterable[tuple[str, Site]]:
     if eqn.primitive is tag_p:
         params = eqn.params
         leaves = tuple(Leaf(v.aval.shape, v.aval.dtype, compat.varying(v.aval)) for v in eqn.invars)
-        site = Site(leaves, params["tree"], params["where"], repeats=compat.is_recomputation(eqn))
+        repeats = compat.is_recomputation(eqn)
+        site = Site(leaves, params["tree"], params["where"], repeats=repeats, uid=params["uid"])
         yield _scoped(eqn, params["name"]), site
         return
     bodies = [found for body in compat.subjaxprs(eqn.params) if (found := find(body))]
@@ -138,16 +141,8 @@ def _union(bodies: list[dict[str, Site]]) -> dict[str, Site]:
     for name, site in ((n, s) for body in bodies[1:] for n, s in body.items()):
         first = union.setdefault(name, site)
         if (first.leaves, first.tree) != (site.leaves, site.tree):
-            kinds = f"{_shapes(first)} and {_shapes(site)}"
-            clash = (
-                f"{site.where}, in another branch, where only the same type may have it: {kinds}"
-            )
-            union[name] = first._replace(clash=clash)
+            union[name] = first._replace(clash=site)
     return union
-
-
-def _shapes(site: Site) -> str:
-    return ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in site.leaves)
 
 
 def _scoped(eqn: compat.JaxprEqn, name: str) -> str:

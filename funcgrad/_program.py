@@ -1,0 +1,112 @@
+"""A function to differentiate as a program of leaves and taps: as it stands, or traced."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from . import _compat as compat
+from . import _interpret as interpret
+from ._errors import UsageError, describe
+from ._retain import Retain, select
+from ._trees import Split, is_array, takes_gradient
+
+Flat = Callable[[list[Any]], tuple[Any, Any]]
+"""A function of the leaves that take gradients to `(out, aux)`."""
+
+
+class Program(NamedTuple):
+    """What `jax.vjp` is applied to.
+
+    Fields:
+        run: `(leaves, taps) -> (differentiated output leaves, ((out, aux), retained values))`.
+        sites: the tags that get a tap, by name.
+        used: for each leaf, whether the output depends on it; true where nobody asked.
+    """
+
+    run: Callable[[list[Any], dict[str, Any]], Any]
+    sites: dict[str, interpret.Site]
+    used: list[bool]
+
+
+def plain(flat: Flat, leaves: list[Any], function: str) -> Program:
+    """The function as it stands: nothing is traced, nothing tapped."""
+
+    def run(leaves: list[Any], taps: dict[str, Any]) -> Any:
+        out, aux = flat(leaves)
+        return _outputs(out, function), ((out, aux), {})
+
+    return Program(run, {}, [True] * len(leaves))
+
+
+def traced(
+    flat: Flat, leaves: list[Any], function: str, retain: Retain, tell_used: bool
+) -> Program:
+    """The function traced, once, with a tap at each tag that `retain` asks for."""
+    closed, count, returned = _trace(flat, leaves, function)
+
+    def run(leaves: list[Any], taps: dict[str, Any]) -> Any:
+        results, values = interpret.run(closed, leaves, taps)
+        return results[:count], (returned.join(results[count:]), values)
+
+    used = _used(closed, leaves, count) if tell_used else [True] * len(leaves)
+    return Program(run, select(retain, interpret.find(closed), function), used)
+
+
+def _trace(flat: Flat, leaves: list[Any], function: str) -> tuple[Any, int, Split]:
+    """The function as a jaxpr, whose results are the differentiated outputs, then all it returned.
+
+    Beside it how many outputs there are, and how what was returned is put together; the latter
+    holds what is no array.
+    """
+    seen: list[tuple[int, Split]] = []
+
+    def arrays(leaves: list[Any]) -> Any:
+        returned = flat(leaves)
+        out = _outputs(returned[0], function)
+        parts, tree = jax.tree.flatten(returned)
+        chosen = tuple(map(is_array, parts))
+        rest = tuple(part for part, c in zip(parts, chosen, strict=True) if not c)
+        seen.append((len(out), Split(tree, chosen, rest)))
+        return out, [part for part, c in zip(parts, chosen, strict=True) if c]
+
+    try:
+        return jax.make_jaxpr(arrays)(leaves), *seen[-1]
+    except _NEEDS_VALUES as error:
+        error.add_note(
+            f"`{function}` traces the function where `retain`, `allow_unused` or"
+            " `materialize_grads` is given, so neither Python's `if` and `while` nor NumPy can look"
+            " at its values; use jax.numpy, jax.lax.cond and jax.lax.scan, or ask for gradients"
+            " alone"
+        )
+        raise
+
+
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+def _used(closed: Any, leaves: list[Any], count: int) -> list[bool]:
+    """Which leaves the first `count` results depend on, in the sense of derivatives."""
+    program = compat.jaxpr_as_fun(closed)
+
+    def linear(leaves: list[Any], dots: list[Any]) -> Any:
+        _, derivative = jax.linearize(lambda *leaves: program(*leaves)[:count], *leaves)
+        return derivative(*dots)
+
+    return compat.used_inputs(jax.make_jaxpr(linear)(leaves, leaves))[len(leaves) :]
+
+
+def _outputs(out: Any, function: str) -> list[Any]:
+    """The output's leaves that take a gradient."""
+    leaves = jax.tree.leaves(out)
+    for leaf in leaves:
+        if not is_array(leaf):
+            raise UsageError(
+                f"`{function}` got a function that returns {describe(leaf)}, and wants arrays;"
+                " return anything else beside them with has_aux=True"
+            )
+    return [leaf for leaf in leaves if takes_gradient(leaf)]
