@@ -53,7 +53,23 @@ def vmapped(x, tag):
     return jnp.sum(jax.vmap(lambda row: tag(jnp.tanh(row @ x), "y"))(W) ** 2)
 
 
-PROGRAMS = [chain, mlp, rnn, checkpointed, branched, jitted, vmapped]
+def transformer(x, tag):
+    """Two checkpointed blocks of attention and a feed-forward net, on 4 tokens of 16 features."""
+
+    def block(x, n):
+        q, k, v = (x @ W[:16, 16 * i : 16 * i + 16] for i in range(3))
+        weights = tag(jax.nn.softmax(q @ k.T / 4.0), f"weights{n}")
+        x = x + weights @ v
+        hidden = tag(jnp.tanh(x @ W[:16]), f"hidden{n}")
+        return x + hidden @ W[:, :16]
+
+    x = x.reshape(4, 16)
+    for n in range(2):
+        x = jax.checkpoint(block, static_argnums=1)(x, n)
+    return jnp.sum(x**2)
+
+
+PROGRAMS = [chain, mlp, rnn, checkpointed, branched, jitted, vmapped, transformer]
 
 
 def compiled(fun, *args):
@@ -152,12 +168,43 @@ def branched_by_hand(x, zeros):
     return jnp.sum(y**2), {"y": kept}
 
 
+def transformer_by_hand(x, zeros):
+    kept = {}
+
+    @jax.checkpoint
+    def run(x, zeros):
+        made = {}
+
+        def tag(value, name):
+            made[name] = value
+            return value + zeros[name]
+
+        q, k, v = (x @ W[:16, 16 * i : 16 * i + 16] for i in range(3))
+        x = x + tag(jax.nn.softmax(q @ k.T / 4.0), "weights") @ v
+        return x + tag(jnp.tanh(x @ W[:16]), "hidden") @ W[:, :16], made
+
+    x = x.reshape(4, 16)
+    for n in range(2):
+        x, made = run(x, {name: zeros[f"{name}{n}"] for name in ("weights", "hidden")})
+        kept |= {f"{name}{n}": value for name, value in made.items()}
+    return jnp.sum(x**2), kept
+
+
 BY_HAND = [
     (chain, chain_by_hand, {f"y{n}": (64,) for n in range(6)}),
     (mlp, mlp_by_hand, {f"y{n}": (64,) for n in range(3)}),
     (rnn, rnn_by_hand, {"y": (16, 64)}),
     (checkpointed, checkpointed_by_hand, {"y": (64,)}),
     (branched, branched_by_hand, {"y": (64,)}),
+    (
+        transformer,
+        transformer_by_hand,
+        {
+            f"{name}{n}": shape
+            for n in range(2)
+            for name, shape in (("weights", (4, 4)), ("hidden", (4, 64)))
+        },
+    ),
 ]
 
 
