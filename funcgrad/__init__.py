@@ -11,6 +11,9 @@ from ._errors import GradientError as GradientError
 from ._errors import TagError as TagError
 from ._errors import TreeError as TreeError
 from ._errors import UsageError as UsageError
+from ._loops import fori_loop as fori_loop
+from ._loops import while_loop as while_loop
+from ._microbatch import microbatch as microbatch
 from ._stop import detach as detach
 from ._stop import no_grad as no_grad
 from ._stop import set_data as set_data

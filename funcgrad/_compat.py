@@ -61,12 +61,93 @@ def identity_primitive(
     return primitive
 
 
-def vmap_like(axis: Any, fun: Callable[..., Any], in_axes: Any) -> Callable[..., Any]:
+def computing_primitive(
+    name: str,
+    impl: Callable[..., Any],
+    *,
+    types: Callable[..., Any],
+    jvp: Callable[..., Any],
+    batch: Callable[..., Any],
+) -> Primitive:
+    """A primitive with several results that does and compiles to what the function `impl` does.
+
+    Args:
+        name: what jaxprs and error messages call it.
+        impl: `(*operands, **params) -> results`, made of JAX functions.
+        types: `(*operand types, **params) -> result types`.
+        jvp: `(primals, tangents, **params) -> (primals out, tangents out)`.
+        batch: `(axis_data, operands, dims, **params) -> (results, result dims)`; it is called even
+            where no operand is batched.
+    """
+    primitive = core.Primitive(name)
+    primitive.multiple_results = True
+    primitive.def_impl(impl)
+    primitive.def_abstract_eval(types)
+    ad.primitive_jvps[primitive] = jvp
+    batching.fancy_primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, mlir.lower_fun(impl, multiple_results=True))
+    return primitive
+
+
+def def_transpose(primitive: Primitive, rule: Callable[..., Any]) -> None:
+    """Registers `(cotangents, *operands, **params) -> cotangents of the operands`."""
+    ad.primitive_transposes[primitive] = rule
+
+
+def def_partial_eval(
+    primitive: Primitive, split: Callable[..., Any], known: Callable[..., Any]
+) -> None:
+    """Registers what becomes of a primitive of which only some operands are known.
+
+    Args:
+        primitive: the primitive.
+        split: `(trace, *tracers, **params) -> results`, known ones as they are.
+        known: `(unknown operands, **params) -> (primitive, params, operands, results)`, which
+            computes the first `results` results from the first `operands` operands, or `None` where
+            nothing can be known; asked inside `jax.checkpoint`, which computes the rest later.
+    """
+    partial_eval.custom_partial_eval_rules[primitive] = split
+
+    def rule(saveable: Any, unknown: Any, instantiated: Any, eqn: JaxprEqn) -> Any:
+        del saveable
+        residuals = [
+            v
+            for v, at_hand in zip(eqn.invars, instantiated, strict=True)
+            if not at_hand and not isinstance(v, Literal)
+        ]
+        part = known(unknown, **eqn.params)
+        count = part[3] if part else 0
+        unknown_out = [index >= count for index in range(len(eqn.outvars))]
+        early = part and eqn.replace(
+            primitive=part[0],
+            params=part[1],
+            invars=eqn.invars[: part[2]],
+            outvars=eqn.outvars[:count],
+        )
+        # The whole equation once more among the later ones: what was known is there too.
+        return early, eqn, unknown_out, [True] * len(eqn.outvars), residuals
+
+    partial_eval.partial_eval_jaxpr_custom_rules[primitive] = rule
+
+
+def is_linear(operand: Any) -> bool:
+    """Whether an operand of a transpose rule is one to find the cotangent of."""
+    return ad.is_undefined_primal(operand)
+
+
+def vmap_like(
+    axis: Any, fun: Callable[..., Any], in_axes: Any, out_axes: Any = 0
+) -> Callable[..., Any]:
     """`jax.vmap` of `fun` over the very axis a batching rule was called for."""
-    name = axis.name if isinstance(axis.name, str | tuple) else None
+    name = axis_name(axis)
     return jax.vmap(
-        fun, in_axes, 0, axis_name=name, axis_size=axis.size, spmd_axis_name=axis.spmd_name
+        fun, in_axes, out_axes, axis_name=name, axis_size=axis.size, spmd_axis_name=axis.spmd_name
     )
+
+
+def axis_name(axis: Any) -> Any:
+    """The name of the axis a batching rule was called for, if it has one."""
+    return axis.name if isinstance(axis.name, str | tuple) else None
 
 
 def close(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
@@ -101,6 +182,85 @@ def used_inputs(closed: ClosedJaxpr) -> list[bool]:
     """Which inputs any output depends on, looking into the bodies of calls, loops and branches."""
     jaxpr = open_up(closed)
     return list(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1])
+
+
+def dependencies(closed: ClosedJaxpr) -> list[list[bool]]:
+    """For each output, which inputs it depends on."""
+    jaxpr = open_up(closed)
+    count = len(jaxpr.outvars)
+    wanted = [[i == j for j in range(count)] for i in range(count)]
+    return [list(partial_eval.dce_jaxpr(jaxpr, row)[1]) for row in wanted]
+
+
+def prune(closed: ClosedJaxpr, wanted: Sequence[bool]) -> ClosedJaxpr:
+    """The program of the wanted outputs alone, from the same inputs."""
+    jaxpr = open_up(closed)
+    every = [True] * len(jaxpr.invars)
+    return close(partial_eval.dce_jaxpr(jaxpr, list(wanted), every)[0])
+
+
+class Outputs(NamedTuple):
+    """How the outputs of a program come about.
+
+    Fields:
+        invariant: for each output, whether it depends on the first inputs alone.
+        program: those outputs from the first inputs, or `None` where there are none.
+        inputs: for each output, the index of the input that it is, if it is one.
+        firsts: for each output, the index of the first output that is the same value.
+    """
+
+    invariant: list[bool]
+    program: ClosedJaxpr | None
+    inputs: list[int | None]
+    firsts: list[int]
+
+
+def outputs(closed: ClosedJaxpr, count: int, start: int) -> Outputs:
+    """How the outputs from `start` on come about; invariant is what the first `count` inputs give.
+
+    Equations with effects are not invariant: they happen as often as they did.
+    """
+    jaxpr = open_up(closed)
+    invars, outvars = list(jaxpr.invars), list(jaxpr.outvars[start:])
+    known, eqns = set(invars[:count]), []
+    for eqn in jaxpr.eqns:
+        if not eqn.effects and all(isinstance(v, Literal) or v in known for v in eqn.invars):
+            known.update(eqn.outvars)
+            eqns.append(eqn)
+    invariant = [isinstance(v, Literal) or v in known for v in outvars]
+    inputs = [
+        None if isinstance(v, Literal) or v not in invars else invars.index(v) for v in outvars
+    ]
+    firsts = [i if isinstance(v, Literal) else outvars.index(v) for i, v in enumerate(outvars)]
+    hoisted = None
+    if any(invariant):
+        wanted = [v for v, c in zip(outvars, invariant, strict=True) if c]
+        part = jaxpr.replace(invars=invars[:count], outvars=wanted, eqns=eqns)
+        hoisted = prune(close(part), [True] * len(wanted))
+    return Outputs(invariant, hoisted, inputs, firsts)
+
+
+def hoist_casts(closed: ClosedJaxpr, count: int) -> tuple[ClosedJaxpr, ClosedJaxpr]:
+    """Takes out what types values as differing between devices, and depends on constants alone.
+
+    Args:
+        closed: a program without constants of its own.
+        count: how many of its inputs, the first ones, are constants.
+
+    Returns:
+        The program with such values as leading inputs, and one that makes them from the constants.
+    """
+    jaxpr = open_up(closed)
+    known, eqns, cast = set(jaxpr.invars[:count]), [], []
+    for eqn in jaxpr.eqns:
+        if not eqn.effects and all(isinstance(v, Literal) or v in known for v in eqn.invars):
+            known.update(eqn.outvars)
+            eqns.append(eqn)
+            if eqn.primitive.name in ("pvary", "pcast"):
+                cast.extend(eqn.outvars)
+    rest = [eqn for eqn in jaxpr.eqns if not set(eqn.outvars) & set(cast)]
+    made = jaxpr.replace(invars=jaxpr.invars[:count], outvars=cast, eqns=eqns)
+    return close(jaxpr.replace(invars=[*cast, *jaxpr.invars], eqns=rest)), close(made)
 
 
 def subjaxprs(params: Any) -> list[Jaxpr]:

@@ -46,6 +46,7 @@ _CUSTOM = (
 _ADVICE = {
     "while": "use jax.lax.scan, or jax.lax.fori_loop with bounds known when tracing, or tag what"
     " goes into the loop or comes out of it",
+    "bounded_loop": "tag what goes into the loop or comes out of it, or use jax.lax.scan",
     "custom_jvp_call": _CUSTOM,
     "custom_vjp_call": _CUSTOM,
 }
