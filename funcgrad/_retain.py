@@ -44,9 +44,8 @@ _CUSTOM = (
     "its custom rule replaces what is inside; tag what goes into the function or comes out of it"
 )
 _ADVICE = {
-    "while": "use jax.lax.scan, or jax.lax.fori_loop with bounds known when tracing, or tag what"
-    " goes into the loop or comes out of it",
-    "bounded_loop": "tag what goes into the loop or comes out of it, or use jax.lax.scan",
+    "while": "use funcgrad.while_loop, jax.lax.scan, or jax.lax.fori_loop with bounds known when"
+    " tracing, or tag what goes into the loop or comes out of it",
     "custom_jvp_call": _CUSTOM,
     "custom_vjp_call": _CUSTOM,
 }

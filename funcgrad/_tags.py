@@ -41,10 +41,11 @@ def retain_grad(y: T, name: str) -> T:
     Raises:
         UsageError: `name` is not a non-empty string, or `y` holds something that is no array.
 
-    A tag may stand anywhere a JAX function may. In a `scan` the value and its gradient get a row
-    for each iteration, in a branch that is not taken zeros, under `vmap` a row for each example,
-    in `shard_map` a row for each device along each manual mesh axis. Some things follow from what
-    JAX makes of the function before the tag is seen:
+    A tag may stand anywhere a JAX function may. The value and its gradient get a row for each
+    iteration of a `scan` and each of the `max_steps` of a `funcgrad.while_loop` (zeros past the
+    last), for each example of a `vmap`, and for each device along each manual mesh axis of a
+    `shard_map`; in a branch that is not taken they are zeros. Some things follow from what JAX
+    makes of the function before the tag is seen:
 
     - The axes of loops and meshes stand before those of the `vmap`s in the function, whatever the
       nesting: a tag in a scan under a `vmap` has the axes (iteration, example). The axes of a
@@ -53,7 +54,8 @@ def retain_grad(y: T, name: str) -> T:
       over the examples, unless a hook stands before it, which spreads it over them;
       `jax.vmap(grad(f, retain=...))` gives one per example.
     - Under `vmap`, a `cond` on something that differs between examples runs both branches: in rows
-      that do not take the branch the gradient is zero, the value what was computed.
+      that do not take the branch the gradient is zero, the value what was computed. So it is in
+      rows past an example's last step in a `funcgrad.while_loop` under a `vmap`.
     - A value that all devices of a `shard_map` share has the whole gradient in each row; with
       `check_vma=False` JAX does not know that it is shared, and the rows add up to it.
     - Inside a function that a `custom_jvp` or `custom_vjp` rule replaces, and in a

@@ -573,3 +573,68 @@ def test_doubling_loop_of_the_original_against_pytorch(torch):
         out.backward()
         np.testing.assert_allclose(mine(a)[0], out.item(), rtol=1e-6)
         np.testing.assert_allclose(mine(a)[1], tensor.grad.numpy(), rtol=1e-6)
+
+
+# Tags inside.
+
+
+def halved(x):
+    """Halves until below 1; the gradient at the k-th of n values is 2 ** -(n - k)."""
+    step = lambda y: fg.retain_grad(y / 2, "y")
+    return fg.while_loop(lambda y: y >= 1, step, x, max_steps=5)
+
+
+@pytest.mark.parametrize("around", [lambda f: f, jax.jit, jax.checkpoint])
+def test_tag_in_a_loop_has_a_row_for_each_step_and_zeros_past_the_last(around):
+    _, kept = fg.grad(around(halved), retain="y")(5.0)
+    assert kept["y"].value.tolist() == [2.5, 1.25, 0.625, 0.0, 0.0]
+    assert kept["y"].grad.tolist() == [0.25, 0.5, 1.0, 0.0, 0.0]
+    assert fg.grad(halved, retain="y")(0.5)[1]["y"].grad.tolist() == [0.0] * 5
+
+
+def test_tag_in_a_loop_under_vmap_has_the_gradients_of_each_example():
+    xs = jnp.array([5.0, 0.5, 1.5])
+    want = [fg.grad(halved, retain="y")(x)[1]["y"].grad for x in xs]
+    outside = jax.vmap(fg.grad(halved, retain="y"))(xs)[1]["y"].grad
+    inside = fg.grad(lambda xs: jnp.sum(jax.vmap(halved)(xs)), retain="y")(xs)[1]["y"].grad
+    assert outside.tolist() == inside.T.tolist() == jnp.stack(want).tolist()
+
+
+def test_tag_in_a_loop_in_a_scan_with_a_pytree_and_an_integer():
+    def step(state):
+        n, y = state
+        return n + 1, fg.retain_grad({"y": y * 3, "n": n}, "t")["y"]
+
+    def fun(x):
+        loop = lambda y: fg.while_loop(lambda s: s[0] < 2, step, (jnp.int32(0), y), max_steps=3)[1]
+        return jax.lax.scan(lambda y, _: (loop(y), None), x, None, length=2)[0]
+
+    t = fg.grad(fun, retain="t")(1.0)[1]["t"]
+    assert t.value["y"].tolist() == [[3.0, 9.0, 0.0], [27.0, 81.0, 0.0]]
+    assert t.value["n"].tolist() == [[0, 1, 0], [0, 1, 0]]
+    assert t.grad["y"].tolist() == [[27.0, 9.0, 0.0], [3.0, 1.0, 0.0]]
+    assert t.grad["n"] is None
+
+
+def test_gradient_retained_in_a_loop_can_be_differentiated():
+    def squared(x):
+        step = lambda y: fg.retain_grad(y * y, "y")
+        return fg.while_loop(lambda y: y < 10, step, x, max_steps=4)
+
+    # y1 = x^2, y2 = x^4: the gradient at y1 is 2 y1 = 2 x^2, its derivative 4 x.
+    first = lambda x: fg.grad(squared, retain="y")(x)[1]["y"].grad[0]
+    assert first(2.0) == 8.0
+    assert jax.grad(first)(2.0) == 8.0
+
+
+def test_tag_in_a_loop_without_a_bound_is_refused():
+    fun = lambda x, n: fg.fori_loop(0, n, lambda i, y: fg.retain_grad(y * 2, "y"), x)
+    with pytest.raises(fg.TagError, match=r"'y' in a `fori_loop`.*pass max_steps="):
+        jax.jit(fg.grad(fun, retain="y"))(1.0, 3)
+
+
+def test_tag_in_the_condition_of_a_loop_is_refused():
+    cond = lambda y: fg.retain_grad(y, "y") < 3
+    fun = lambda x: fg.while_loop(cond, lambda y: y * 2, x, max_steps=3, on_max_steps="ignore")
+    with pytest.raises(fg.TagError, match="'y'"):
+        fg.grad(fun, retain="y")(1.0)
