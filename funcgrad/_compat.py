@@ -2,7 +2,7 @@
 
 JAX renames the parameters of its primitives nearly every release. Whatever funcgrad reads from an
 equation, or registers for a primitive of its own, goes through here, so that a new JAX is supported
-by editing this file. Nothing here imports `jax._src`.
+by editing this file. JAX's private modules are not used, here or elsewhere.
 """
 
 from collections.abc import Callable, Sequence
