@@ -24,7 +24,8 @@ def _jit(
 
 
 # One jitted function for each body and its options, so that a second call finds it compiled. It
-# holds its body weakly: both live as long as the user's own jitted function.
+# holds its body weakly: both live as long as the user's own jitted function. It is called by `_jit`
+# alone, which holds the equation and so the body; hence the body is there whenever it is traced.
 _JITTED: "weakref.WeakKeyDictionary[Any, dict[Any, Callable[..., Any]]]"
 _JITTED = weakref.WeakKeyDictionary()
 
