@@ -1,1 +1,1 @@
-"""Benchmarks of funcgrad, each a module to run: `python -m funcgrad.bench.tracing`."""
+"""Benchmarks of funcgrad, each a module to run, like `python -m funcgrad.bench.tracing`."""

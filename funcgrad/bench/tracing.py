@@ -6,9 +6,7 @@ in turn, and prints the time of the first and the ratio of the second to it. The
 to quote: times differ between machines, and on one machine between minutes. Nothing is compiled.
 """
 
-import gc
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 import funcgrad as fg
+
+from ._timer import clock
 
 Function = Callable[[Any], Any]
 
@@ -55,17 +55,10 @@ def nest(depth: int, equations: int = 20) -> Function:
 
 
 def seconds(transform: Callable[[Function], Any], make: Callable[[], Function]) -> float:
-    """How long tracing takes once, from empty caches and without garbage collection."""
-    fun = transform(make())
+    """How long tracing takes once, from empty caches."""
+    fun = jax.jit(transform(make()))
     jax.clear_caches()
-    gc.collect()
-    gc.disable()
-    try:
-        start = time.perf_counter()
-        jax.jit(fun).trace(jnp.ones(8))
-        return time.perf_counter() - start
-    finally:
-        gc.enable()
+    return clock(lambda: fun.trace(jnp.ones(8)))
 
 
 def compare(make: Callable[[], Function], rounds: int = 5) -> tuple[float, float]:
