@@ -12,6 +12,8 @@ Recorded text is never evaluated. Importing this imports neither jax nor torch, 
 from ._align import Pair as Pair
 from ._align import pair_cells as pair_cells
 from ._align import pair_values as pair_values
+from ._cells import Cell as Cell
+from ._cells import Output as Output
 from ._compare import CellReport as CellReport
 from ._compare import Report as Report
 from ._compare import Row as Row
@@ -22,8 +24,6 @@ from ._judge import RESOLUTION as RESOLUTION
 from ._judge import Verdict as Verdict
 from ._judge import judge as judge
 from ._parse import parse as parse
-from ._read import Cell as Cell
-from ._read import Output as Output
 from ._read import read as read
 from ._report import as_json as as_json
 from ._report import print_report as print_report

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ._read import Cell
+from ._cells import Cell
 from ._values import Value
 
 _MARKER = re.compile(r"#\s*In\s*(\[\s*\d+\s*\](?:\s*(?:,|and|&)\s*(?:In\s*)?\[\s*\d+\s*\])*)\s*")

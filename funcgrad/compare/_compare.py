@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ._align import Pair, pair_cells, pair_values
+from ._cells import Cell
 from ._errors import CompareError
 from ._judge import Verdict, judge
 from ._parse import parse
-from ._read import Cell, read
+from ._read import read
 from ._run import DEFAULT_TIMEOUT, Progress, run
 from ._values import Value
 

@@ -20,7 +20,7 @@ _TENSORS = {"tensor": "tensor", "array": "array", "Array": "array", "DeviceArray
 _KNOWN = ("OrderedDict", "defaultdict", "deque", "frozenset", "set", "nested_tensor")
 _ALIASES = {
     "half": "float16", "float": "float32", "double": "float64", "short": "int16",
-    "int": "int32", "long": "int64",
+    "int": "int32", "long": "int64", "byte": "uint8", "char": "int8",
 }  # fmt: skip
 
 

@@ -5,12 +5,12 @@ with a stack, and the grammar reads each pair once, with its inner pairs already
 turns out to be words, the pairs around it are words too, at once.
 """
 
-import math
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from ._grammar import dtype_name, fit, grammar, node, scalar
+from ._grammar import fit, grammar, node, scalar
+from ._legacy import legacy
 from ._literals import Unfit
 from ._values import Group, Node, Parsed, Value
 
@@ -135,7 +135,7 @@ class _Found:
         self.values: list[Value] = []
         self.words_end = 0
         self.pairs: list[tuple[int, int]] = []
-        self.folded = 0  # values before this one have been tried, so no value is tried twice
+        self.folded = 0  # what is before has been tried, so nothing is tried twice
 
     def add(self, token: Any) -> None:
         """Take a token that stands in no pair of brackets: a value, or a word."""
@@ -197,28 +197,13 @@ class _Found:
             self.values.append(scalar(token, full=False))
 
     def _fold_legacy(self, token: Any) -> None:
-        """`[torch.FloatTensor of size 2x2]`: the numbers before it were one tensor."""
-        kind, _, size = str(token)[1:-1].partition(" of size ")
-        shape = tuple(int(n) for n in size.split(" ")[0].split("x") if n)[:8]
-        count = math.prod(shape)
-        tail = self.values[self.folded :][-count:] if count else []
-        self.folded = len(self.values)
-        loose = all(one.form == "scalar" and one.kind in ("int", "float") for one in tail)
-        if not tail or len(tail) < count or not loose:
-            return
-        dtype = dtype_name("torch." + kind.rpartition(".")[2].removesuffix("Tensor").lower())
-        self.values[-count:] = [
-            Value(
-                "float" if "float" in dtype else tail[0].kind,
-                tuple(number for one in tail for number in one.numbers),
-                shape,
-                dtype,
-                tuple(unit for one in tail for unit in one.units),
-                form="tensor",
-                start=tail[0].start,
-                end=token.end_pos,
-            )
-        ]
+        """`[torch.FloatTensor of size 2x2]`: the numbers above it are one tensor."""
+        value = legacy(self.text, self.folded, str(token), token.end_pos)
+        self.folded = token.end_pos
+        if value is not None:
+            while self.values and self.values[-1].start >= value.start:
+                self.values.pop()
+            self.values.append(value)
 
 
 def _flat(inside: Node | None) -> Iterator[Value]:

@@ -13,8 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ._cells import Cell
 from ._errors import CompareError, need
-from ._read import Cell, cells_of, notebook_of
+from ._notebook import cells_of, notebook_of
+from ._read import text_of
 
 Progress = Callable[[int, int], None]
 DEFAULT_TIMEOUT = 600
@@ -41,7 +43,7 @@ def run(
     """
     need(["nbformat", "nbclient", "ipykernel"], "running a notebook")
     path = Path(path)
-    notebook = notebook_of(path)
+    notebook = notebook_of(path, text_of(path))
     numbers = [cell.number for cell in cells_of(notebook)]
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":

@@ -1,0 +1,89 @@
+"""What a file consists of: cells with outputs, as plain text that is safe to show."""
+
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import NamedTuple
+
+# Colours and other sequences for a terminal: CSI, OSC, the choice of a character set, the rest.
+_ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*+[ -/]*+[@-~]|\][^\x07\x1b]*+(?:\x07|\x1b\\)?+|[()*+].|[^\x1b])?+", re.DOTALL
+)
+_CONTROLS = dict.fromkeys([*range(9), 11, 12, *range(14, 32), *range(127, 160)])
+
+
+class Output(NamedTuple):
+    """One output of a cell.
+
+    Attributes:
+        kind: `stdout`, `stderr`, `result`, `error`, or `other` for what is no text.
+        text: the text; for an error its name and message, for `other` its media types.
+    """
+
+    kind: str
+    text: str
+
+
+class Cell(NamedTuple):
+    """One code cell.
+
+    Attributes:
+        number: its execution count, `None` where it has none.
+        outputs: its outputs, in order.
+        source: its code, where a notebook has it.
+        tags: its tags, where a notebook has them.
+        place: which cell of the file it is, counted from 1.
+    """
+
+    number: int | None
+    outputs: tuple[Output, ...]
+    source: str = ""
+    tags: tuple[str, ...] = ()
+    place: int = 0
+
+
+def without_halves(text: str) -> str:
+    r"""A text that can be written: JSON lets halves of a character pass, `"\ud800"`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def clean(text: str) -> str:
+    r"""A text without what steers a terminal: colours, titles, control characters.
+
+    >>> clean("\x1b[31mred\x1b[0m\x07, \x1b]0;title\x07plain")
+    'red, plain'
+    """
+    return _ESCAPES.sub("", text).translate(_CONTROLS)
+
+
+def order_notes(cells: Iterable[Cell]) -> list[str]:
+    """What the execution counts of a recording say against reading it from top to bottom.
+
+    >>> order_notes([Cell(1, ()), Cell(7, ()), Cell(3, ()), Cell(None, ())])
+    ['In [7] stands before In [3]: the cells were not run from top to bottom', \
+'1 of 4 cells have no number']
+    >>> order_notes([Cell(1, ()), Cell(5, ())])
+    ['no cell is numbered 2 to 4: cells were run again, or deleted']
+    """
+    cells = list(cells)
+    numbers = [cell.number for cell in cells if cell.number is not None]
+    notes = []
+    turns = [(a, b) for a, b in pairwise(numbers) if b <= a]
+    if turns:
+        (one, other), *_ = turns
+        notes.append(
+            f"In [{one}] stands before In [{other}]: the cells were not run from top to bottom"
+        )
+    else:
+        gaps = [(a + 1, b - 1) for a, b in pairwise(numbers) if b > a + 1]
+        shown = ", ".join(f"{a} to {b}" if a < b else f"{a}" for a, b in gaps[:5])
+        more = f" and {len(gaps) - 5} more" if len(gaps) > 5 else ""
+        if gaps:
+            notes.append(f"no cell is numbered {shown}{more}: cells were run again, or deleted")
+    if numbers and len(numbers) < len(cells):
+        notes.append(f"{len(cells) - len(numbers)} of {len(cells)} cells have no number")
+    return notes
