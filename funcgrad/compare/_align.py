@@ -1,15 +1,21 @@
 """Lines up what was recorded with what the port shows: cells with cells, values with values."""
 
+import math
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ._cells import Cell
+from ._judge import same_shape
+from ._sequence import Places, line_up
+from ._shown import shown
 from ._values import Value
 
 _MARKER = re.compile(r"#\s*In\s*(\[\s*\d+\s*\](?:\s*(?:,|and|&)\s*(?:In\s*)?\[\s*\d+\s*\])*)\s*")
 _TAG = re.compile(r"in[-_ ]?\[?(\d+)\]?", re.IGNORECASE)
+_WITHOUT_NUMBERS = ("none", "string", "dtype", "struct")
+_LOOKED_AT = 16  # numbers of a value that tell whether two values are near
 
 
 class Pair(NamedTuple):
@@ -20,11 +26,13 @@ class Pair(NamedTuple):
             place in the file, `cell 7`.
         recorded: the cells of the recording; empty where only the port has something.
         port: the cells of the port; empty where it lacks them.
+        mapped: whether the user's map made this pair.
     """
 
     label: str
     recorded: tuple[Cell, ...]
     port: tuple[Cell, ...]
+    mapped: bool = False
 
 
 def markers(cell: Cell) -> tuple[int, ...]:
@@ -56,132 +64,200 @@ def _comments(source: str) -> Iterator[str]:
         yield line.strip()
 
 
-def pair_cells(recorded: Sequence[Cell], port: Sequence[Cell]) -> list[Pair]:
+# --- cells ---------------------------------------------------------------------------------------
+
+
+def pair_cells(
+    recorded: Sequence[Cell],
+    port: Sequence[Cell],
+    mapping: Mapping[int, Sequence[int]] | None = None,
+) -> list[Pair]:
     """Line up the cells that have outputs.
 
-    An explicit marker in a port's cell decides. What no marker names is paired by cell number if
-    the two sides share any, otherwise by order; but in a port with markers a cell without one
-    answers to nothing, unless the recording has markers of its own.
+    A map decides first, then an explicit marker in a port's cell. In a port with markers a cell
+    without one answers to nothing, unless the recording has markers of its own. What is left is
+    paired by order; where cells were added or dropped, by the longest common subsequence of the
+    shapes they show. Where both sides have the same numbers in another order, the numbers decide.
 
     Args:
         recorded: the cells of the recording.
         port: the cells of the port.
+        mapping: for places of recorded cells the places of the port's cells that answer to them.
 
     Returns:
         One pair for each recorded cell, in its order, and after them the port's cells without a
         partner.
     """
+    order = {id(cell): place for place, cell in enumerate(recorded)}
+    mapped, recorded, port = _by_map(recorded, port, mapping or {})
     recorded = [cell for cell in recorded if cell.outputs]
     port = [cell for cell in port if cell.outputs]
     both_marked = any(map(markers, recorded)) and any(map(markers, port))
-    marked, rest = _by_marker(recorded, port, both_marked)
-    taken = {id(cell) for one in marked for cell in (*one.recorded, *one.port)}
-    loose = [cell for cell in port if id(cell) not in taken]
+    marked = _by_marker(recorded, port, both_marked)
+    rest, loose = _left(recorded, port, marked)
     if marked and not both_marked:
         plain = [Pair(_label(cell), (cell,), ()) for cell in rest]
     else:
-        plain, loose = _by_number_or_order(rest, loose)
-    order = {id(cell): place for place, cell in enumerate(recorded)}
-    pairs = sorted([*marked, *plain], key=lambda one: order[id(one.recorded[0])])
+        plain = _by_number(rest, loose) or _by_order(rest, loose)
+    _, loose = _left(rest, loose, plain)
+    pairs = sorted([*mapped, *marked, *plain], key=lambda one: order[id(one.recorded[0])])
     return [*pairs, *(Pair(f"cell {cell.place}", (), (cell,)) for cell in loose)]
 
 
-def _by_marker(
-    recorded: Sequence[Cell], port: Sequence[Cell], both_marked: bool
-) -> tuple[list[Pair], list[Cell]]:
-    """The pairs that markers make, and the recorded cells that none names."""
-    named: dict[int, list[Cell]] = {}
-    rest: list[Cell] = []
-    for cell in recorded:
-        numbers = markers(cell) if both_marked else (() if cell.number is None else (cell.number,))
-        if numbers:
-            named.setdefault(numbers[0], []).append(cell)
-        else:
-            rest.append(cell)
-    owner = _owners([markers(cell) for cell in port], named)
-    answers: dict[int, list[Cell]] = {}
-    for cell in port:
-        owners = [owner[number] for number in markers(cell) if number in named]
-        if owners:
-            answers.setdefault(owners[0], []).append(cell)
-    groups: dict[int, list[int]] = {}
-    for number in named:
-        groups.setdefault(owner[number], []).append(number)
-    pairs = []
-    for first, numbers_here in groups.items():
-        cells = [cell for number in numbers_here for cell in named[number]]
-        if first in answers:
-            label = "In " + ", ".join(f"[{number}]" for number in numbers_here)
-            pairs.append(Pair(label, tuple(cells), tuple(answers[first])))
-        else:
-            rest += cells
-    return pairs, rest
+def _left(
+    recorded: Iterable[Cell], port: Iterable[Cell], pairs: Sequence[Pair]
+) -> tuple[list[Cell], list[Cell]]:
+    """The cells of both sides that stand in no pair."""
+    theirs = {id(cell) for one in pairs for cell in one.recorded}
+    ours = {id(cell) for one in pairs for cell in one.port}
+    return (
+        [cell for cell in recorded if id(cell) not in theirs],
+        [cell for cell in port if id(cell) not in ours],
+    )
 
 
-def _owners(marked: Iterable[tuple[int, ...]], named: Iterable[int]) -> dict[int, int]:
-    """For each number the one that stands for all numbers which a marker puts together.
-
-    >>> _owners([(1,), (1, 2), (2, 3)], [1, 2, 3, 4])
-    {1: 1, 2: 1, 3: 1, 4: 4}
-    """
-    owner = {number: number for number in named}
-    for numbers in marked:
-        owners = [owner[number] for number in numbers if number in owner]
-        for number, first in owner.items():
-            if first in owners:
-                owner[number] = owners[0]
-    return owner
-
-
-def _by_number_or_order(recorded: list[Cell], port: list[Cell]) -> tuple[list[Pair], list[Cell]]:
-    """Pairs of cells without markers, and the port's cells that are left."""
-    by_number = _numbered(port) if _distinct(recorded) else {}
-    if any(cell.number in by_number for cell in recorded):
-        partners = [by_number.get(cell.number) for cell in recorded]
-    else:
-        partners = [*port, *[None] * len(recorded)][: len(recorded)]
-    taken = {id(cell) for cell in partners}
-    pairs = [
-        Pair(_label(cell), (cell,), () if partner is None else (partner,))
-        for cell, partner in zip(recorded, partners, strict=True)
+def _by_map(
+    recorded: Sequence[Cell], port: Sequence[Cell], mapping: Mapping[int, Sequence[int]]
+) -> tuple[list[Pair], Sequence[Cell], Sequence[Cell]]:
+    """The pairs that the user's map makes, and the cells that it does not speak of."""
+    claims = [
+        (cell, {i for i, one in enumerate(recorded) if cell.place in mapping.get(one.place, ())})
+        for cell in port
     ]
-    return pairs, [cell for cell in port if id(cell) not in taken]
+    pairs = []
+    for places, answers in _together(claims):
+        cells = tuple(recorded[i] for i in places)
+        pairs.append(Pair(", ".join(map(_label, cells)), cells, tuple(answers), mapped=True))
+    alone = [one for one in recorded if one.place in mapping and not mapping[one.place]]
+    pairs += [Pair(_label(one), (one,), (), mapped=True) for one in alone]
+    return pairs, *_left(recorded, port, pairs)
 
 
-def _numbered(cells: Iterable[Cell]) -> dict[int | None, Cell]:
-    """Cells by their number; nothing where a number is missing or comes twice."""
-    cells = list(cells)
-    return {cell.number: cell for cell in cells} if _distinct(cells) else {}
+def _by_marker(recorded: Sequence[Cell], port: Sequence[Cell], both_marked: bool) -> list[Pair]:
+    """The pairs that markers make."""
+
+    def numbers(cell: Cell) -> tuple[int, ...]:
+        return markers(cell) if both_marked else () if cell.number is None else (cell.number,)
+
+    claims = [
+        (cell, {i for i, one in enumerate(recorded) if set(numbers(one)) & set(markers(cell))})
+        for cell in port
+    ]
+    pairs = []
+    for places, answers in _together(claims):
+        cells = tuple(recorded[i] for i in places)
+        pairs.append(Pair(_numbers_label(map(numbers, cells)), cells, tuple(answers)))
+    return pairs
 
 
-def _distinct(cells: Sequence[Cell]) -> bool:
-    numbers = {cell.number for cell in cells}
-    return None not in numbers and len(numbers) == len(cells)
+def _numbers_label(numbers: Iterable[tuple[int, ...]]) -> str:
+    distinct = dict.fromkeys(number for one in numbers for number in one)
+    return "In " + ", ".join(f"[{number}]" for number in distinct)
+
+
+def _together(claims: Iterable[tuple[Cell, set[int]]]) -> list[tuple[list[int], list[Cell]]]:
+    """Places of recorded cells with the port's cells that claim them; overlaps become one.
+
+    >>> x, y = Cell(1, ()), Cell(2, ())
+    >>> [(places, len(cells)) for places, cells in _together([(x, {0, 1}), (y, {1, 2})])]
+    [([0, 1, 2], 2)]
+    """
+    groups: list[tuple[set[int], list[Cell]]] = []
+    for cell, claimed in claims:
+        if not claimed:
+            continue
+        together, cells = claimed, [cell]
+        apart = []
+        for group in groups:
+            if group[0] & together:
+                together, cells = group[0] | together, group[1] + cells
+            else:
+                apart.append(group)
+        groups = [*apart, (together, cells)]
+    return [(sorted(places), cells) for places, cells in groups]
+
+
+def _by_number(recorded: list[Cell], port: list[Cell]) -> list[Pair]:
+    """Pairs by number, if both sides have the same ones in another order; nothing otherwise."""
+    numbers = [cell.number for cell in recorded]
+    by_number = {cell.number: cell for cell in port}
+    if None in by_number or len(set(numbers)) < len(numbers) or len(by_number) < len(port):
+        return []
+    if set(numbers) != set(by_number) or numbers == list(by_number):
+        return []
+    return [Pair(_label(cell), (cell,), (by_number[cell.number],)) for cell in recorded]
+
+
+def _by_order(recorded: list[Cell], port: list[Cell]) -> list[Pair]:
+    """A pair for each recorded cell, in order, by the shapes that the cells show."""
+    theirs, ours = [[_opened(shown(cell).values) for cell in cells] for cells in (recorded, port)]
+    return [
+        Pair(_label(recorded[i]), (recorded[i],), () if j is None else (port[j],))
+        for i, j in line_up(theirs, ours, _alike_all, _near_all)
+        if i is not None
+    ]
 
 
 def _label(cell: Cell) -> str:
     return f"In [{cell.number}]" if cell.number is not None else f"cell {cell.place}"
 
 
+def _opened(values: Sequence[Value]) -> list[Value]:
+    """Values with sizes and lists taken apart, since JAX prints a shape as a tuple."""
+    return [
+        one
+        for value in values
+        for one in (_single(value) if value.form == "list" and not value.elided else [value])
+    ]
+
+
+def _alike_all(theirs: Sequence[Value], ours: Sequence[Value]) -> bool:
+    return len(theirs) == len(ours) and all(map(_same_form, theirs, ours))
+
+
+def _near_all(theirs: Sequence[Value], ours: Sequence[Value]) -> bool:
+    return all(map(_near, theirs, ours))
+
+
+def _same_form(one: Value, other: Value) -> bool:
+    """Whether two values have one shape, or are both none, a string, a dtype."""
+    if {one.kind, other.kind} & set(_WITHOUT_NUMBERS):
+        return one.kind == other.kind
+    return same_shape(one.shape, other.shape)
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
 def pair_values(
     recorded: Sequence[Value], actual: Sequence[Value]
 ) -> list[tuple[Value | None, Value | None]]:
-    """Line up the values of two cells in order; what is over on either side faces `None`.
+    """Line up the values of two cells; what is over on either side faces `None`.
 
-    A `torch.Size([2, 3])` or a Python list faces single numbers with its own, one by one: JAX
-    prints a shape as the tuple `(2, 3)`.
+    They are paired in order; where one side has more, or shapes do not fit, by the longest common
+    subsequence of kinds and shapes. A `torch.Size([2, 3])` or a Python list faces single numbers
+    with its own, one by one: JAX prints a shape as the tuple `(2, 3)`.
     """
-    theirs, ours = deque(recorded), deque(actual)
-    pairs: list[tuple[Value | None, Value | None]] = []
-    while theirs or ours:
-        if theirs and _opens_up(theirs[0], ours[0] if ours else None):
-            theirs.extendleft(reversed(_single(theirs.popleft())))
-        elif ours and _opens_up(ours[0], theirs[0] if theirs else None):
-            ours.extendleft(reversed(_single(ours.popleft())))
+    theirs, ours = _facing(recorded, actual)
+    places: Places = line_up(theirs, ours, _alike, _near)
+    return [(None if i is None else theirs[i], None if j is None else ours[j]) for i, j in places]
+
+
+def _facing(recorded: Sequence[Value], actual: Sequence[Value]) -> tuple[list[Value], list[Value]]:
+    """Both sides in order, with a list taken apart where it faces single numbers."""
+    waiting = deque(recorded), deque(actual)
+    taken: tuple[list[Value], list[Value]] = [], []
+    while any(waiting):
+        heads = [side[0] if side else None for side in waiting]
+        for side, head, other in zip(waiting, heads, reversed(heads), strict=True):
+            if head is not None and _opens_up(head, other):
+                side.extendleft(reversed(_single(side.popleft())))
+                break
         else:
-            one = theirs.popleft() if theirs else None
-            pairs.append((one, ours.popleft() if ours else None))
-    return pairs
+            for side, values in zip(waiting, taken, strict=True):
+                if side:
+                    values.append(side.popleft())
+    return taken
 
 
 def _opens_up(value: Value, other: Value | None) -> bool:
@@ -201,3 +277,24 @@ def _single(value: Value) -> list[Value]:
         )
         for number, unit in zip(value.numbers, value.units, strict=True)
     ]
+
+
+def _alike(one: Value, other: Value) -> bool:
+    kinds = {one.kind, other.kind}
+    return (len(kinds) == 1 or kinds == {"int", "size"}) and _same_form(one, other)
+
+
+def _near(one: Value, other: Value) -> bool:
+    """Whether the first numbers of two values are about the same."""
+    if not one.numbers and not other.numbers:
+        return one.kind != "string" or one.text[1:-1] == other.text[1:-1]
+    pairs = zip(one.numbers[:_LOOKED_AT], other.numbers[:_LOOKED_AT], strict=False)
+    return all(_about(a, b) for a, b in pairs)
+
+
+def _about(one: complex, other: complex) -> bool:
+    try:
+        apart, size = abs(one - other), max(abs(one), abs(other))
+    except OverflowError:
+        return one == other
+    return apart <= 1e-3 * size + 1e-6 or math.isnan(apart)

@@ -9,7 +9,8 @@ How close two numbers must be is the larger of
 
 Integers and bools agree exactly. NaN agrees with NaN, an infinity with the same infinity, and zeros
 whatever their sign. A dtype of another kind (float, int, bool, complex) is a difference; another
-width of the same kind (`int64`, `int32`) is only noted, since JAX is 32-bit unless told otherwise.
+width of the same kind (`int64`, `int32`) is only noted, since JAX is 32-bit unless told otherwise;
+with `strict` it is a difference. Of random numbers only kind, shape and dtype are compared.
 """
 
 import cmath
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from ._explain import explain
 from ._values import Number, Value
 
 RESOLUTION: Mapping[str, float] = MappingProxyType(
@@ -38,6 +40,9 @@ _TORCH_DEFAULTS = {"float": "float32", "int": "int64", "complex": "complex64", "
 _NUMBERS = ("float", "int", "bool", "complex", "size")
 _EXACT_KINDS = ("int", "bool", "size")
 _DOUBLE_DIGITS = 12
+_MOST_MARKS = 1000
+_FEW_UNITS = 100
+_RANDOM = "marked random: kind, shape and dtype agree, numbers are not compared"
 
 
 class Verdict(NamedTuple):
@@ -49,32 +54,41 @@ class Verdict(NamedTuple):
         difference: the largest difference; where some differ, the one that is furthest over what
             is allowed. `inf` where only one side is finite; `None` if no numbers were compared.
         allowed: what is allowed at that number.
+        unit: the worth of its last printed place, 0 where it was printed in full.
         at: the index of that number.
         recorded: that number in the recording.
         actual: that number in the port.
         compared: how many numbers were compared.
         differing: how many of them differ.
         notes: what is worth knowing and is no difference.
+        hint: what the difference looks like: a flipped sign, swapped axes, a factor.
+        marks: where the numbers differ: their positions in `numbers`, recorded and ours; the
+            first thousand.
     """
 
     agrees: bool
     reason: str = ""
     difference: float | None = None
     allowed: float | None = None
+    unit: float | None = None
     at: tuple[int, ...] | None = None
     recorded: Number | None = None
     actual: Number | None = None
     compared: int = 0
     differing: int = 0
     notes: tuple[str, ...] = ()
+    hint: str = ""
+    marks: tuple[tuple[int, int], ...] = ()
 
 
-def judge(recorded: Value, actual: Value) -> Verdict:
+def judge(recorded: Value, actual: Value, *, strict: bool = False, random: bool = False) -> Verdict:
     """Compare one value of the port with the one that was recorded.
 
     Args:
         recorded: what PyTorch printed; its last printed place sets the tolerance.
         actual: what the port printed.
+        strict: another width of the same kind of dtype, as `int32` for `int64`, is a difference.
+        random: the numbers are random; only kind, shape and dtype are compared.
 
     Returns:
         The verdict; `suffixes` such as `requires_grad` and `grad_fn` are not compared.
@@ -85,21 +99,36 @@ def judge(recorded: Value, actual: Value) -> Verdict:
     >>> verdict = judge(torch, jax)
     >>> verdict.agrees, verdict.at, verdict.allowed, verdict.reason
     (False, (1,), 5e-05, '1 of 2 numbers differs, at [1]: recorded 1.2346, ours 1.2347')
+    >>> verdict.hint
+    'by 1 unit in the last printed place'
     """
+    verdict = _judge(recorded, actual, random)
+    if strict and verdict.agrees and verdict.notes:
+        return verdict._replace(agrees=False, reason=verdict.notes[0], notes=verdict.notes[1:])
+    if verdict.agrees:
+        return verdict
+    hint = explain(recorded, actual, lambda one, other: _judge(one, other, random).agrees)
+    return verdict._replace(hint=hint or _in_units(verdict))
+
+
+def _judge(recorded: Value, actual: Value, random: bool) -> Verdict:
     kinds = {recorded.kind, actual.kind}
     if "size" in kinds:
         kinds = (kinds - {"size"}) | {"int"}
     if len(kinds) > 1:
         return Verdict(False, f"recorded {_kind(recorded)}, ours is {_kind(actual)}")
     if recorded.kind not in _NUMBERS:
-        return _judge_other(recorded, actual)
-    if not _same_shape(recorded.shape, actual.shape):
+        return _judge_other(recorded, actual, random)
+    if not same_shape(recorded.shape, actual.shape):
         shapes = f"{_shape(recorded.shape)}, ours is {_shape(actual.shape)}"
         return Verdict(False, f"recorded shape {shapes}")
     for side, value in (("the recording", recorded), ("ours", actual)):
         if not value.elided and math.prod(n or 0 for n in value.shape) != len(value.numbers):
             return Verdict(False, f"{side} shows {len(value.numbers)} numbers for {value.shape}")
-    return _judge_numbers(recorded, actual, _width_notes(recorded, actual))
+    notes = _width_notes(recorded, actual)
+    if random and recorded.kind != "size":
+        return Verdict(True, _RANDOM, notes=notes)
+    return _judge_numbers(recorded, actual, notes)
 
 
 def _kind(value: Value) -> str:
@@ -115,15 +144,17 @@ def _shape(shape: tuple[int | None, ...]) -> str:
     return str(shape).replace("None", "?")
 
 
-def _same_shape(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
+def same_shape(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
     return len(one) == len(other) and all(
         a == b or a is None or b is None for a, b in zip(one, other, strict=True)
     )
 
 
-def _judge_other(recorded: Value, actual: Value) -> Verdict:
+def _judge_other(recorded: Value, actual: Value, random: bool) -> Verdict:
     """Values without numbers: `None`, strings, dtypes, shapes."""
     if recorded.kind == "string":
+        if random:
+            return Verdict(True, _RANDOM)
         ours, theirs = actual.text[1:-1], recorded.text[1:-1]
         return Verdict(ours == theirs, "" if ours == theirs else "the strings differ")
     if recorded.kind == "struct" and recorded.shape != actual.shape:
@@ -162,20 +193,22 @@ def _judge_numbers(recorded: Value, actual: Value, notes: tuple[str, ...]) -> Ve
     ]
     if not compared:
         return Verdict(True, notes=notes)
-    wrong = sum(not _fits(*one) for one in compared)
+    wrong = [i for i, one in enumerate(compared) if not _fits(*one)]
     worst = max(range(len(compared)), key=lambda i: _how_bad(*compared[i]))
     difference, allowed, _ = compared[worst]
     verdict = Verdict(
-        wrong == 0,
+        not wrong,
         "",
         difference,
         allowed,
+        abs(recorded.units[theirs[worst]]),
         _index(recorded, theirs[worst]),
         recorded.numbers[theirs[worst]],
         actual.numbers[ours[worst]],
         len(compared),
-        wrong,
+        len(wrong),
         notes,
+        marks=tuple((theirs[i], ours[i]) for i in wrong[:_MOST_MARKS]),
     )
     return verdict._replace(reason=_reason(verdict)) if wrong else verdict
 
@@ -305,6 +338,16 @@ def _index(value: Value, position: int) -> tuple[int, ...]:
         position, at = divmod(position, length or 1)
         index.append(at)
     return tuple(reversed(index))
+
+
+def _in_units(verdict: Verdict) -> str:
+    """How many units in the last printed place a small difference is."""
+    if not verdict.unit or verdict.difference is None:
+        return ""
+    units = verdict.difference / verdict.unit
+    if units > _FEW_UNITS:
+        return ""
+    return f"by {units:.2g} unit{'s' if units > 1.005 else ''} in the last printed place"
 
 
 def _reason(verdict: Verdict) -> str:

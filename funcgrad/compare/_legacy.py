@@ -62,7 +62,7 @@ def legacy(text: str, start: int, size_line: str, end: int) -> Value | None:
         kind_of_dtype(dtype) or "float",
         [_scaled(one, factor) for one, factor in numbers],
         [one.decimals for one, _ in numbers],
-        [one.exponent + (factor.exponent if factor else 0) for one, factor in numbers],
+        [_power(one) + _power(factor) for one, factor in numbers],
         shape,
         None,
         True,
@@ -122,6 +122,10 @@ def _in_order(rows: list[_Row], shape: tuple[int, ...]) -> list[tuple[Literal, L
     if any(matrix):
         raise Unfit
     return found
+
+
+def _power(one: Literal | None) -> int:
+    return one.exponent if one and isinstance(one.exponent, int) else 0
 
 
 def _scaled(one: Literal, factor: Literal | None) -> Number:

@@ -1,6 +1,8 @@
 """Reads number literals as they are printed, with the worth of their last place."""
 
+import math
 import re
+import sys
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -48,9 +50,17 @@ Literal(kind='float', number=-0.000826, decimals=4, exponent=-4))
     if text.lstrip("+-").isdecimal():
         return Literal("int", int(text), 0, 0)
     try:
-        return Literal("float", float(text), *_places(text))
+        return Literal("float", _float(text), *_places(text))
     except ValueError:
         raise Unfit from None
+
+
+def _float(text: str) -> float:
+    """A float; one that was rounded up to beyond the largest, `1.7977e+308`, is the largest."""
+    number = float(text)
+    if math.isinf(number) and "inf" not in text:
+        return math.copysign(sys.float_info.max, number)
+    return number
 
 
 def _places(text: str) -> tuple[int, int]:
@@ -66,7 +76,7 @@ def _complex(text: str) -> Literal:
         raise Unfit
     real, imaginary = match.group(1) or "0", match.group(2)
     (dr, er), (di, ei) = _places(real), _places(imaginary)
-    return Literal("complex", complex(float(real), float(imaginary)), (dr, di), (er, ei))
+    return Literal("complex", complex(_float(real), _float(imaginary)), (dr, di), (er, ei))
 
 
 def row(text: str) -> Grid:

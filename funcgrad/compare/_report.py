@@ -78,7 +78,7 @@ def remarks(report: Report) -> Iterator[tuple[str, str]]:
     """A line and its style for each value that does not plainly agree."""
     for cell in report.cells:
         for place, row in enumerate(() if cell.only_ours else cell.rows, start=1):
-            where = f"{cell.label}, value {place}"
+            where = f"{cell.label}, value {place}{f' ({row.name})' if row.name else ''}"
             if row.status != "agree":
                 yield f"{where}: {row.status}: {row.reason}{_by_how_much(row)}", _STYLES[row.status]
             for note in row.verdict.notes if row.verdict else ():
@@ -86,6 +86,8 @@ def remarks(report: Report) -> Iterator[tuple[str, str]]:
     ours = [f"{cell.label} ({len(cell.rows)})" for cell in report.cells if cell.only_ours]
     if ours:
         yield f"only in the port, not compared: {', '.join(ours)}", _STYLES["note"]
+    for note in report.notes:
+        yield f"recording: note: {note}", _STYLES["note"]
 
 
 def _by_how_much(row: Row) -> str:
@@ -114,6 +116,7 @@ def as_json(report: Report) -> str:
         "ran": report.ran,
         "agrees": report.agrees,
         "counts": counts,
+        "notes": list(report.notes),
         "cells": [_cell(cell) for cell in report.cells],
     }
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -121,11 +124,17 @@ def as_json(report: Report) -> str:
 
 def _cell(cell: CellReport) -> dict[str, Any]:
     values = [_row(row) for row in cell.rows]
-    return {"cell": cell.label, "only_ours": cell.only_ours, "values": values}
+    return {
+        "cell": cell.label,
+        "port": cell.port,
+        "only_ours": cell.only_ours,
+        "values": values,
+    }
 
 
 def _row(row: Row) -> dict[str, Any]:
     data: dict[str, Any] = {
+        "name": row.name,
         "recorded": row.recorded,
         "ours": row.ours,
         "verdict": row.status,
@@ -141,6 +150,7 @@ def _row(row: Row) -> dict[str, Any]:
             "our_number": _plain(verdict.actual),
             "compared": verdict.compared,
             "differing": verdict.differing,
+            "hint": verdict.hint,
         }
     if verdict is not None:
         data["notes"] = list(verdict.notes)

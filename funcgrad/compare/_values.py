@@ -26,6 +26,8 @@ class Value(NamedTuple):
         start: where it begins in the text.
         end: where it ends.
         text: as it was printed.
+        label: what it goes by in a report, where that is known: the expression, or the words
+            before it.
     """
 
     kind: str
@@ -40,6 +42,7 @@ class Value(NamedTuple):
     start: int = 0
     end: int = 0
     text: str = ""
+    label: str = ""
 
     @property
     def elided(self) -> bool:
