@@ -69,17 +69,36 @@ def test_agree_fails_where_one_array_differs(wrong):
         loops.agree({"a": good, "b": [good[0], good[1].at[1].mul(wrong)]})
 
 
-def test_what_is_not_installed_shows_so(monkeypatch, capsys):
-    monkeypatch.setattr(loops, "_equinox", lambda *_, **__: None)
+def test_what_is_not_installed_shows_so(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    everyone = loops.contenders(3, [4])
+    assert [c.name for c in everyone if c.loop is None] == [
+        "equinox bounded, room 4",
+        "equinox, room 4, 4 checkpoints",
+        "equinox, room 4, its own checkpoints",
+    ]
+    monkeypatch.setattr(loops, "contenders", lambda *_: [everyone[0], everyone[-1]])
     costs = loops.side_by_side(1, 3, [4], rounds=1)
-    print(loops.table(loops.rows(costs)))
-    lines = {line[:12]: line for line in capsys.readouterr().out.splitlines()}
-    assert lines["equinox boun"].endswith("not installed")
-    assert costs["equinox bounded, room 4"] == {"reverse": None, "forward": None}
-    assert "not installed" not in lines["funcgrad, ro"]
+    lines = loops.table(loops.rows(costs)).splitlines()
+    assert lines[-1].startswith(everyone[-1].name)
+    assert lines[-1].endswith("not installed")
 
 
-def test_the_command_prints_tables_and_writes_the_numbers(tmp_path, capsys):
+@pytest.mark.skipif(not loops.has_checkpoints(), reason="while_loop has no checkpoints")
+def test_with_checkpoints_equinox_gets_as_much_memory_as_ours():
+    costs = loops.by_checkpoints(4, 60, 64, rounds=1, counts=[8])
+    base, mine, *rest = costs
+    assert (base, mine) == ("lax.scan", "funcgrad, room 64, 8 checkpoints")
+    for name in rest:
+        if costs[name]["reverse"]:
+            assert costs[name]["reverse"].bytes == pytest.approx(
+                costs[mine]["reverse"].bytes, rel=0.2
+            )
+
+
+def test_the_command_prints_tables_and_writes_the_numbers(monkeypatch, tmp_path, capsys):
+    few = loops.contenders(1, [2])[:2]  # all of them take long to compile
+    monkeypatch.setattr(loops, "contenders", lambda *_: few)
     path = tmp_path / "loops.json"
     loops.main(["--width", "2", "--steps", "1", "--repeat", "1", "--json", str(path)])
     report = json.loads(path.read_text())

@@ -103,7 +103,7 @@ def _with_room(room: int) -> list[Contender]:
     few = math.isqrt(room - 1) + 1  # its square root, rounded up
     return [
         Contender(f"funcgrad, room {room}", until(fg.while_loop, max_steps=room)),
-        *([ours(room, few)] if has_checkpoints() else []),
+        *([ours(room, few), ours(room, room)] if has_checkpoints() else []),
         Contender(f"equinox bounded, room {room}", _equinox("bounded", room)),
         theirs(room, room),
         theirs(room, None),
@@ -191,7 +191,7 @@ def measure(functions: dict[str, Function], args: Sequence[Any], rounds: int) ->
         name: functools.partial(lambda run: jax.block_until_ready(run(*args)), program)
         for name, program in programs.items()
     }
-    times = interleaved(calls, rounds, at_least=0.02)
+    times = interleaved(calls, rounds, at_least=0.005)
     return {
         name: Cost(*least[name], program.memory_analysis().temp_size_in_bytes, times[name])
         for name, program in programs.items()
@@ -230,15 +230,34 @@ def side_by_side(width: int, trips: int, rooms: Sequence[int], rounds: int) -> C
     return {c.name: {mode: costs.get(c.name) for mode, costs in both.items()} for c in everyone}
 
 
-def by_checkpoints(width: int, trips: int, room: int, rounds: int) -> Costs:
-    """The costs in reverse mode by the number of checkpoints, ours and Equinox's."""
-    counts = [4**k for k in range(1, room.bit_length()) if 4**k < room]
+def by_checkpoints(
+    width: int, trips: int, room: int, rounds: int, counts: Sequence[int] = (16, 64, 256)
+) -> Costs:
+    """The costs in reverse mode of ours by checkpoints, and of Equinox's in as much memory."""
+    args = operands(width, trips)
     everyone = [Contender("lax.scan", scan(trips))]
-    everyone += [ours(room, k) for k in counts] if has_checkpoints() else []
-    everyone += [theirs(room, k) for k in counts]
+    for count in (count for count in counts if has_checkpoints() and count < room):
+        mine = ours(room, count)
+        everyone += [mine, theirs(room, _affordable(memory(mine, args), room, args))]
     here = {c.name: gradient(c.loop) for c in everyone if c.loop}
-    costs = measure(here, operands(width, trips), rounds)
+    costs = measure(here, args, rounds)
     return {c.name: {"reverse": costs.get(c.name)} for c in everyone}
+
+
+def memory(contender: Contender, args: Sequence[Any]) -> int:
+    """The temporary memory of a contender's gradient."""
+    assert contender.loop
+    _, program = stages(gradient(contender.loop), args)
+    return program.memory_analysis().temp_size_in_bytes
+
+
+def _affordable(target: int, room: int, args: Sequence[Any]) -> int:
+    """With how many checkpoints Equinox takes so much memory, which is linear in their number."""
+    few, many = 4, 64
+    if theirs(room, few).loop is None or room <= few:
+        return room
+    low, high = (memory(theirs(room, count), args) for count in (few, many))
+    return max(1, min(room, few + (target - low) * (many - few) // max(1, high - low)))
 
 
 def by_trips(width: int, counts: Sequence[int], room: int, rounds: int) -> dict[int, Times]:
@@ -249,7 +268,7 @@ def by_trips(width: int, counts: Sequence[int], room: int, rounds: int) -> dict[
         str(n): functools.partial(lambda args: jax.block_until_ready(program(*args)), args)
         for n, args in ((n, operands(width, n)) for n in counts)
     }
-    times = interleaved(calls, rounds, at_least=0.02)
+    times = interleaved(calls, rounds, at_least=0.005)
     return {n: times[str(n)] for n in counts}
 
 
@@ -315,7 +334,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     positive = {"type": _positive, "metavar": "N"}
     parser.add_argument("--width", nargs="+", default=[1, 64, 256], **positive)  # type: ignore[arg-type]
     parser.add_argument("--steps", default=1000, help="trips of the loop (1000)", **positive)  # type: ignore[arg-type]
-    parser.add_argument("--repeat", default=20, help="rounds of timing (20)", **positive)  # type: ignore[arg-type]
+    parser.add_argument("--repeat", default=40, help="rounds of timing (40)", **positive)  # type: ignore[arg-type]
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     parser.add_argument("--quick", action="store_true", help="one width, 100 steps, 5 rounds")
     given = parser.parse_args(arguments)
@@ -336,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = options(arguments)
     jax.config.update("jax_enable_compilation_cache", False)
     trips, rounds = given.steps, given.repeat
-    room = 1 << (trips - 1).bit_length()
+    room = max(2, 1 << (trips - 1).bit_length())
     print("\n".join(f"{key}: {value}" for key, value in header().items() if value))
     report: dict[str, Any] = {"header": header(), **{part: {} for part in PARTS}}
     for width in given.width:
@@ -344,12 +363,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         costs = side_by_side(width, trips, [room, 16 * room], rounds)
         print(table(rows(costs)), flush=True)
         report["side by side"][width] = costs
-    width = sorted(given.width)[len(given.width) // 2]
-    for some in (room, 16 * room):
-        print(f"\nwidth {width}, {trips} trips, room {some}: gradient by checkpoints")
-        costs = by_checkpoints(width, trips, some, math.ceil(rounds / 4))
+    for width in given.width:
+        print(
+            f"\nwidth {width}, {trips} trips, room {room}: gradient by checkpoints; Equinox with as"
+        )
+        print("many as take as much memory")
+        costs = by_checkpoints(width, trips, room, rounds)
         print(table(rows(costs)), flush=True)
-        report["checkpoints"][some] = costs
+        report["checkpoints"][width] = costs
     counts = sorted({max(1, trips * 10**k // 100) for k in range(4)})
     for width in given.width:
         print(f"\nwidth {width}, funcgrad, room {16 * room}: gradient by trips")
