@@ -4,11 +4,12 @@ On a machine that does other work a time says little and a ratio of times taken 
 much. So everything that is compared runs in turn, round after round, and ratios are of one round.
 """
 
+import contextlib
 import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -45,23 +46,29 @@ class Times(NamedTuple):
         return statistics.median(mine / its for mine, its in pairs)
 
 
-def clock(call: Callable[[], Any], calls: int = 1) -> float:
-    """The seconds that one of so many calls in a row takes, without garbage collection."""
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Collects garbage now, and none inside."""
     gc.collect()
     gc.disable()
     try:
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        return (time.perf_counter() - start) / calls
+        yield
     finally:
         gc.enable()
+
+
+def clock(call: Callable[[], Any], calls: int = 1) -> float:
+    """The seconds that one of so many calls in a row takes."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - start) / calls
 
 
 def interleaved(
     calls: Mapping[str, Callable[[], Any]], rounds: int, at_least: float = 0.0
 ) -> dict[str, Times]:
-    """Times each call in every round, after one round that does not count.
+    """Times each call in every round, after one that does not count, without garbage collection.
 
     Args:
         calls: functions of no arguments that return when their work is done, by name.
@@ -74,9 +81,10 @@ def interleaved(
     """
     repeats = {name: math.ceil(at_least / clock(call)) or 1 for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(rounds):
-        for name in list(calls)[:: -1 if turn % 2 else 1]:
-            times[name].append(clock(calls[name], repeats[name]))
+    with uncollected():
+        for turn in range(rounds):
+            for name in list(calls)[:: -1 if turn % 2 else 1]:
+                times[name].append(clock(calls[name], repeats[name]))
     return {name: Times(tuple(each)) for name, each in times.items()}
 
 

@@ -34,7 +34,7 @@ from jax import lax
 
 import funcgrad as fg
 
-from ._timer import Times, clock, interleaved, table
+from ._timer import Times, clock, interleaved, table, uncollected
 
 Function = Callable[..., Any]
 
@@ -182,8 +182,8 @@ def measure(functions: dict[str, Function], args: Sequence[Any], rounds: int) ->
     stages(next(iter(functions.values())), args)  # the first to compile pays for the compiler
     least = dict.fromkeys(functions, (math.inf,) * 3)
     programs: dict[str, Any] = {}
-    for _ in range(min(3, rounds)):
-        for name, fun in functions.items():
+    with uncollected():
+        for name, fun in min(3, rounds) * [*functions.items()]:
             seconds, programs[name] = stages(fun, args)
             least[name] = tuple(map(min, seconds, least[name]))  # type: ignore[assignment]
     agree({name: program(*args) for name, program in programs.items()})
@@ -364,10 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(table(rows(costs)), flush=True)
         report["side by side"][width] = costs
     for width in given.width:
-        print(
-            f"\nwidth {width}, {trips} trips, room {room}: gradient by checkpoints; Equinox with as"
-        )
-        print("many as take as much memory")
+        print(f"\nwidth {width}, {trips} trips, room {room}: gradient by checkpoints, equal memory")
         costs = by_checkpoints(width, trips, room, rounds)
         print(table(rows(costs)), flush=True)
         report["checkpoints"][width] = costs

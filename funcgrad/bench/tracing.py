@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 import funcgrad as fg
 
-from ._timer import clock
+from ._timer import clock, uncollected
 
 Function = Callable[[Any], Any]
 
@@ -58,7 +58,8 @@ def seconds(transform: Callable[[Function], Any], make: Callable[[], Function]) 
     """How long tracing takes once, from empty caches."""
     fun = jax.jit(transform(make()))
     jax.clear_caches()
-    return clock(lambda: fun.trace(jnp.ones(8)))
+    with uncollected():
+        return clock(lambda: fun.trace(jnp.ones(8)))
 
 
 def compare(make: Callable[[], Function], rounds: int = 5) -> tuple[float, float]:
