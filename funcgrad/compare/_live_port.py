@@ -1,0 +1,111 @@
+"""JAX's side of a live comparison: the port compiled with its pullback, its tags read."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcgrad._backward import vjp
+
+from ._live_inputs import Inputs, by_path, plain
+from ._live_state import State, renamed
+
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+class Ran(NamedTuple):
+    """What JAX computed, as NumPy arrays.
+
+    Attributes:
+        out: the output's leaves by path.
+        values, grads: of the tags' leaves by name and path; no gradient for integers.
+        leaves: the gradients of parameters and inputs, `None` for integers.
+    """
+
+    out: dict[str, np.ndarray]
+    values: dict[str, np.ndarray]
+    grads: dict[str, np.ndarray]
+    leaves: list[np.ndarray | None]
+
+    def of(self, where: tuple[str, Any]) -> tuple[Any, Any]:
+        """Value and gradient of an output, a tag or a leaf."""
+        what, key = where
+        if what == "output":
+            return self.out[key], None
+        if what == "intermediate":
+            return self.values[key], self.grads.get(key)
+        return None, self.leaves[key]
+
+
+class Port:
+    """JAX's function: compiled once, called for every input.
+
+    Attributes:
+        notes: what could not be done.
+    """
+
+    def __init__(
+        self, jax_fn: Callable[..., Any], inputs: Inputs, state: State | None, names: Any, jit: Any
+    ) -> None:
+        def run(arrays: list[Any]) -> Any:
+            count = len(state.tensors) if state else 0
+            before = (renamed(state.filled(arrays[:count]), names),) if state else ()
+            return plain(jax_fn(*before, *inputs.join(arrays[count:])))
+
+        def of(retain: Any) -> Callable[[list[Any]], Any]:
+            return lambda arrays: vjp(run, arrays, retain=retain)
+
+        self.notes: list[str] = []
+        self._jit = bool(jit)
+        self._plain = of(None)
+        self._forward = jax.jit(of(...)) if jit else of(...)
+        self._pull = jax.jit(lambda pullback, seeds: pullback(seeds))
+
+    def forward(self, arrays: list[Any]) -> tuple[Any, Any]:
+        """The output, containers made plain, and the pullback."""
+        try:
+            return self._forward(arrays)
+        except _NEEDS_VALUES as error:
+            if self._jit:
+                error.add_note(
+                    "`with_torch` compiles the JAX function; with jit=False it may look at its"
+                    " values, as long as it is not asked for tags"
+                )
+                raise
+        self._forward = self._plain
+        self.notes.append("the JAX function looks at its values, so its tags could not be read")
+        return self._forward(arrays)
+
+    def backward(self, out: Any, pullback: Any, seeds: Mapping[str, Any] | None) -> Ran:
+        """Everything, for these gradients of the outputs; without them values alone."""
+        paths = by_path(out)
+        tree = jax.tree.structure(out)
+        if seeds is None:
+            given = {p: jnp.zeros_like(leaf) for p, leaf in paths.items() if _inexact(leaf)}
+        else:
+            given = {p: jnp.asarray(seeds[p], paths[p].dtype) for p in seeds}
+        pulled = self._pull(pullback, tree.unflatten([given.get(path) for path in paths]))
+        (grads,), retained = pulled if pullback.tags is not None else (pulled, {})
+        values: dict[str, Any] = {}
+        tagged: dict[str, Any] = {}
+        for name, kept in retained.items():
+            values |= by_path(kept.value, name)
+            tagged |= by_path(kept.grad, name)
+        if seeds is None:
+            tagged, grads = {}, [None] * len(grads)
+        return Ran(
+            {path: np.asarray(leaf) for path, leaf in paths.items()},
+            {name: np.asarray(leaf) for name, leaf in values.items()},
+            {name: np.asarray(leaf) for name, leaf in tagged.items()},
+            [None if grad is None else np.asarray(grad) for grad in grads],
+        )
+
+
+def _inexact(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
