@@ -5,6 +5,7 @@ equation, or registers for a primitive of its own, goes through here, so that a 
 by editing this file. JAX's private modules are not used, here or elsewhere.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,6 +23,7 @@ Zero = ad.Zero
 add_tangents = ad.add_tangents
 instantiate_zeros = ad.instantiate_zeros
 jaxpr_as_fun = core.jaxpr_as_fun
+set_current_trace = core.set_current_trace
 
 
 def identity_primitive(
@@ -62,12 +64,7 @@ def identity_primitive(
 
 
 def computing_primitive(
-    name: str,
-    impl: Callable[..., Any],
-    *,
-    types: Callable[..., Any],
-    jvp: Callable[..., Any],
-    batch: Callable[..., Any],
+    name: str, impl: Callable[..., Any], types: Callable[..., Any]
 ) -> Primitive:
     """A primitive with several results that does and compiles to what the function `impl` does.
 
@@ -75,18 +72,26 @@ def computing_primitive(
         name: what jaxprs and error messages call it.
         impl: `(*operands, **params) -> results`, made of JAX functions.
         types: `(*operand types, **params) -> result types`.
-        jvp: `(primals, tangents, **params) -> (primals out, tangents out)`.
-        batch: `(axis_data, operands, dims, **params) -> (results, result dims)`; it is called even
-            where no operand is batched.
     """
     primitive = core.Primitive(name)
     primitive.multiple_results = True
     primitive.def_impl(impl)
     primitive.def_abstract_eval(types)
-    ad.primitive_jvps[primitive] = jvp
-    batching.fancy_primitive_batchers[primitive] = batch
     mlir.register_lowering(primitive, mlir.lower_fun(impl, multiple_results=True))
     return primitive
+
+
+def def_jvp(primitive: Primitive, rule: Callable[..., Any]) -> None:
+    """Registers `(primals, tangents, **params) -> (primals out, tangents out)`."""
+    ad.primitive_jvps[primitive] = rule
+
+
+def def_batch(primitive: Primitive, rule: Callable[..., Any]) -> None:
+    """Registers `(axis_data, operands, dims, **params) -> (results, result dims)`.
+
+    It is called even where no operand is batched.
+    """
+    batching.fancy_primitive_batchers[primitive] = rule
 
 
 def def_transpose(primitive: Primitive, rule: Callable[..., Any]) -> None:
@@ -128,6 +133,12 @@ def def_partial_eval(
         return early, eqn, unknown_out, [True] * len(eqn.outvars), residuals
 
     partial_eval.partial_eval_jaxpr_custom_rules[primitive] = rule
+
+
+def def_dce(primitive: Primitive, rule: Callable[..., Any]) -> None:
+    """Registers `(wanted results, eqn) -> (wanted operands, eqn of the wanted ones or None)`."""
+    # JAX 0.12 hands over which operands are live in between, for references.
+    partial_eval.dce_rules[primitive] = lambda wanted, *rest: rule(wanted, rest[-1])
 
 
 def is_linear(operand: Any) -> bool:
@@ -178,25 +189,26 @@ def program(
     return core.jaxpr_as_fun(core.ClosedJaxpr(part, ()))
 
 
-def used_inputs(closed: ClosedJaxpr) -> list[bool]:
-    """Which inputs any output depends on, looking into the bodies of calls, loops and branches."""
+def used_inputs(closed: ClosedJaxpr, wanted: Sequence[bool] | None = None) -> list[bool]:
+    """Which inputs the wanted outputs depend on, looking into calls, loops and branches."""
     jaxpr = open_up(closed)
-    return list(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1])
+    chosen = [True] * len(jaxpr.outvars) if wanted is None else list(wanted)
+    return list(partial_eval.dce_jaxpr(jaxpr, chosen)[1])
 
 
 def dependencies(closed: ClosedJaxpr) -> list[list[bool]]:
     """For each output, which inputs it depends on."""
-    jaxpr = open_up(closed)
-    count = len(jaxpr.outvars)
-    wanted = [[i == j for j in range(count)] for i in range(count)]
-    return [list(partial_eval.dce_jaxpr(jaxpr, row)[1]) for row in wanted]
+    count = len(open_up(closed).outvars)
+    return [used_inputs(closed, [i == j for j in range(count)]) for i in range(count)]
 
 
-def prune(closed: ClosedJaxpr, wanted: Sequence[bool]) -> ClosedJaxpr:
-    """The program of the wanted outputs alone, from the same inputs."""
+def prune(
+    closed: ClosedJaxpr, wanted: Sequence[bool], kept: Sequence[bool] | None = None
+) -> ClosedJaxpr:
+    """The program of the wanted outputs alone, from the same inputs or those kept."""
     jaxpr = open_up(closed)
-    every = [True] * len(jaxpr.invars)
-    return close(partial_eval.dce_jaxpr(jaxpr, list(wanted), every)[0])
+    inputs = [True] * len(jaxpr.invars) if kept is None else list(kept)
+    return close(partial_eval.dce_jaxpr(jaxpr, list(wanted), inputs)[0])
 
 
 class Outputs(NamedTuple):
@@ -392,6 +404,73 @@ def checkpoint(eqn: JaxprEqn) -> Call:
     """Reads a `checkpoint` equation."""
     options = {key: eqn.params[key] for key in ("prevent_cse", "policy")}
     return Call(close(eqn.params["jaxpr"]), options)
+
+
+def custom(eqn: JaxprEqn) -> Call:
+    """Reads a `custom_jvp_call` or `custom_vjp_call`: what is computed where nobody differentiates."""
+    return Call(close(eqn.params["call_jaxpr"]), {})
+
+
+class While(NamedTuple):
+    """A `lax.while_loop` equation; its operands are the two kinds of constants and the carry."""
+
+    cond: ClosedJaxpr
+    body: ClosedJaxpr
+    conds: int
+    consts: int
+
+
+def while_loop(eqn: JaxprEqn) -> While:
+    """Reads a `while` equation."""
+    params = eqn.params
+    programs = close(params["cond_jaxpr"]), close(params["body_jaxpr"])
+    return While(*programs, params["cond_nconsts"], params["body_nconsts"])
+
+
+def alone(jaxpr: Jaxpr, eqn: JaxprEqn) -> tuple[ClosedJaxpr, list[Any]]:
+    """One equation of `jaxpr` as a program, and the variables that are its inputs."""
+    inputs = list(dict.fromkeys(v for v in eqn.invars if not isinstance(v, Literal)))
+    part = jaxpr.replace(constvars=[], invars=inputs, outvars=list(eqn.outvars), eqns=[eqn])
+    return core.ClosedJaxpr(part, ()), inputs
+
+
+class Frame(NamedTuple):
+    """A place in Python code.
+
+    Fields:
+        file, function: of the code.
+        line, end_line, column, end_column: where the expression stands; columns count bytes.
+        key: equal for the same instruction of the same code.
+    """
+
+    file: str
+    function: str
+    line: int
+    end_line: int | None
+    column: int | None
+    end_column: int | None
+    key: tuple[Any, int]
+
+
+def frames(eqn: JaxprEqn) -> list[Frame]:
+    """The Python calls that led to an equation, the innermost first; none where JAX kept none."""
+    traceback = eqn.source_info.traceback
+    return (
+        [_frame(*pair) for pair in zip(*traceback.raw_frames(), strict=True)] if traceback else []
+    )
+
+
+def _frame(code: Any, instruction: int) -> Frame:
+    positions = itertools.islice(code.co_positions(), instruction // 2, None)
+    line, end_line, column, end_column = next(positions, (None, None, None, None))
+    place = line or code.co_firstlineno, end_line, column, end_column
+    return Frame(code.co_filename, code.co_name, *place, (code, instruction))
+
+
+def transforms(eqn: JaxprEqn) -> list[str]:
+    """The names of the transformations around an equation, `transpose` and `vmap` for example."""
+    stack = eqn.source_info.name_stack.stack
+    return [entry.name for entry in stack if type(entry).__name__ == "Transform"]
 
 
 class ShardMap(NamedTuple):

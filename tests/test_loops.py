@@ -9,6 +9,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 import funcgrad as fg
+from funcgrad import _compat as compat
 from funcgrad import fori_loop, while_loop
 
 W = np.array([[0.3, 0.5], [-0.2, 0.9]], np.float32)
@@ -38,6 +39,11 @@ def body(w):
 
 def ours(w, x, cond=going):
     return while_loop(cond, body(w), (0, x), max_steps=MOST)[1]
+
+
+def in_pieces(w, x, cond=going):
+    """Four steps are two that are kept and a segment of two that is run again."""
+    return while_loop(cond, body(w), (0, x), max_steps=MOST, checkpoints=2)[1]
 
 
 def masked(w, x, cond=going):
@@ -110,7 +116,7 @@ def in_a_loop(loop, w, x):
     def scanned_twice(x):
         return lax.scan(lambda x, _: (step(0, x), None), x, None, length=2)[0]
 
-    return jnp.sum((ours_twice if loop is ours else scanned_twice)(x[0]) ** 2)
+    return jnp.sum((scanned_twice if loop is masked else ours_twice)(x[0]) ** 2)
 
 
 PLACES = [
@@ -159,9 +165,9 @@ MODES = {
 QUICK = {"xla_backend_optimization_level": 0}  # a third of the time to compile
 
 
-def compared(place, mode, dtype):
+def compared(place, mode, dtype, mine=ours):
     w, x = (jnp.asarray(a, dtype) for a in (W, X))
-    both = [lambda w, x, loop=loop: place(loop, w, x) for loop in (ours, masked)]
+    both = [lambda w, x, loop=loop: place(loop, w, x) for loop in (mine, masked)]
     got, want = (jax.jit(MODES[mode](f), compiler_options=QUICK)(w, x) for f in both)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert a.dtype == b.dtype == dtype
@@ -184,6 +190,20 @@ CASES = [
 def test_every_mode_in_every_place(place, mode):
     with jax.enable_x64(True):
         for got, want in compared(place, mode, np.float64):
+            np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+RECOMPUTED = [(place, "grad") for place in (in_scan, in_cond, in_checkpoint, in_a_loop)] + [
+    (place, mode)
+    for place in (alone, in_vmap, in_shard_map)
+    for mode in ("grad", "reverse over forward", "reverse over reverse")
+]
+
+
+@pytest.mark.parametrize(("place", "mode"), [*RECOMPUTED, (alone, "third order")])
+def test_every_mode_with_checkpoints(place, mode):
+    with jax.enable_x64(True):
+        for got, want in compared(place, mode, np.float64, in_pieces):
             np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
 
 
@@ -408,6 +428,160 @@ def test_second_call_traces_nothing():
     with jax.no_tracing():
         assert f(2.0) == 4.0
     assert len(traced) == count == 1
+
+
+# Checkpoints.
+
+
+def stepped(n, max_steps, checkpoints, seen=None):
+    """`n` steps of a map of `x`, each of which may be counted."""
+
+    def step(state):
+        i, x = state
+        if seen is not None:
+            jax.debug.callback(lambda i: seen.append(int(i)), i)
+        return i + 1, 1.2 * jnp.sin(x) + 0.1 * x
+
+    def loop(x):
+        init = jnp.int32(0), x
+        most = {"max_steps": max_steps, "checkpoints": checkpoints}
+        return while_loop(lambda state: state[0] < n, step, init, **most)[1]
+
+    return loop
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "checkpoints"), [(6, 2), (7, 2), (15, 2), (29, 3), (9, 8), (8, 9)]
+)
+def test_every_number_of_steps_with_checkpoints(max_steps, checkpoints):
+    def slopes(kept):
+        @jax.jit
+        def f(n):
+            slope = jax.grad(stepped(n, max_steps, kept))
+            return jnp.stack([slope(0.7), jax.grad(slope)(0.7)])
+
+        return jnp.stack([f(n) for n in range(max_steps + 1)])
+
+    np.testing.assert_allclose(slopes(checkpoints), slopes(max_steps), rtol=1e-5, atol=1e-5)
+
+
+def levels(max_steps, checkpoints):
+    """The least number for which so many powers of the checkpoints reach `max_steps`."""
+    reach, number = checkpoints, 1
+    while reach < max_steps:
+        reach, number = checkpoints * (1 + reach), number + 1
+    return number
+
+
+@pytest.mark.parametrize(("max_steps", "checkpoints"), [(10, 10), (110, 10), (60, 5), (60, 3)])
+def test_steps_are_run_again_as_often_as_there_are_levels(max_steps, checkpoints):
+    seen = []
+    n = max_steps if max_steps == checkpoints else max_steps - 3
+    jax.jit(jax.grad(stepped(n, max_steps, checkpoints, seen)))(0.7)
+    jax.effects_barrier()
+    runs = np.bincount(seen)
+    assert len(runs) == n  # no step past the last
+    assert runs[:checkpoints].tolist() == [1] * checkpoints
+    assert runs.max() == levels(max_steps, checkpoints)
+
+
+def test_without_checkpoints_1024_steps_are_kept():
+    for n, most in [(1024, 1024), (1024, 5000), (1030, 5000)]:
+        seen = []
+        jax.jit(jax.grad(stepped(n, most, None, seen)))(0.7)
+        jax.effects_barrier()
+        assert np.bincount(seen).tolist() == [1] * 1024 + [2] * (n - 1024)
+
+
+def temporary(width, max_steps, checkpoints, loop=while_loop):
+    def f(x, w, n):
+        init = jnp.int32(0), x
+        most = {"max_steps": max_steps, "checkpoints": checkpoints}
+        step = lambda state: (state[0] + 1, jnp.tanh(w @ state[1]))
+        return jnp.sum(loop(lambda state: state[0] < n, step, init, **most)[1])
+
+    shapes = [jax.ShapeDtypeStruct(s, "float32") for s in ((width,), (width, width))]
+    n = jax.ShapeDtypeStruct((), "int32")
+    compiled = jax.jit(jax.grad(f, (0, 1))).lower(*shapes, n).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_with_checkpoints_is_that_of_the_formula():
+    width, bytes_of_carry = 512, 4 * 512 + 8  # the carry, its counter, and the steps of a segment
+    fixed = temporary(width, 2, 2)  # gradients of the matrix, mostly
+    residuals = (temporary(width, 1002, 1002) - fixed) / 1000
+    for max_steps, k in [(10_000, 100), (1_000_000, 100), (1_000_000, 1000)]:
+        j = levels(max_steps, k)
+        formula = j * k * residuals + (j - 1) * (k * bytes_of_carry + 2 * 4 * width**2)
+        assert temporary(width, max_steps, k) - fixed < 1.02 * formula
+
+
+def test_tags_with_checkpoints_have_the_same_rows():
+    def retained(checkpoints):
+        def fun(x):
+            step = lambda y: fg.retain_grad(jnp.sin(y) * 1.1, "y")
+            most = {"max_steps": 15, "checkpoints": checkpoints}
+            return while_loop(lambda y: y > 0.5, step, x, **most)
+
+        return jax.jit(fg.grad(fun, retain="y"))(1.4)
+
+    assert jnp.sum(retained(15)[1]["y"].grad != 0) > 6  # three levels deep with two
+    assert_close(retained(2), retained(15))
+
+
+def test_keys_in_the_carry_with_checkpoints():
+    def f(x, checkpoints):
+        def step(state):
+            key, x = state
+            key, sub = jax.random.split(key)
+            return key, x * (1 + jax.random.uniform(sub))
+
+        most = {"max_steps": 30, "checkpoints": checkpoints}
+        return while_loop(lambda s: s[1] < 100, step, (jax.random.key(3), x), **most)[1]
+
+    got, want = (jax.jit(jax.grad(f), static_argnums=1)(1.0, k) for k in (2, 30))
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_fori_loop_with_checkpoints():
+    def f(x, n, known):
+        upper = 12 if known else n
+        most = {} if known else {"max_steps": 12}
+        return fori_loop(0, upper, lambda i, y: y * x + 1, 1.0, checkpoints=3, **most)
+
+    plain = jax.grad(lambda x: fori_loop(0, 12, lambda i, y: y * x + 1, 1.0))(1.1)
+    for known in (True, False):
+        got = jax.jit(jax.grad(f), static_argnums=2)(1.1, 12, known)
+        np.testing.assert_allclose(got, plain, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [1, 0, -1, 2.0, True, "3", jnp.int32(3)])
+def test_checkpoints_that_are_no_int_from_2_are_refused(bad):
+    with pytest.raises(fg.UsageError, match=r"checkpoints=.* and wants an int of at least 2"):
+        while_loop(lambda x: x < 2, lambda x: x + 1, 0, max_steps=9, checkpoints=bad)
+    with pytest.raises(fg.UsageError, match=r"checkpoints=.* and wants an int of at least 2"):
+        fori_loop(0, 2, lambda i, x: x + 1, 0, checkpoints=bad)
+
+
+# What nobody wants.
+
+
+def test_what_nobody_wants_of_a_loop_is_not_computed():
+    def f(x, y, z):
+        def step(state):
+            i, x, y, z = state
+            return i + 1, x * 2 + y, y, jnp.sin(z)
+
+        return while_loop(lambda s: s[0] < 3, step, (0, x, y, z), max_steps=4)[1]
+
+    closed = jax.make_jaxpr(f)(1.0, 2.0, 3.0)
+    assert compat.used_inputs(closed) == [True, True, False]
+    assert "sin" in str(closed)
+    assert "sin" not in str(compat.prune(closed, [True]))
+    both = jax.make_jaxpr(lambda x, dot: jax.jvp(lambda x: f(x, 2.0, x), (x,), (dot,)))(1.0, 2.0)
+    assert compat.dependencies(both) == [[True, False], [True, True]]
+    run = jax.core.eval_jaxpr(compat.open_up(compat.prune(both, [True, False])), [], 1.0, 2.0)
+    assert run == [f(1.0, 2.0, 1.0)]
 
 
 # More steps than max_steps.

@@ -77,8 +77,7 @@ def _bounded(
         [*ops.xs, *sinks],
         cond if loop.cond is not None else None,
         ops.conds,
-        length=loop.length,
-        reverse=loop.reverse,
+        **loop.static,
     )
     count = len(compat.open_up(loop.body).outvars) - loop.carry
     rows = iter(jax.tree.map(lambda y: _taken(y, steps), ys[count:]))
