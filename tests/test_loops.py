@@ -213,10 +213,11 @@ def test_single_precision(mode):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["value", "grad"])
-def test_half_precision(mode):
-    for got, want in compared(in_vmap, mode, jnp.bfloat16):
-        np.testing.assert_allclose(got, want, rtol=0.1, atol=0.1)
+@pytest.mark.parametrize("mode", ["value", "jvp", "grad"])
+@pytest.mark.parametrize(("dtype", "allowed"), [(jnp.bfloat16, 0.1), (np.float16, 0.02)])
+def test_half_precision(mode, dtype, allowed):
+    for got, want in compared(in_vmap, mode, dtype):
+        np.testing.assert_allclose(got, want, rtol=allowed, atol=allowed)
 
 
 @pytest.mark.parametrize("mode", [grad, jvp])
