@@ -5,7 +5,7 @@
     judge(recorded, actual)   -> whether two values agree, and if not where and by how much
     compare(recording, port)  -> all of it for two files; `funcgrad compare` prints it
 
-Recorded text is never evaluated. Importing this imports neither jax nor torch, and of the extra
+Recorded text is never evaluated. Importing this does not import torch, and of the extra
 `funcgrad[compare]` nothing before it is needed.
 """
 
@@ -20,9 +20,15 @@ from ._compare import Row as Row
 from ._compare import compare as compare
 from ._errors import CompareError as CompareError
 from ._errors import MissingExtraError as MissingExtraError
+from ._html import as_html as as_html
 from ._judge import RESOLUTION as RESOLUTION
 from ._judge import Verdict as Verdict
 from ._judge import judge as judge
+from ._live import assert_matches_torch as assert_matches_torch
+from ._live import with_torch as with_torch
+from ._live_capture import capture as capture
+from ._live_report import ParityError as ParityError
+from ._live_report import ParityReport as ParityReport
 from ._parse import parse as parse
 from ._read import read as read
 from ._report import as_json as as_json

@@ -1,9 +1,12 @@
 """The command `funcgrad compare`: arranges the library for a terminal."""
 
+from typing import Any
+
 import click
 
 from ._compare import Report, compare, default_file
 from ._errors import CompareError
+from ._html import as_html
 from ._report import as_json, check_writable, print_report, write_whole
 from ._run import DEFAULT_TIMEOUT
 
@@ -12,6 +15,9 @@ from ._run import DEFAULT_TIMEOUT
 @click.argument("recording", required=False)
 @click.argument("port", required=False)
 @click.option("--json", "json_file", metavar="FILE", help="Write the whole result to FILE.")
+@click.option("--html", "html_file", metavar="FILE", help="Write a page, side by side, to FILE.")
+@click.option("--map", "map_file", metavar="FILE", help="Which cells belong together, as TOML.")
+@click.option("--strict", is_flag=True, help="Another width of a dtype is a difference.")
 @click.option("--no-run", is_flag=True, help="Compare the outputs stored in PORT; start no kernel.")
 @click.option(
     "--timeout",
@@ -27,33 +33,45 @@ def command(
     recording: str | None,
     port: str | None,
     json_file: str | None,
+    html_file: str | None,
+    map_file: str | None,
+    strict: bool,
     no_run: bool,
     timeout: int,
 ) -> None:
     """Run PORT and compare what it shows with RECORDING, number by number.
 
     RECORDING is a notebook with outputs, or a text export with `In [n]:` headings; PORT is a
-    notebook. Without them, the port of the autograd notebook that comes with funcgrad is compared
-    with what PyTorch printed.
+    notebook, or a `.py` in percent format. Without them, the port of the autograd notebook that
+    comes with funcgrad is compared with what PyTorch printed.
+
+    A map has lines such as `"In [16]" = "cell 3"`, by execution count and by place in the file.
 
     Exit status: 0 all agree, 1 some differ, 2 it could not run.
     """
     recording = recording or str(default_file("original_outputs.ipynb"))
     port = port or str(default_file("autograd.ipynb"))
-    if json_file is not None:
-        _check_json(json_file, recording, port)
-    report = _with_progress(recording, port, not no_run, timeout)
-    if json_file is not None:
-        write_whole(json_file, as_json(report))
+    writers = [(json_file, as_json), (html_file, as_html)]
+    for file, _ in writers:
+        _check(file, recording, port, map_file)
+    if json_file and html_file and check_writable(json_file) == check_writable(html_file):
+        raise CompareError(f"{json_file}: cannot hold both the JSON and the page; name two files")
+    options = {"fresh": not no_run, "timeout": timeout, "strict": strict, "mapping": map_file}
+    report = _with_progress(recording, port, options)
+    for file, write in writers:
+        if file is not None:
+            write_whole(file, write(report))
     _print(report)
     context.exit(0 if report.agrees else 1)
 
 
-def _check_json(json_file: str, *inputs: str) -> None:
+def _check(file: str | None, *inputs: str | None) -> None:
     """Refuse, before a long run, a file that could not or should not be written."""
-    target = check_writable(json_file)
-    if any(target.exists() and target.samefile(one) for one in inputs if _exists(one)):
-        raise CompareError(f"{json_file}: is an input of the comparison; name another file")
+    if file is None:
+        return
+    target = check_writable(file)
+    if any(target.exists() and target.samefile(one) for one in inputs if one and _exists(one)):
+        raise CompareError(f"{file}: is an input of the comparison; name another file")
 
 
 def _exists(path: str) -> bool:
@@ -64,7 +82,7 @@ def _exists(path: str) -> bool:
     return True
 
 
-def _with_progress(recording: str, port: str, fresh: bool, timeout: int) -> Report:
+def _with_progress(recording: str, port: str, options: dict[str, Any]) -> Report:
     """Compare, with a progress bar on the standard error stream where that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -74,14 +92,16 @@ def _with_progress(recording: str, port: str, fresh: bool, timeout: int) -> Repo
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
     )  # fmt: skip
     with Progress(
-        *columns, console=console, transient=True, disable=not (fresh and console.is_terminal)
+        *columns,
+        console=console,
+        transient=True,
+        disable=not (options["fresh"] and console.is_terminal),
     ) as bar:
         task = bar.add_task("running the port", total=None)
         return compare(
             recording,
             port,
-            fresh=fresh,
-            timeout=timeout,
+            **options,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 

@@ -77,12 +77,8 @@ def _numbers(verdict: Verdict | None) -> tuple[str, str]:
 def remarks(report: Report) -> Iterator[tuple[str, str]]:
     """A line and its style for each value that does not plainly agree."""
     for cell in report.cells:
-        for place, row in enumerate(() if cell.only_ours else cell.rows, start=1):
-            where = f"{cell.label}, value {place}{f' ({row.name})' if row.name else ''}"
-            if row.status != "agree":
-                yield f"{where}: {row.status}: {row.reason}{_by_how_much(row)}", _STYLES[row.status]
-            for note in row.verdict.notes if row.verdict else ():
-                yield f"{where}: note: {note}", _STYLES["note"]
+        if not cell.only_ours:
+            yield from lines_of(cell)
     ours = [f"{cell.label} ({len(cell.rows)})" for cell in report.cells if cell.only_ours]
     if ours:
         yield f"only in the port, not compared: {', '.join(ours)}", _STYLES["note"]
@@ -90,7 +86,18 @@ def remarks(report: Report) -> Iterator[tuple[str, str]]:
         yield f"recording: note: {note}", _STYLES["note"]
 
 
-def _by_how_much(row: Row) -> str:
+def lines_of(cell: CellReport) -> Iterator[tuple[str, str]]:
+    """A line and its style for each value of one cell that does not plainly agree."""
+    for place, row in enumerate(cell.rows, start=1):
+        where = f"{cell.label}, value {place}{f' ({row.name})' if row.name else ''}"
+        if row.status != "agree":
+            yield f"{where}: {row.status}: {row.reason}{by_how_much(row)}", _STYLES[row.status]
+        for note in row.verdict.notes if row.verdict else ():
+            yield f"{where}: note: {note}", _STYLES["note"]
+
+
+def by_how_much(row: Row) -> str:
+    """The end of a sentence about a difference: how far, and how far would have been fine."""
     verdict = row.verdict
     if verdict is None or verdict.difference is None or verdict.agrees:
         return ""
@@ -187,7 +194,7 @@ def write_whole(path: str | Path, text: str) -> None:
     target = check_writable(path)
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with beside.open("x", encoding="utf-8") as file:
+        with beside.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
         os.replace(beside, target)
     except (OSError, ValueError) as error:

@@ -113,11 +113,21 @@ def _names(cell: Cell, output: Output, parsed: Parsed) -> Iterator[str]:
         if len(expressions) == 1 and not value.path:
             name = expressions[0]
         elif item and len(item.group(1)) < 5 and int(item.group(1)) < len(expressions) != 1:
-            name = "".join([expressions[int(item.group(1))], *value.path[1:]])
+            name = "".join([expressions[int(item.group(1))], *map(_step, value.path[1:])])
         else:
             keyed = any(_ITEM.fullmatch(one) is None for one in value.path)
-            name = "".join(value.path) if keyed else _last_line(words)
+            name = "".join(map(_step, value.path)).lstrip(".") if keyed else _last_line(words)
         yield name if len(name) <= _LONGEST_NAME else f"...{name[-_LONGEST_NAME:]}"
+
+
+def _step(container: str) -> str:
+    """How Python gets at an item of a container.
+
+    >>> _step("torch.return_types.max[indices]"), _step("dict['w']"), _step("Parameter[0]")
+    ('.indices', "['w']", '')
+    """
+    name, _, key = container.removesuffix("]").partition("[")
+    return "" if name == "Parameter" else f".{key}" if key.isidentifier() else f"[{key}]"
 
 
 def _expressions(source: str) -> list[str]:

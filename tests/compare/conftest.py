@@ -4,6 +4,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
+# Programs and sources, which must not be imported: `--doctest-modules` would run them.
+collect_ignore_glob = ["fuzz_parse.py", "recordings/*.py", "recordings/sources"]
+
 
 def result(text, number=1):
     return new_output("execute_result", data={"text/plain": text}, execution_count=number)
