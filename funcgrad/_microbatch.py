@@ -231,17 +231,31 @@ def _on_mesh(task: _Task, mesh: Any, held: Any, batch: Any, keys: Any) -> Any:
         axis_names=set(task.axes),
         check_vma=False,
     )
-    batch, keys = jax.tree.map(lambda x: _placed(x, mesh, task.axes), (batch, keys))
+    if _explicit(mesh, task.axes):
+        batch, keys = jax.tree.map(lambda x: _shared_out(x, mesh, task.axes), (batch, keys))
+        held = [_gathered(x, mesh, task.axes) for x in held]
     sums, stacks = jax.jit(shared)(held, batch, keys)
     return _join(seen[-1], sums, stacks)
 
 
-def _placed(x: Any, mesh: Any, axes: tuple[str, ...]) -> Any:
-    """`x` with its rows over `axes`, where shardings are part of types; it stays if it is so."""
+def _explicit(mesh: Any, axes: tuple[str, ...]) -> bool:
+    """Whether shardings over `axes` are part of types, so that they must be asked for."""
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    if any(kinds[axis] != jax.sharding.AxisType.Explicit for axis in axes):
-        return x
+    return all(kinds[axis] == jax.sharding.AxisType.Explicit for axis in axes)
+
+
+def _shared_out(x: Any, mesh: Any, axes: tuple[str, ...]) -> Any:
+    """`x` with its rows over `axes`; it stays where it is if they are there."""
     return compat.placed(x, mesh, jax.P(axes, *jax.typeof(x).sharding.spec[1:]))
+
+
+def _gathered(x: Any, mesh: Any, axes: tuple[str, ...]) -> Any:
+    """`x` whole along `axes`, and along other axes as it is."""
+    named = [part if isinstance(part, tuple) else (part,) for part in jax.typeof(x).sharding.spec]
+    if not any(axis in part for part in named for axis in axes):
+        return x
+    rest = (tuple(axis for axis in part if axis and axis not in axes) for part in named)
+    return compat.placed(x, mesh, jax.P(*(part or None for part in rest)))
 
 
 def _join(layout: _Layout, sums: list[Any], stacks: list[Any]) -> Any:

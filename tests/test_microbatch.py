@@ -1,7 +1,7 @@
 """`microbatch`: the whole batch in parts, on one device and on eight."""
 
-import functools
 import re
+from collections import Counter
 
 import chex
 import jax
@@ -12,12 +12,19 @@ from closeness import assert_close
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from models import (
+    MODELS,
+    mlp,
+    normal,
+    tokens_that_count,
+    transformer,
+    transformer_by_hand,
+    whole,
+    whole_transformer,
+)
 
 import funcgrad as fg
-
-
-def normal(seed, *shape, dtype=jnp.float32):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32), dtype)
+from funcgrad.bench.program import collectives
 
 
 def the_mesh(shape=(8,), names=("data",), kind=AxisType.Auto):
@@ -43,42 +50,6 @@ def rows(n):
     return {"x": normal(1, n, 5), "y": normal(2, n, 3)}
 
 
-# Models: parameters, a batch of 40 rows, a loss that is a mean over the rows.
-
-
-def mlp(dtype=jnp.float32):
-    p = {"w": normal(0, 6, 16, dtype=dtype), "v": normal(1, 16, 2, dtype=dtype), "step": 3}
-
-    def loss(p, batch):
-        x, y = batch
-        return jnp.mean((jnp.tanh(x.astype(dtype) @ p["w"]) @ p["v"] - y.astype(dtype)) ** 2)
-
-    return loss, p, (normal(2, 40, 6), normal(3, 40, 2))
-
-
-def cnn():
-    p = {"k": normal(0, 4, 1, 3, 3), "v": normal(1, 4, 3)}
-
-    def loss(p, batch):
-        h = lax.conv(batch["x"], p["k"], (1, 1), "SAME")
-        logits = jnp.mean(jax.nn.relu(h), (2, 3)) @ p["v"]
-        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), batch["y"][:, None], 1))
-
-    return loss, p, {"x": normal(2, 40, 1, 6, 6), "y": jnp.arange(40) % 3}
-
-
-def rnn():
-    """A scan that starts from zeros: the user's function need not know of mesh axes."""
-    p = {"a": normal(0, 4, 4), "b": normal(1, 3, 4)}
-
-    def loss(p, x):
-        step = lambda h, a: (jnp.tanh(h @ p["a"] + a @ p["b"]), None)
-        h, _ = lax.scan(step, jnp.zeros((x.shape[0], 4)), x.swapaxes(0, 1))
-        return jnp.mean(h**2)
-
-    return loss, p, normal(2, 40, 5, 3)
-
-
 def attention(p, x, key):
     scores = jnp.einsum("bid,de,bje->bij", x, p["qk"], x) / 2
     mixed = jax.nn.softmax(scores) @ (x @ p["v"])
@@ -87,15 +58,6 @@ def attention(p, x, key):
 
 
 ATTENTION = {"qk": normal(0, 4, 4), "v": normal(1, 4, 4)}
-
-
-@functools.cache
-def whole(model):
-    loss, p, batch = MODELS[model]()
-    return jax.jit(fg.value_and_grad(loss))(p, batch)
-
-
-MODELS = {"mlp": mlp, "cnn": cnn, "rnn": rnn, "bf16": lambda: mlp(jnp.bfloat16)}
 
 
 @pytest.mark.parametrize(("devices", "microbatches"), [(1, 4), (8, 3)])
@@ -173,6 +135,24 @@ def test_a_tree_of_keys_and_a_remainder():
     draw = lambda keys, x: jax.tree.map(jax.random.uniform, keys)
     got = jax.jit(fg.microbatch(draw, 3, reduce="stack", key_argnums=0))(keys, jnp.ones(8))
     assert_close(got, {n: jax.vmap(jax.random.uniform)(jax.random.split(keys[n], 3)) for n in keys})
+
+
+@pytest.mark.parametrize(("devices", "microbatches"), [(1, 6), (8, 5)])
+def test_a_transformer_with_masked_tokens(devices, microbatches):
+    loss, p, batch = transformer()
+    fun = fg.value_and_grad(loss)
+    step = fg.microbatch(fun, microbatches, weight=tokens_that_count, **on(devices))
+    assert_close(jax.jit(step)(p, batch), whole_transformer())
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_transformer_with_masked_tokens_and_dropout_keys(devices):
+    loss, p, batch = transformer()
+    keywords = {"weight": tokens_that_count, "key_argnums": 2, **on(devices)}
+    step = fg.microbatch(fg.value_and_grad(loss), 8 // devices, **keywords)
+    got = jax.jit(step)(p, batch, jax.random.key(3))
+    assert_close(got, transformer_by_hand())
+    assert not np.allclose(got[0], whole_transformer()[0], rtol=1e-3)
 
 
 # Weights.
@@ -390,6 +370,13 @@ def test_temporary_memory_does_not_grow_with_the_number_of_micro_batches(remaind
     assert few == some == many
 
 
+def instructions(text):
+    """How often each instruction stands in a program, whatever the names and their numbers."""
+    text = re.sub(r", metadata=\{[^}]*\}|, ?\w*stack_frame_id=\d+|\.clone\b", "", text)
+    lines = (re.sub(r"(%[\w\-]+?)[._\d]*\b", r"\1", line) for line in text.splitlines())
+    return Counter(line.strip() for line in lines if " = " in line)
+
+
 def test_the_program_is_the_scan_that_one_writes_by_hand():
     fun = jax.value_and_grad(lambda w, x: jnp.mean(jnp.tanh(x @ w) ** 2))
 
@@ -399,47 +386,21 @@ def test_the_program_is_the_scan_that_one_writes_by_hand():
         total, _ = lax.scan(add, zeros, x.reshape(16, 32, 64))
         return jax.tree.map(lambda r: r / 16, total)
 
-    def cost(step):
+    def compiled(step):
         args = (jax.ShapeDtypeStruct(s, jnp.float32) for s in [(64, 64), (512, 64)])
         program = jax.jit(step).lower(*args).compile()
-        used = program.memory_analysis()
         costs = {k: program.cost_analysis()[k] for k in ("flops", "bytes accessed")}
-        return costs, used.temp_size_in_bytes, program.as_text().count(" while(")
+        return instructions(program.as_text()), costs, program.memory_analysis().temp_size_in_bytes
 
-    assert cost(fg.microbatch(fun, 16)) == cost(by_hand)
-
-
-def computations(text):
-    """The text of each computation of an HLO module, by name."""
-    heads = re.split(r"^(?:ENTRY )?%?([\w.\-]+) [^\n]*\{\n", text, flags=re.M)
-    return dict(zip(heads[1::2], heads[2::2], strict=True))
+    ours = compiled(fg.microbatch(fun, 16))
+    assert len(ours[0]) > 20
+    assert ours == compiled(by_hand)
+    assert ours[0] != compiled(lambda w, x: jax.tree.map(lambda r: 2 * r, by_hand(w, x)))[0]
 
 
-def looped(text):
-    """The computations that run in a loop: bodies and conditions, and all that they call."""
-    parts = computations(text)
-    found, todo = set(), re.findall(r"(?:body|condition)=%?([\w.\-]+)", text)
-    while todo:
-        name = todo.pop()
-        if name in parts and name not in found:
-            found.add(name)
-            todo += re.findall(r"%([\w.\-]+)", parts[name])
-    return {name: parts[name] for name in found}
-
-
-COLLECTIVE = r"= ([^=]*?) (?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)"
-
-
-def collective_bytes(text):
-    """The bytes that each collective gives."""
-    sizes = {"f32": 4, "bf16": 2, "f64": 8, "u32": 4, "s32": 4, "pred": 1}
-    return [
-        sum(
-            sizes[dtype] * int(np.prod([int(n) for n in shape.split(",") if n]))
-            for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", kinds)
-        )
-        for kinds in re.findall(COLLECTIVE + r"(?:-start)?\(", text)
-    ]
+def bytes_moved(text, looped=None):
+    """The bytes that each collective of a program gives, or of those that are looped or not."""
+    return [c.bytes for c in collectives(text) if looped in (None, c.looped)]
 
 
 def reduction(parts, weight=None):
@@ -451,7 +412,7 @@ def reduction(parts, weight=None):
     step = fg.microbatch(fun, parts, weight=weight, mesh=mesh, batch_axis="data")
     text = jax.jit(step).lower(p, batch).compile().as_text()
     assert " while(" in text
-    return collective_bytes("\n".join(looped(text).values())), collective_bytes(text)
+    return bytes_moved(text, looped=True), bytes_moved(text)
 
 
 @pytest.mark.parametrize("parts", [5, 3])
@@ -474,26 +435,63 @@ def test_the_counting_sees_a_reduction_in_a_loop():
         loop, mesh=the_mesh(), in_specs=P(None, "data"), out_specs=P(), check_vma=False
     )
     text = jax.jit(shared).lower(jnp.ones((4, 24))).compile().as_text()
-    assert collective_bytes("\n".join(looped(text).values())) == [12]
+    assert bytes_moved(text, looped=True) == [12]
+    assert bytes_moved(text, looped=False) == []
+
+
+def perceptron(p, x):
+    """Two layers, the first cut by columns and the second by rows: their sum crosses devices."""
+    up, down = p
+    whole = {"out_sharding": P(None, None)} if explicit_now(x) else {}
+    return jnp.mean((jnp.einsum("bh,ho->bo", jnp.tanh(x @ up), down, **whole) - x) ** 2)
+
+
+def explicit_now(x):
+    return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
+
+
+def sharded_step(kind, *specs):
+    """Values, gradients and program of a step on a mesh of 4 x 2, and those of the whole batch."""
+    mesh = the_mesh((4, 2), ("data", "model"), kind)
+    put = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, P(*spec)))
+    p, x = (normal(0, 16, 64), normal(1, 64, 16)), normal(2, 64, 16)
+    fun = fg.value_and_grad(perceptron)
+    step = jax.jit(fg.microbatch(fun, 4, mesh=mesh, batch_axis="data"))
+    held = tuple(put(w, *spec) for w, spec in zip(p, specs, strict=True)), put(x, "data")
+    with jax.set_mesh(mesh):
+        got, text = step(*held), step.lower(*held).compile().as_text()
+    return jax.device_get(got), collectives(text), (got[1], held[0]), jax.jit(fun)(p, x)
+
+
+# With explicit axes `shard_map` of JAX 0.10 gathers weights over the second axis before the loop.
+EXPLICIT_MOVES = tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 12)
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_weights_sharded_over_a_second_axis(kind):
-    mesh = the_mesh((4, 2), ("data", "model"), kind)
-    put = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, P(*spec)))
-    fun = fg.value_and_grad(lambda w, x: jnp.mean(jnp.tanh(x @ w) ** 2))
-    w, x = normal(0, 16, 64), normal(1, 64, 16)
-    step = jax.jit(fg.microbatch(fun, 4, mesh=mesh, batch_axis="data"))
-    held = put(w, None, "model"), put(x, "data")
-    with jax.set_mesh(mesh):
-        value, grads = step(*held)
-        text = step.lower(*held).compile().as_text()
-    assert_close((value, grads), fun(w, x))
-    if kind == AxisType.Auto:
-        assert grads.sharding.is_equivalent_to(held[0].sharding, 2)
-        # The loss is a mean over both axes: the model axis adds its scalar, the data axis the rest.
-        assert sum(collective_bytes("\n".join(looped(text).values()))) <= 4
-        assert sum(collective_bytes(text)) <= 4 * (16 * 32 + 1) + 4
+    got, moves, (grads, p), want = sharded_step(kind, (None, "model"), ("model", None))
+    assert_close(got, want)
+    for grad, w in zip(grads, p, strict=True):
+        assert grad.sharding.is_equivalent_to(w.sharding, 2)
+    if kind == AxisType.Explicit and not EXPLICIT_MOVES:
+        return
+    # In the loop the activations of 4 rows cross the model axis, as they must without a loop too.
+    assert [(c.kind, c.group, c.bytes) for c in moves if c.looped] == [
+        ("all-reduce", 2, 4 * 4 * 16)
+    ]
+    # After it a loss, and of each gradient the part that the device holds, cross the data axis.
+    once = 4 * (1 + 2 * 16 * 32)
+    assert [(c.kind, c.group, c.bytes) for c in moves if not c.looped] == [("all-reduce", 4, once)]
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_weights_sharded_over_the_axis_of_the_batch_are_gathered_once(kind):
+    got, moves, _, want = sharded_step(kind, ("data", None), (None, "data"))
+    assert_close(got, want)
+    assert not any(c.looped for c in moves)
+    weights, whole = 4 * 16 * 64, 4 * (1 + 2 * 16 * 64)
+    found = sorted((c.kind, c.group, c.bytes) for c in moves)
+    assert found == [("all-gather", 4, weights)] * 2 + [("all-reduce", 4, whole)]
 
 
 def test_several_batch_axes():

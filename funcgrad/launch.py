@@ -1,0 +1,198 @@
+"""Adds several processes: `python -m funcgrad.launch --processes 4 train.py` on one machine.
+
+What `torchrun --nproc-per-node 4 train.py` does, and `torch.distributed.init_process_group` in the
+script is [`connect`][funcgrad.launch.connect]. The launcher starts the script so many times, tells
+each which of them it is, and when one fails ends the others and says which one it was. The same
+script runs without the launcher, on several machines: where JAX itself detects what surrounds it
+(Cloud TPU, Slurm, Open MPI, Kubernetes) as it is, and elsewhere with the three variables that the
+launcher sets.
+
+Sharp edge. A process that has died, or has not come, ends the others within the time limit of
+`connect`. One that lives and does nothing (a deadlock, a `while True`) still sends its heartbeat,
+and the others wait for it in their next collective: give the launcher a `--timeout`, or the job.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ._errors import UsageError
+
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+GRACE = 5.0  # seconds from the request to end to the end
+
+
+def connect(*, timeout: int = 60, **keywords: Any) -> None:
+    """Joins this process with the others of the job, before anything else is asked of JAX.
+
+    Stands for `torch.distributed.init_process_group(timeout=...)`. It is
+    `jax.distributed.initialize` with what the launcher said, or else what JAX detects, and with one
+    limit of time where JAX has three of up to five minutes. After it `jax.devices()` are those of
+    all processes; give `microbatch` a mesh of them.
+
+    Args:
+        timeout: seconds, for each of: all processes to come together at the start, a heartbeat to
+            be missed, and all processes to end at the end. When it passes, JAX ends this process
+            (SIGABRT), and its message on stderr names the processes that it misses. It must be
+            more than the longest time that the others may be late, because of a longer queue or a
+            slower disk, say.
+        **keywords: passed to `jax.distributed.initialize`; they take precedence.
+
+    Raises:
+        UsageError: nothing says which of how many processes this is.
+
+    Not affected: a process that fails in Python raises its own error first; the others notice that
+    it is gone in their next collective, or by its missing heartbeat.
+    """
+    import jax
+
+    address, count, index = (os.environ.get(name) for name in VARIABLES)
+    told = {
+        "coordinator_address": address,
+        "num_processes": None if count is None else int(count),
+        "process_id": None if index is None else int(index),
+        "initialization_timeout": timeout,
+        "heartbeat_timeout_seconds": timeout,
+        "shutdown_timeout_seconds": timeout,
+        **keywords,
+    }
+    late = threading.Timer(
+        max(told["initialization_timeout"] - 1, 0.5), _complain, (told, time.monotonic())
+    )
+    late.daemon = True
+    late.start()
+    try:
+        jax.distributed.initialize(**told)
+    except ValueError as error:
+        raise UsageError(
+            f"`connect` got no answer to which of how many processes this is ({error}), and wants"
+            " `python -m funcgrad.launch`, a cluster that JAX detects, or the variables"
+            f" {', '.join(VARIABLES)}"
+        ) from error
+    finally:
+        late.cancel()
+
+
+def _complain(told: dict[str, Any], start: float) -> None:
+    """Says what is awaited, just before JAX gives up."""
+    index, count = told["process_id"], told["num_processes"]
+    print(
+        f"`connect` got fewer than the {count or 'expected'} processes in"
+        f" {time.monotonic() - start:.0f} s, and gives up: process"
+        f" {'of unknown number' if index is None else index} waits at"
+        f" {told['coordinator_address'] or 'the address that JAX detected'} for the others. Look"
+        " at their output for an earlier error, see that all were started with the same address"
+        " and number of processes and that the port is open, or raise `timeout`",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def launch(command: Sequence[str], processes: int, timeout: float | None = None) -> int:
+    """Runs a Python script in so many processes on this machine, until all of them are done.
+
+    Stands for `torchrun --nproc-per-node`. What they print goes where this process prints.
+
+    Args:
+        command: the script and its arguments, as for `python`.
+        processes: how many; on CPU each has one device, or `JAX_NUM_CPU_DEVICES`.
+        timeout: seconds after which they are ended, if they are not done.
+
+    Returns:
+        0 if all ended with 0; else the status of the first that failed (128 and the number of the
+        signal, where a signal ended it), or 124 if the time was up.
+    """
+    address = f"127.0.0.1:{_free_port()}"
+    start = time.monotonic()
+    running = {
+        index: subprocess.Popen(
+            [sys.executable, *command], env=_environment(address, processes, index)
+        )
+        for index in range(processes)
+    }
+    try:
+        return _watch(running, processes, start, timeout)
+    finally:
+        _end(list(running.values()))
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def _environment(address: str, processes: int, index: int) -> dict[str, str]:
+    return {
+        **os.environ,
+        **dict(zip(VARIABLES, (address, str(processes), str(index)), strict=True)),
+    }
+
+
+def _watch(
+    running: dict[int, subprocess.Popen[bytes]], processes: int, start: float, timeout: float | None
+) -> int:
+    """Waits until all are done or one has failed, which is said; the status to return."""
+    while running:
+        for index, status in [(i, process.poll()) for i, process in running.items()]:
+            if status is not None:
+                del running[index]
+            if status:
+                how = signal.Signals(-status).name if status < 0 else f"status {status}"
+                _say(
+                    f"process {index} of {processes} ended with {how} after"
+                    f" {time.monotonic() - start:.1f} s; the others are ended too;"
+                    " the first error above, of whichever process, is the cause"
+                )
+                return 128 - status if status < 0 else status
+        if timeout is not None and time.monotonic() - start > timeout:
+            _say(
+                f"process {', '.join(map(str, running))} of {processes} did not end within"
+                f" {timeout:g} s, and is ended"
+            )
+            return 124
+        time.sleep(0.05)
+    return 0
+
+
+def _say(message: str) -> None:
+    print(f"`funcgrad.launch` {message}", file=sys.stderr, flush=True)
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Asks processes to end, and ends those that have not after a while."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + GRACE
+    for process in processes:
+        try:
+            process.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the command line and runs it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m funcgrad.launch",
+        description="Runs a script in several processes on this machine.",
+    )
+    parser.add_argument("--processes", type=int, required=True, metavar="N", help="how many")
+    parser.add_argument("--timeout", type=float, metavar="S", help="end them after S seconds")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="script ...")
+    given = parser.parse_args(argv)
+    if given.processes < 1 or not given.command:
+        parser.error("wants --processes of at least 1, then a script with its arguments")
+    return launch(given.command, given.processes, given.timeout)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

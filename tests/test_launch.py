@@ -1,0 +1,182 @@
+"""Several processes: `microbatch` across them, and what happens when one of them does not come."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from closeness import TOLERANCE
+from models import MODELS, transformer_by_hand, whole
+
+from funcgrad import launch
+
+TESTS = Path(__file__).parent
+HOST = str(TESTS / "host.py")
+PATHS = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+BOUND = 120  # seconds in which everything here has ended, also on a busy machine
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """Children find the tests, compile fast, and have not the eight devices that there are here."""
+    monkeypatch.setenv("PYTHONPATH", PATHS)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+@pytest.fixture
+def start(monkeypatch):
+    """Starts one process of several without the launcher; all are ended after the test."""
+    started = []
+
+    def begin(index, does, address, **variables):
+        told = dict(zip(launch.VARIABLES, (address, "2", str(index)), strict=True))
+        command = [sys.executable, HOST, does, "."]
+        environment = {**os.environ, **told, **variables}
+        pipe = subprocess.PIPE
+        started.append(
+            subprocess.Popen(command, env=environment, stderr=pipe, stdout=pipe, text=True)
+        )
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def here():
+    return f"127.0.0.1:{launch._free_port()}"
+
+
+# Gradients.
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
+def test_processes_with_a_part_of_the_batch_each_give_the_gradient_of_all(
+    processes, devices, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", str(devices))
+    assert launch.launch([HOST, "steps", str(tmp_path)], processes, BOUND) == 0
+    want = {name: whole(name) for name in MODELS if name != "rnn"}
+    want["transformer"] = transformer_by_hand()
+    for index in range(processes):
+        got = dict(np.load(tmp_path / f"{index}.npz"))
+        for name, result in want.items():
+            for path, leaf in jax.tree_util.tree_leaves_with_path(result):
+                ours, limit = got.pop(name + jax.tree_util.keystr(path)), TOLERANCE[str(leaf.dtype)]
+                theirs = np.asarray(leaf).astype(np.float64)
+                np.testing.assert_allclose(ours, theirs, limit, limit * np.abs(theirs).max())
+        assert not got
+
+
+# Ends.
+
+
+def test_a_process_that_never_comes_ends_the_one_that_waits(start):
+    waiting = [start(index, "absent", here(), LIMIT="4") for index in (0, 1)]
+    for index, process in enumerate(waiting):
+        _, said = process.communicate(timeout=BOUND)
+        assert process.returncode == -signal.SIGABRT
+        assert "`connect` got fewer than the 2 processes in 3 s, and gives up" in said
+        assert f"process {index} waits at 127.0.0.1:" in said
+        assert "DEADLINE_EXCEEDED" in said
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_process_that_dies_ends_the_other(who, start):
+    address = here()
+    pair = [start(index, "dies", address, LIMIT="10", WHO=str(who)) for index in (0, 1)]
+    _, said = pair[1 - who].communicate(timeout=BOUND)
+    assert pair[1 - who].returncode not in (0, None)
+    assert "another task died" in said
+    assert pair[who].wait(BOUND) == -signal.SIGKILL
+
+
+def test_a_process_that_stops_is_named_to_the_other_which_ends(start):
+    address = here()
+    pair = [start(index, "stops", address, LIMIT="10", WHO="1") for index in (0, 1)]
+    _, said = pair[0].communicate(timeout=BOUND)
+    assert pair[0].returncode == -signal.SIGABRT
+    assert "The following tasks are unhealthy (stopped sending heartbeats):\n1" in said
+
+
+# The launcher.
+
+
+def run(code, processes, **keywords):
+    """Launches a line of Python that does not use JAX."""
+    return launch.launch(["-c", code], processes, **keywords)
+
+
+def test_each_process_is_told_which_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ", ".join(f"os.environ[{name!r}]" for name in launch.VARIABLES)
+    code = f"import os; print({names}, file=open(os.environ['JAX_PROCESS_ID'], 'w'))"
+    assert run(code, 3) == 0
+    told = [Path(str(index)).read_text().split() for index in range(3)]
+    assert [(count, index) for _, count, index in told] == [("3", str(i)) for i in range(3)]
+    assert len({address for address, _, _ in told}) == 1
+
+
+def test_the_first_failure_ends_all_and_is_told(capfd):
+    start = time.monotonic()
+    code = "import os, time; os.environ['JAX_PROCESS_ID'] == '1' and exit(3); time.sleep(99)"
+    assert run(code, 3) == 3
+    assert time.monotonic() - start < 60
+    assert "process 1 of 3 ended with status 3 after" in capfd.readouterr().err
+
+
+def test_a_signal_gives_the_status_that_a_shell_gives(capfd):
+    assert run("import os; os.kill(os.getpid(), 9)", 1) == 137
+    assert "process 0 of 1 ended with SIGKILL after" in capfd.readouterr().err
+
+
+def test_processes_that_do_not_end_are_ended_also_those_that_do_not_listen(capfd, monkeypatch):
+    monkeypatch.setattr(launch, "GRACE", 0.5)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)"
+    assert run(deaf, 2, timeout=2) == 124
+    assert "process 0, 1 of 2 did not end within 2 s" in capfd.readouterr().err
+
+
+def test_the_command_line(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import sys; sys.exit(int(sys.argv[1]))")
+    ask = [sys.executable, "-m", "funcgrad.launch", "--processes", "2"]
+    done = subprocess.run([*ask, str(script), "4"], capture_output=True, timeout=BOUND)
+    assert done.returncode == 4
+    assert b"ended with status 4" in done.stderr
+    for wrong in (ask, [*ask[:-1], "0", str(script)]):
+        refused = subprocess.run(wrong, capture_output=True, timeout=BOUND, text=True)
+        assert refused.returncode == 2
+        assert "wants --processes of at least 1, then a script" in refused.stderr
+
+
+def test_nothing_says_which_process_this_is():
+    code = "from funcgrad.launch import connect; connect(cluster_detection_method='deactivate')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=BOUND)
+    assert b"UsageError: `connect` got no answer to which of how many processes" in done.stderr
+
+
+def test_what_slurm_says_is_enough(monkeypatch):
+    """The variables of a Slurm job step, on one machine: JAX finds the rest."""
+    node = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    code = "from funcgrad.launch import connect; connect(); import jax; print(jax.device_count())"
+    port = {"JAX_COORDINATOR_PORT": str(launch._free_port())}
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, **node, **port, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
+            stdout=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]
+    try:
+        assert [process.communicate(timeout=BOUND)[0].split() for process in pair] == [[b"2"]] * 2
+    finally:
+        for process in pair:
+            process.kill()
