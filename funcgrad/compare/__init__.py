@@ -4,6 +4,7 @@
     parse(text)               -> the values in an output, whatever text it is
     judge(recorded, actual)   -> whether two values agree, and if not where and by how much
     compare(recording, port)  -> all of it for two files; `funcgrad compare` prints it
+    with_torch(theirs, ours)  -> a JAX function held against the torch function itself
 
 Recorded text is never evaluated. Importing this does not import torch, and of the extra
 `funcgrad[compare]` nothing before it is needed.

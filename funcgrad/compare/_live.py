@@ -11,6 +11,7 @@ the function's own, or drawn on a GPU, are not noticed.
 """
 
 import inspect
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -193,7 +194,7 @@ def _check_call(
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise UsageError(f"`{function}` got {name}={number!r}, and wants an int, 0 or more")
     for number, name in ((rtol, "rtol"), (atol, "atol")):
-        if number is not None and not (isinstance(number, float | int) and number >= 0):
+        if number is not None and not (isinstance(number, numbers.Real) and float(number) >= 0):
             raise UsageError(f"`{function}` got {name}={number!r}, and wants a number, 0 or more")
 
 
@@ -331,6 +332,8 @@ def _without_gradient(task: _Task, run: Forward, seeds: Mapping[str, Any] | None
         for (name, what), leaf in zip(_names(task), run.leaves, strict=True)
         if what == "parameter" and leaf.is_floating_point() and not leaf.requires_grad
     ]
+    if not any(leaf.requires_grad for leaf in run.leaves):
+        return frozen
     return frozen + [
         f"output{path} {why}: nothing flows back from it there"
         for path in seeds or ()

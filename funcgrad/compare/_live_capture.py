@@ -11,11 +11,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-
 from funcgrad._errors import UsageError, describe
 
-from ._live_inputs import by_path, is_tensor, to_numpy
+from ._live_inputs import by_path, is_shared, is_tensor, to_numpy
 
 T = TypeVar("T")
 
@@ -168,7 +166,7 @@ def forward(
         )
     out = by_path(returned)
     for path, leaf in out.items():
-        if not is_tensor(leaf) and not isinstance(leaf, int | float | complex | np.ndarray):
+        if not is_shared(leaf) and not isinstance(leaf, int):
             raise UsageError(
                 f"`with_torch` got a torch function that returns {describe(leaf)} at"
                 f" {path or 'its output'}, and wants tensors in tuples, lists and dicts"

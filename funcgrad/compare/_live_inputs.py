@@ -1,8 +1,7 @@
 """One set of inputs for PyTorch and JAX: trees, dtypes, memory, and further random inputs.
 
-JAX reads a torch tensor's memory where DLPack allows (not where it is strided with gaps, or of
-another dtype than JAX's). PyTorch gets inputs of its own, so that nothing it does in place reaches
-JAX or the caller's arrays.
+JAX reads the memory of torch tensors and NumPy arrays where it can. PyTorch gets inputs of its own,
+so that nothing it does in place reaches JAX or the caller's arrays.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,10 +55,15 @@ def is_shared(leaf: Any) -> bool:
     """Whether a leaf is passed to both as an array: arrays, tensors, Python floats and complexes.
 
     Everything else (integers, strings, functions, PRNG keys) goes to both sides as it is.
+
+    >>> is_shared(np.ones(2)), is_shared(0.5), is_shared(3), is_shared(np.array(["text"]))
+    (True, True, False, False)
     """
     if isinstance(leaf, jax.Array):
         return not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
-    return isinstance(leaf, np.ndarray | np.generic | float | complex) or is_tensor(leaf)
+    if isinstance(leaf, np.ndarray):
+        return leaf.dtype.kind not in "OSTUMm"
+    return isinstance(leaf, np.number | np.bool_ | float | complex) or is_tensor(leaf)
 
 
 def check_leaf(leaf: Any, name: str) -> None:
@@ -127,17 +131,14 @@ def _name(tensor: Any) -> np.dtype:
 
 
 def to_jax(leaf: Any) -> Any:
-    """A leaf as JAX takes it: a Python number as it is, a tensor by DLPack where that works."""
-    if not is_tensor(leaf):
-        return leaf if isinstance(leaf, float | complex) else jnp.asarray(_native(leaf))
-    if leaf.device.type == jax.default_backend() == "cpu" and jnp.issubdtype(
-        _name(leaf), jnp.inexact
-    ):
-        try:
-            return jnp.from_dlpack(leaf.detach().resolve_conj().resolve_neg())
-        except (RuntimeError, TypeError, BufferError):  # gaps between the rows, or an 8-bit float
-            pass
-    return jnp.asarray(to_numpy(leaf))
+    """A leaf as JAX takes it: Python numbers and JAX arrays as they are.
+
+    Of anything else the memory is shared where JAX can, on the CPU and without gaps. Unlike what
+    `jnp.from_dlpack` gives, the array is bound to no device, so that it may meet sharded ones.
+    """
+    if isinstance(leaf, float | complex | jax.Array):
+        return leaf
+    return jax.device_put(to_numpy(_native(leaf)))
 
 
 def to_torch(leaf: Any, device: Any = None) -> Any:

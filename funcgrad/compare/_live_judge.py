@@ -104,12 +104,12 @@ def judge_arrays(
         The comparison, and a mask shaped like `theirs` of the numbers that differ.
 
     >>> import numpy as np
-    >>> a, b = np.float32([1, 2, 3]), np.float32([1, 2, 3.001])
+    >>> a, b = np.float32([1, 2, 3]), np.float32([1, 2, 3.5])
     >>> difference, mask = judge_arrays(a, b, Tolerance())
     >>> difference.ok, difference.at, mask
     (False, (2,), array([False, False,  True]))
     >>> difference.reason
-    '1 of 3 numbers differs, most at [2]: torch 3.0, jax 3.001; 0.001 apart, 1.14e-05 allowed'
+    '1 of 3 numbers differs, most at [2]: torch 3.0, jax 3.5; 0.5 apart, 1.14e-05 allowed'
     """
     found = Difference(
         True, "", None, None, (), None, None, None, 0, 0,

@@ -74,8 +74,8 @@ class Port:
         except _NEEDS_VALUES as error:
             if self._jit:
                 error.add_note(
-                    "`with_torch` compiles the JAX function; with jit=False it may look at its"
-                    " values, as long as it is not asked for tags"
+                    "`with_torch` compiles the JAX function; with jit=False, Python's `if` and"
+                    " `while` may look at its values, but its tags cannot be read then"
                 )
                 raise
         self._forward = self._plain

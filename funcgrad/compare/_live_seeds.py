@@ -19,9 +19,11 @@ def check_structure(theirs: Mapping[str, Any], out: Any) -> None:
         out: JAX's output.
 
     Raises:
-        TreeError: they do; the message lists what one side lacks.
+        TreeError: they do, or there are none; the message lists what one side lacks.
     """
     ours = by_path(out)
+    if not theirs and not ours:
+        raise TreeError("`with_torch` got functions that return nothing, and wants outputs")
     if theirs.keys() != ours.keys():
         lines = [
             f"{path or 'the whole output'}: torch has"

@@ -4,6 +4,8 @@ import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from funcgrad._errors import UsageError, describe
 
 from ._live_inputs import check_leaf, is_shared
@@ -147,7 +149,13 @@ def renamed(state: Mapping[str, Any], names: Any) -> Any:
     {'fc': {'w': 1}, 'b': '2'}
     """
     if callable(names):
-        return names(dict(state))
+        try:
+            return names(dict(state))
+        except jax.errors.TracerArrayConversionError as error:
+            error.add_note(
+                "`with_torch` traces `names`: use jax.numpy there, or an array's methods"
+            )
+            raise
     params: dict[str, Any] = {}
     rename = Renames(names, "names")
     rename.check(list(state), "parameter or buffer")
