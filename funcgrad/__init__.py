@@ -2,6 +2,7 @@
 
 from ._accumulate import accumulate_grad as accumulate_grad
 from ._accumulate import zero_grad as zero_grad
+from ._autograph import autograph as autograph
 from ._backward import Retained as Retained
 from ._backward import grad as grad
 from ._backward import value_and_grad as value_and_grad

@@ -1,0 +1,113 @@
+"""Adds `autograph`: Python's own `while`, `for` and `if` on traced values."""
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+from .._errors import FuncgradError, UsageError
+from ._source import shown
+
+
+class MissingExtraError(FuncgradError, ImportError):
+    """The library of the extra `autograph` is not installed."""
+
+
+def autograph(
+    fun: Callable[..., Any] | None = None,
+    *,
+    max_steps: int | None = None,
+    checkpoints: Any = None,
+) -> Any:
+    """Makes the control flow of a Python function work on traced values, and differentiable there.
+
+    Stands for what PyTorch does with Python's `while`, `for` and `if` on tensors: it records the
+    steps and branches that were taken. `jax.jit` has to compile them all, so here they become
+    `funcgrad.while_loop`, `funcgrad.fori_loop`, `lax.scan` and `lax.cond`. Needs diastatic-malt:
+    `pip install 'funcgrad[autograph]'`. Also a decorator: `@autograph`, `@autograph(max_steps=9)`.
+
+    Args:
+        fun: a function, method, lambda, `functools.partial` of one, or an object with `__call__`,
+            whose source can be found: in a file or a notebook cell.
+        max_steps: the most steps of a `while`, or of a `for` over a `range` with traced bounds. If
+            there would be more, the loop's floating variables are NaN and so are their gradients.
+            A `for` over a traced `range` needs it only in reverse mode or with a `break`.
+        checkpoints: as for [`while_loop`][funcgrad.while_loop].
+
+    Returns:
+        A function of the same parameters. Where Python can look at a value it decides as Python
+        does: on numbers and strings, on arrays outside `jax.jit`, and under `jax.grad` alone.
+
+    Raises:
+        MissingExtraError: diastatic-malt is not installed.
+        UsageError: the source cannot be found or has what is not taken: `async`, `yield`, `match`,
+            `except*`, and `:=` in `and`, `or`, a conditional expression or a comprehension. While
+            tracing: no `max_steps`, a condition of several truth values, an `assert` on a traced
+            value or a `raise` that may or may not be reached.
+        TreeError: while tracing, branches whose variables disagree in structure, shape or dtype,
+            or a loop that changes those of a variable. Both name the file, line and variables.
+        UnboundLocalError: a variable is read that has a value in one branch only.
+
+    What is converted: `while`, `for` over `range` and along the leading axis of arrays (also in
+    `enumerate` and `zip`), `else` of loops, `if`, conditional expressions, `and`, `or`, `not`,
+    chained comparisons, `break`, `continue`, `return` anywhere, `min`, `max`, `any`, `all`, `print`
+    (which prints when the values are known), and calls of functions of your own, also those that
+    JAX's and funcgrad's functions are given. Libraries' functions are called as they are.
+
+    A `for` over a list, or over a `range` of known bounds that no traced `break` leaves, is
+    unrolled as under `jax.jit`. Of traced bools `and` and `or` evaluate both operands. Loop
+    variables that start as Python numbers take the dtype that the loop gives them, where JAX
+    promotes it. A variable that gets its first value inside a traced loop, and is read after no
+    step, is NaN (the least integer, `False`). A Python object is not undone: what a traced loop or
+    branch appends to a list is a tracer that JAX refuses later. Under `jax.vmap` both branches are
+    computed; JAX keeps the one not taken, be it NaN, out of values and gradients.
+
+    Tags and hooks may stand in loops and branches: in a loop a row for each of `max_steps`, of the
+    array's or of the range's length, with zeros past the end; zeros in a branch not taken.
+
+    Errors and JAX's messages point at the lines of your source.
+
+    >>> import jax, funcgrad as fg
+    >>> def doubled(a):
+    ...     while abs(a) < 1000:
+    ...         a = 2 * a
+    ...     return a if a > 0 else 100 * a
+    >>> doubled = fg.autograph(doubled, max_steps=20)  # doctest: +SKIP
+    >>> jax.jit(fg.value_and_grad(doubled))(3.0)  # doctest: +SKIP
+    (Array(1536., dtype=float32, weak_type=True), Array(512., dtype=float32, weak_type=True))
+    """
+    if fun is None:
+        return functools.partial(autograph, max_steps=max_steps, checkpoints=checkpoints)
+    if isinstance(fun, staticmethod | classmethod):
+        return type(fun)(autograph(fun.__func__, max_steps=max_steps, checkpoints=checkpoints))
+    if max_steps is not None and (not hasattr(max_steps, "__index__") or max_steps < 1):
+        raise UsageError(f"`autograph` got max_steps={max_steps!r}, and wants a positive int")
+    try:
+        from ._operators import Operators
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "malt":
+            raise
+        raise MissingExtraError(
+            "`autograph` needs diastatic-malt, which is not installed; install it with:"
+            " pip install 'funcgrad[autograph]'"
+        ) from None
+    package = (getattr(fun, "__module__", None) or "").partition(".")[0]
+    converted = _converted(fun, Operators(max_steps, checkpoints, package))
+
+    @functools.wraps(fun)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return converted(*args, **kwargs)
+
+    return wrapper
+
+
+def _converted(fun: Any, operators: Any) -> Any:
+    if isinstance(fun, functools.partial | types.FunctionType | types.MethodType):
+        return operators.convert(fun, asked=True)
+    call = type(fun).__call__ if callable(fun) else None
+    if isinstance(call, types.FunctionType):
+        return types.MethodType(operators.convert(call, asked=True), fun)
+    raise UsageError(
+        f"`autograph` got {shown(fun)}, and wants a function written in Python; of"
+        " a compiled one, convert the function before: jax.jit(funcgrad.autograph(fun))"
+    )

@@ -1,0 +1,221 @@
+"""The body of a Python loop as a step from arrays to arrays, and the loops over it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import _compat as compat
+from .._errors import TreeError
+from ._branch import filled
+from ._stage import (
+    In,
+    Piece,
+    cast,
+    common,
+    numeric,
+    same,
+    show,
+    stage,
+    taken_apart,
+    truth,
+    type_of,
+)
+
+
+class Step:
+    """A loop's body, traced: what it carries from step to step, and how it starts and ends.
+
+    Args:
+        body: runs the body's statements for an item.
+        test: whether there is a further step; `None` where only the items decide.
+        state: reads and writes the loop's variables.
+        names: the variables.
+        place: where the loop stands.
+        item: the first item, a pytree of arrays.
+
+    Raises:
+        TreeError: a variable changes its structure, shape or dtype from step to step.
+    """
+
+    def __init__(
+        self,
+        body: Callable[[Any], None],
+        test: Callable[[], Any] | None,
+        state: Any,
+        names: Sequence[str],
+        place: str,
+        item: Any = (),
+    ):
+        self.names, self.place = names, place
+        self._state, self._before = state, [taken_apart(x) for x in state.get()]
+        self._items, self._item = jax.tree.flatten(jax.tree.map(jnp.asarray, item))
+        self._starts = [
+            [jnp.asarray(x) if numeric(x) else x for x in value.leaves] for value in self._before
+        ]
+        self._axes: frozenset[str] = frozenset()
+        self._late: set[int] = set()  # the variables that have no value before the loop
+        self._piece = self._settled(body)
+        self._carried = self._carry()
+        self._test = None if test is None else self._traced_test(test)
+
+    def start(self) -> list[Any]:
+        """The first carry."""
+        return [compat.varied(self._starts[i][j], self._axes) for i, j in self._carried]
+
+    def more(self, carry: Sequence[Any]) -> Any:
+        """Whether the loop's test holds."""
+        assert self._test is not None
+        leaf = self._test(*self._inputs(carry))
+        return leaf(self._test.values[0].leaves[0])
+
+    def next(self, item: Any, carry: Sequence[Any]) -> list[Any]:
+        """One step."""
+        items = [compat.varied(jnp.asarray(x), self._axes) for x in jax.tree.leaves(item)]
+        leaf, values = self._piece(*items, *self._inputs(carry)), self._piece.values
+        types = [jax.typeof(self._starts[i][j]) for i, j in self._carried]
+        new = [leaf(values[i].leaves[j]) for i, j in self._carried]
+        return [compat.varied(cast(*pair), self._axes) for pair in zip(new, types, strict=True)]
+
+    def finish(self, carry: Sequence[Any], *, bounded: bool = False) -> None:
+        """Gives the variables the values they have after the loop, which may have had to stop."""
+        if bounded:
+            carry = self._unfinished(carry)
+        spots = dict(zip(self._carried, carry, strict=True))
+        after = []
+        for i, (before, value) in enumerate(zip(self._before, self._piece.values, strict=True)):
+            old = value.leaves if value.undefined else before.leaves
+            leaves = [spots.get((i, j), leaf) for j, leaf in enumerate(old)]
+            after.append(value.tree.unflatten(leaves))
+        self._state.set(after)
+
+    def _unfinished(self, carry: Sequence[Any]) -> list[Any]:
+        """Where the loop is not done, NaN also in the gradients through what it never gave a value.
+
+        Such a variable holds NaN from the start, or the 0 of what is not returned yet, on which no
+        input has an influence: their gradients would be 0. All that the loop would have made it
+        from is NaN by now, and is added to it.
+        """
+        more = self.more(carry)
+        new = [i in self._late for i, _ in self._carried]
+        floats = [jnp.issubdtype(x.dtype, jnp.inexact) for x in carry]
+
+        def spoiled(x: Any) -> Any:
+            for y, late, floating in zip(carry, new, floats, strict=True):
+                if late or not floating:
+                    continue
+                if y.weak_type and y.shape == ():  # as it is: sums are never weakly typed
+                    x = x + jnp.real(y)
+                elif not x.weak_type:
+                    x = x + jnp.sum(jnp.real(y)).astype(x.real.dtype)
+            return x
+
+        return [
+            jnp.where(more, spoiled(x), x) if late and floating else x
+            for x, late, floating in zip(carry, new, floats, strict=True)
+        ]
+
+    def _settled(self, body: Callable[[Any], None]) -> Piece:
+        """The body, run until the types it is given are those it returns."""
+        count = len(self._items)
+
+        def run(*xs: Any) -> Sequence[Any]:
+            with self._holding(xs[count:]):
+                body(self._item.unflatten(xs[:count]))
+                return self._state.get()
+
+        while True:
+            inputs = [compat.varied(x, self._axes) for x in (*self._items, *self._inputs(()))]
+            piece = stage(run, self.place, *inputs)
+            if not (self._widened(piece) | self._spread(piece, inputs)):
+                return piece
+
+    @contextmanager
+    def _holding(self, arrays: Sequence[Any]) -> Iterator[None]:
+        """Gives the variables these values, and those from before the loop at the end."""
+        self._state.set(self._values(arrays))
+        try:
+            yield
+        finally:
+            self._state.set([x.tree.unflatten(x.leaves) for x in self._before])
+
+    def _spread(self, piece: Piece, inputs: Sequence[Any]) -> bool:
+        """Whether something differs between the devices of a mesh along which inputs do not yet."""
+        all_axes = [compat.varying(jax.typeof(x)) for x in (*inputs, *piece.closed_over)]
+        axes = self._axes.union(*all_axes)
+        if axes == self._axes:
+            return False
+        self._axes = axes
+        return True
+
+    def _values(self, arrays: Sequence[Any]) -> list[Any]:
+        """The variables with these arrays in the places of their leaves that are numeric."""
+        rest = iter(arrays)
+        return [
+            value.tree.unflatten([next(rest) if numeric(x) else x for x in value.leaves])
+            for value in self._before
+        ]
+
+    def _inputs(self, carry: Sequence[Any]) -> list[Any]:
+        """The numeric leaves, those that are carried from the carry."""
+        spots = dict(zip(self._carried, carry, strict=True)) if carry else {}
+        leaves = [((i, j), x) for i, row in enumerate(self._starts) for j, x in enumerate(row)]
+        return [compat.varied(spots.get(k, x), self._axes) for k, x in leaves if numeric(x)]
+
+    def _types(self) -> list[Any]:
+        return [jax.typeof(x) for x in (*self._items, *self._inputs(()))]
+
+    def _widened(self, piece: Piece) -> bool:
+        """Promotes first values that are only weaker typed than what the body makes of them."""
+        types, changed, wrong = self._types(), False, []
+        for i, (before, after) in enumerate(zip(self._before, piece.values, strict=True)):
+            if after.undefined:
+                continue
+            if before.undefined:  # it is carried too: a step need not give it a value again
+                self._before[i] = filled(after, self.names[i], types)
+                self._starts[i], changed = list(self._before[i].leaves), True
+                self._late.add(i)
+                continue
+            fits = before.tree == after.tree
+            for j, new in enumerate(after.leaves if fits else ()):
+                old = self._starts[i][j]
+                if not numeric(old) or not numeric(new):
+                    fits = fits and same(old, new)
+                    continue
+                aval = common(jax.typeof(old), type_of(new, types))
+                if aval is None:
+                    fits = False
+                elif (aval.dtype, aval.weak_type) != (old.dtype, old.weak_type):
+                    self._starts[i][j], changed = cast(old, aval), True
+            if not fits:
+                shown = f"{show(before)} before a step, {show(after, types)} after it"
+                wrong.append(f"{self.names[i]}: {shown}")
+        if wrong:
+            raise TreeError(
+                f"`autograph` got the traced loop at {self.place}, in which variables change in"
+                " structure, shape, dtype, or in what cannot be traced; keep them the same, or"
+                " give them before the loop what the step returns:\n  " + "\n  ".join(wrong)
+            )
+        return changed
+
+    def _carry(self) -> list[tuple[int, int]]:
+        """The leaves that a step may change."""
+        count, spots = len(self._items), []
+        position = iter(range(count, count + sum(map(len, self._starts))))
+        for i, after in enumerate(self._piece.values):
+            own = [In(next(position)) if numeric(x) else None for x in self._starts[i]]
+            if after.undefined:
+                continue
+            for j, leaf in enumerate(after.leaves):
+                if numeric(leaf) and leaf != own[j]:
+                    spots.append((i, j))
+        return spots
+
+    def _traced_test(self, test: Callable[[], Any]) -> Piece:
+        def run(*xs: Any) -> list[Any]:
+            with self._holding(xs):
+                return [truth(jnp.asarray(test()), self.place)]
+
+        return stage(run, self.place, *self._inputs(()))
