@@ -252,6 +252,62 @@ def outputs(closed: ClosedJaxpr, count: int, start: int) -> Outputs:
     return Outputs(invariant, hoisted, inputs, firsts)
 
 
+# Operations on each element that cost less than to write their result down and read it again.
+ARITHMETIC = {"add", "sub", "mul", "neg", "abs", "sign", "square", "integer_pow", "max", "min"}
+LOGIC = {"eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "select_n"}
+MOVES = {"broadcast_in_dim", "convert_element_type", "copy", "imag", "real", "reshape", "squeeze"}
+CHEAP = ARITHMETIC | LOGIC | MOVES
+
+
+class Derived(NamedTuple):
+    """Outputs of a program that follow cheaply from others.
+
+    Fields:
+        which: for each output, whether it does.
+        program: these outputs from others, or `None` where there are none.
+        inputs: the indices of the outputs that it takes.
+    """
+
+    which: list[bool]
+    program: ClosedJaxpr | None
+    inputs: list[int]
+
+
+def derived(
+    closed: ClosedJaxpr, start: int, at_hand: Sequence[bool], stored: Sequence[bool]
+) -> Derived:
+    """Which outputs, of those to be stored, follow from the others and from those at hand.
+
+    Outputs are counted from `start` on; no two of those to be stored are the same value.
+    """
+    jaxpr = open_up(closed)
+    outvars = list(jaxpr.outvars[start:])
+    inputs = {
+        v: i for i, v in enumerate(outvars) if at_hand[i] and not isinstance(v, Literal)
+    }  # fmt: skip
+    wanted = {v: i for i, v in enumerate(outvars) if stored[i]}
+    inputs.update({v: wanted[v] for v in jaxpr.invars if v in wanted})
+    follows: set[Any] = set()
+    which, eqns = [False] * len(outvars), []
+    for eqn in jaxpr.eqns:
+        cheap = eqn.primitive.name in CHEAP and all(
+            isinstance(v, Literal) or v in inputs or v in follows for v in eqn.invars
+        )
+        if cheap:
+            eqns.append(eqn)
+            follows.update(eqn.outvars)
+        for v in eqn.outvars:
+            if v in wanted and cheap:
+                which[wanted[v]] = True
+            elif v in wanted:
+                inputs[v] = wanted[v]
+    if not any(which):
+        return Derived(which, None, [])
+    chosen = [v for v, c in zip(outvars, which, strict=True) if c]
+    part = jaxpr.replace(invars=list(inputs), outvars=chosen, eqns=eqns)
+    return Derived(which, prune(close(part), [True] * len(chosen)), list(inputs.values()))
+
+
 def hoist_casts(closed: ClosedJaxpr, count: int) -> tuple[ClosedJaxpr, ClosedJaxpr]:
     """Takes out what types values as differing between devices, and depends on constants alone.
 
@@ -407,7 +463,7 @@ def checkpoint(eqn: JaxprEqn) -> Call:
 
 
 def custom(eqn: JaxprEqn) -> Call:
-    """Reads a `custom_jvp_call` or `custom_vjp_call`: what is computed where nobody differentiates."""
+    """Reads a `custom_jvp_call` or `custom_vjp_call`: the function without its rule."""
     return Call(close(eqn.params["call_jaxpr"]), {})
 
 

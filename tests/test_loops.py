@@ -403,6 +403,18 @@ def test_matrices_that_stay_the_same_are_kept_once():
     assert (77, 5, 5) not in shapes
 
 
+def test_residuals_that_follow_cheaply_from_others_are_not_kept():
+    def stacked(step):
+        f = lambda x: jnp.sum(fori_loop(0, 33, lambda i, x: step(x), x))
+        made = jax.make_jaxpr(lambda x: jax.vjp(f, x)[0])(jnp.ones(5))
+        (eqn,) = (e for e in made.jaxpr.eqns if e.primitive.name == "bounded_loop")
+        return len([v for v in eqn.outvars if v.aval.shape == (33, 5)])
+
+    assert stacked(jnp.tanh) == 1  # 1 - y follows from y
+    assert stacked(lambda x: x * (3 - x) * (x * x - 1)) == 1  # everything follows from x
+    assert stacked(lambda x: jnp.sin(x) * jnp.exp(x)) == 3  # sin, cos and exp of x
+
+
 def test_forward_mode_keeps_one_step():
     w, x = jnp.ones((5, 5)), jnp.ones(5)
 

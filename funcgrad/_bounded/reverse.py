@@ -1,6 +1,6 @@
 """Reverse mode: a loop that keeps residuals, one linear in the tangents, and that one backwards."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -41,20 +41,23 @@ class Residuals(NamedTuple):
     """What the linearised body needs in each step.
 
     Fields:
-        places: for each of its leaves, `(False, index among consts)` or `(True, index among xs)`.
+        leaves: from the consts and a row of the xs to the leaves of what it needs.
         tree: what they are the leaves of: the linear function that `jax.linearize` returns.
         consts: leaves that are the same in every step, computed once.
         xs: leaves with a row for each step.
     """
 
-    places: list[tuple[bool, int]]
+    leaves: Callable[[Sequence[Any], Sequence[Any]], list[Any]]
     tree: Any
     consts: list[Any]
     xs: list[Any]
 
 
 def _keeping_residuals(ops: Operands, loop: Loop, nonzero: Nonzero) -> tuple[list[Any], Residuals]:
-    """Runs the loop, and has it write down the residuals that change from step to step."""
+    """Runs the loop, and has it write down the residuals that change from step to step.
+
+    Those that cost less to compute from others than to write down are computed from them.
+    """
     body, trees = compat.jaxpr_as_fun(loop.body), []
 
     def step(consts: list[Any], carry: list[Any], row: list[Any]) -> Any:
@@ -76,19 +79,28 @@ def _keeping_residuals(ops: Operands, loop: Loop, nonzero: Nonzero) -> tuple[lis
         not invariant and row < 0 and how.firsts[index] == index
         for index, (invariant, row) in enumerate(zip(how.invariant, source, strict=True))
     ]
+    at_hand = [invariant or row >= 0 for invariant, row in zip(how.invariant, source, strict=True)]
+    derived = compat.derived(made.body, count, at_hand, stacked)
+    stacked = [s and not d for s, d in zip(stacked, derived.which, strict=True)]
     keep = compat.prune(made.body, [True] * count + stacked)
     made = made._replace(body=keep, cond=loop.cond, conds=loop.conds)
     out = loop_p.bind(ops.limit, *ops.conds, *consts, *ops.carry, *ops.xs, loop=made)
     main, kept = out[: 1 + count], out[1 + count :]
-    places: list[tuple[bool, int]] = []
-    for index, (invariant, row) in enumerate(zip(how.invariant, source, strict=True)):
-        if invariant:
-            places.append((False, sum(how.invariant[:index])))
-        elif row >= 0:
-            places.append((True, len(kept) + row))
-        else:
-            places.append((True, sum(stacked[: how.firsts[index]])))
-    return main, Residuals(places, trees[-1], fixed, [*kept, *ops.xs])
+
+    def leaves(consts: Sequence[Any], rows: Sequence[Any]) -> list[Any]:
+        found: dict[int, Any] = dict(zip(_where(how.invariant), consts, strict=True))
+        found.update(zip(_where(stacked), rows, strict=False))
+        found.update({i: rows[len(kept) + row] for i, row in enumerate(source) if row >= 0})
+        if derived.program:
+            again = compat.jaxpr_as_fun(derived.program)(*(found[i] for i in derived.inputs))
+            found.update(zip(_where(derived.which), again, strict=True))
+        return [found[i] if i in found else found[how.firsts[i]] for i in range(len(source))]
+
+    return main, Residuals(leaves, trees[-1], fixed, [*kept, *ops.xs])
+
+
+def _where(flags: Sequence[bool]) -> list[int]:
+    return [index for index, flag in enumerate(flags) if flag]
 
 
 def _linear_loop(
@@ -98,8 +110,7 @@ def _linear_loop(
     fixed, rows, moved = len(residuals.consts), len(residuals.xs), sum(nonzero.carry)
 
     def step(consts: list[Any], carry: list[Any], row: list[Any]) -> Any:
-        leaves = [(row if changing else consts)[i] for changing, i in residuals.places]
-        linear = residuals.tree.unflatten(leaves)
+        linear = residuals.tree.unflatten(residuals.leaves(consts[:fixed], row[:rows]))
         out = linear(*consts[fixed:], *carry, *row[rows:])
         return out[:moved], out[moved:]
 
