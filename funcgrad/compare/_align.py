@@ -16,6 +16,7 @@ _MARKER = re.compile(r"#\s*In\s*(\[\s*\d+\s*\](?:\s*(?:,|and|&)\s*(?:In\s*)?\[\s
 _TAG = re.compile(r"in[-_ ]?\[?(\d+)\]?", re.IGNORECASE)
 _WITHOUT_NUMBERS = ("none", "string", "dtype", "struct")
 _LOOKED_AT = 16  # numbers of a value that tell whether two values are near
+_CLOSE = 1e-5
 
 
 class Pair(NamedTuple):
@@ -120,14 +121,12 @@ def _by_map(
     recorded: Sequence[Cell], port: Sequence[Cell], mapping: Mapping[int, Sequence[int]]
 ) -> tuple[list[Pair], Sequence[Cell], Sequence[Cell]]:
     """The pairs that the user's map makes, and the cells that it does not speak of."""
-    claims = [
-        (cell, {i for i, one in enumerate(recorded) if cell.place in mapping.get(one.place, ())})
-        for cell in port
-    ]
+    keys = [mapping.get(one.place, ()) for one in recorded]
     pairs = []
-    for places, answers in _together(claims):
+    for places, answers in _together(keys, [(cell.place,) for cell in port]):
         cells = tuple(recorded[i] for i in places)
-        pairs.append(Pair(", ".join(map(_label, cells)), cells, tuple(answers), mapped=True))
+        label = ", ".join(map(_label, cells))
+        pairs.append(Pair(label, cells, tuple(port[i] for i in answers), mapped=True))
     alone = [one for one in recorded if one.place in mapping and not mapping[one.place]]
     pairs += [Pair(_label(one), (one,), (), mapped=True) for one in alone]
     return pairs, *_left(recorded, port, pairs)
@@ -135,18 +134,15 @@ def _by_map(
 
 def _by_marker(recorded: Sequence[Cell], port: Sequence[Cell], both_marked: bool) -> list[Pair]:
     """The pairs that markers make."""
-
-    def numbers(cell: Cell) -> tuple[int, ...]:
-        return markers(cell) if both_marked else () if cell.number is None else (cell.number,)
-
-    claims = [
-        (cell, {i for i, one in enumerate(recorded) if set(numbers(one)) & set(markers(cell))})
-        for cell in port
-    ]
+    if both_marked:
+        keys = [markers(one) for one in recorded]
+    else:
+        keys = [() if one.number is None else (one.number,) for one in recorded]
     pairs = []
-    for places, answers in _together(claims):
+    for places, answers in _together(keys, [markers(cell) for cell in port]):
+        label = _numbers_label(keys[i] for i in places)
         cells = tuple(recorded[i] for i in places)
-        pairs.append(Pair(_numbers_label(map(numbers, cells)), cells, tuple(answers)))
+        pairs.append(Pair(label, cells, tuple(port[i] for i in answers)))
     return pairs
 
 
@@ -155,26 +151,30 @@ def _numbers_label(numbers: Iterable[tuple[int, ...]]) -> str:
     return "In " + ", ".join(f"[{number}]" for number in distinct)
 
 
-def _together(claims: Iterable[tuple[Cell, set[int]]]) -> list[tuple[list[int], list[Cell]]]:
-    """Places of recorded cells with the port's cells that claim them; overlaps become one.
+def _together(
+    theirs: Sequence[Sequence[int]], ours: Sequence[Sequence[int]]
+) -> list[tuple[list[int], list[int]]]:
+    """Places of items that share keys, directly or through others; both sides must be there.
 
-    >>> x, y = Cell(1, ()), Cell(2, ())
-    >>> [(places, len(cells)) for places, cells in _together([(x, {0, 1}), (y, {1, 2})])]
-    [([0, 1, 2], 2)]
+    >>> _together([(1,), (2,), (3,)], [(1, 2), (2,), (9,)])
+    [([0, 1], [0, 1])]
     """
-    groups: list[tuple[set[int], list[Cell]]] = []
-    for cell, claimed in claims:
-        if not claimed:
-            continue
-        together, cells = claimed, [cell]
-        apart = []
-        for group in groups:
-            if group[0] & together:
-                together, cells = group[0] | together, group[1] + cells
-            else:
-                apart.append(group)
-        groups = [*apart, (together, cells)]
-    return [(sorted(places), cells) for places, cells in groups]
+    first: dict[int, int] = {}  # for each key a key that stands for all that belong together
+
+    def root(key: int) -> int:
+        while first.setdefault(key, key) != key:
+            first[key] = key = first[first[key]]
+        return key
+
+    for keys in (*theirs, *ours):
+        for key in keys[1:]:
+            first[root(key)] = root(keys[0])
+    groups: dict[int, tuple[list[int], list[int]]] = {}
+    for side, items in enumerate((theirs, ours)):
+        for place, keys in enumerate(items):
+            if keys:
+                groups.setdefault(root(keys[0]), ([], []))[side].append(place)
+    return [group for group in groups.values() if all(group)]
 
 
 def _by_number(recorded: list[Cell], port: list[Cell]) -> list[Pair]:
@@ -285,16 +285,16 @@ def _alike(one: Value, other: Value) -> bool:
 
 
 def _near(one: Value, other: Value) -> bool:
-    """Whether the first numbers of two values are about the same."""
+    """Whether the first numbers of two values agree, about as `judge` would have it."""
     if not one.numbers and not other.numbers:
         return one.kind != "string" or one.text[1:-1] == other.text[1:-1]
-    pairs = zip(one.numbers[:_LOOKED_AT], other.numbers[:_LOOKED_AT], strict=False)
-    return all(_about(a, b) for a, b in pairs)
+    triples = zip(one.numbers[:_LOOKED_AT], other.numbers, one.units, strict=False)
+    return all(_about(a, b, abs(unit)) for a, b, unit in triples)
 
 
-def _about(one: complex, other: complex) -> bool:
+def _about(one: complex, other: complex, unit: float) -> bool:
     try:
         apart, size = abs(one - other), max(abs(one), abs(other))
     except OverflowError:
         return one == other
-    return apart <= 1e-3 * size + 1e-6 or math.isnan(apart)
+    return apart <= unit + _CLOSE * size or math.isnan(apart)

@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -298,3 +300,153 @@ def test_report_of_complex_numbers_is_json(notebook):
     path = notebook("a.ipynb", (1, "", "tensor([1.+2.j])"))
     data = json.loads(as_json(compare(path, path, fresh=False)))
     assert data["cells"][0]["values"][0]["recorded_number"] == "(1+2j)"
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+def test_page_and_json_are_written_together(recording, stored, tmp_path):
+    code, _ = invoke(
+        "compare", recording, stored("2689."), "--no-run", "--html", tmp_path / "a.html",
+        "--json", tmp_path / "a.json",
+    )  # fmt: skip
+    assert code == 1
+    assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
+    assert json.loads((tmp_path / "a.json").read_text())["counts"]["differ"] == 1
+
+
+def test_a_page_that_cannot_be_written(recording, stored, tmp_path, capsys):
+    port = stored()
+    same = tmp_path / "same"
+    for options, reason in [
+        (["--html", tmp_path / "absent" / "x.html"], "there is no folder"),
+        (["--html", recording], "is an input of the comparison"),
+        (["--html", same, "--json", same], "cannot hold both the JSON and the page"),
+    ]:
+        assert reason in refused(capsys, "compare", recording, port, "--no-run", *options)
+    assert not same.exists()
+
+
+def test_strict_makes_a_note_a_difference(notebook):
+    recorded = notebook("a.ipynb", (1, "", "tensor([1, 2])"))
+    port = notebook("b.ipynb", (1, "", "Array([1, 2], dtype=int32)"))
+    code, out = invoke("compare", recorded, port, "--no-run")
+    assert (code, "note: recorded int64, ours is int32" in out) == (0, True)
+    code, out = invoke("compare", recorded, port, "--no-run", "--strict")
+    assert (code, "differ: recorded int64, ours is int32" in out) == (1, True)
+
+
+def test_a_map_pairs_what_order_would_not(recording, notebook, tmp_path):
+    port = notebook(
+        "port.ipynb",
+        (1, "", "Array(112.)", "Array([0., 896., 1792., 2688.])"),
+        (2, "", "Array([0., 1., 2., 3.])"),
+    )
+    (tmp_path / "map.toml").write_text(
+        '"In [16]" = "cell 2"\n"In [19]" = "cell 1"\n"In [20]" = []\n'
+    )
+    code, out = invoke("compare", recording, port, "--no-run", "--map", tmp_path / "map.toml")
+    assert code == 0
+    assert "In [20], value 1: note: the map says that the port has nothing for this" in out
+    assert "3 agree, 0 differ, 0 missing" in out
+
+
+def test_a_map_with_a_fault_is_one_line(recording, stored, tmp_path, capsys):
+    (tmp_path / "map.toml").write_text('"In [99]" = "cell 1"')
+    for name, reason in [
+        ("map.toml", "the recording has no code cell"),
+        ("no.toml", "no such file"),
+    ]:
+        line = refused(capsys, "compare", recording, stored(), "--no-run", "--map", tmp_path / name)
+        assert reason in line
+
+
+def test_cells_run_out_of_order_are_noted(notebook):
+    path = notebook("a.ipynb", (5, "", "1"), (2, "", "2"))
+    _, out = invoke("compare", path, path, "--no-run")
+    assert "In [5] stands before In [2]: the cells were not run from top to bottom" in out
+
+
+@pytest.mark.parametrize("side", ["recording", "port"])
+def test_random_cells_of_either_side(notebook, side):
+    marked = "torch.rand(1)  # random"
+    recorded = notebook("a.ipynb", (1, marked if side == "recording" else "", "tensor([0.5])"))
+    port = notebook("b.ipynb", (1, marked if side == "port" else "", "Array([0.7])"))
+    code, out = invoke("compare", recorded, port, "--no-run")
+    assert code == 0
+    assert "marked random: kind, shape and dtype agree, numbers are not compared" in out
+    assert "0 agree, 0 differ, 0 missing" in out
+
+
+def test_a_python_file_stores_no_outputs(recording, tmp_path, capsys):
+    port = tmp_path / "port.py"
+    port.write_text("# %%\n1\n")
+    line = refused(capsys, "compare", recording, port, "--no-run")
+    assert "a `.py` stores none, so run it afresh" in line
+
+
+def test_a_cell_may_raise_where_it_is_tagged(tmp_path, notebook):
+    port = tmp_path / "port.py"
+    port.write_text('# %% tags=["raises-exception"]\n1 / 0\n# %%\n2.5\n')
+    recorded = notebook("a.ipynb", (1, "", "2.5"))
+    assert compare(recorded, port).agrees
+
+
+# --- stopping it ---------------------------------------------------------------------------------
+
+
+def alive(process):
+    """Whether a process is there and is no zombie."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks processes up in /proc")
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_leaves_no_kernel_and_no_file_behind(live, recording, tmp_path, signum):
+    note = tmp_path / "pid"
+    port = live(
+        f"import os, time\nopen({str(note)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-m", "funcgrad", "compare", recording, port, "--json", tmp_path / "j"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    try:
+        assert wait_for(lambda: note.exists() and note.read_text().isdigit())
+        kernel = int(note.read_text())
+        assert alive(kernel)
+        running.send_signal(signum)
+        out, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert (running.returncode, out, err.strip()) == (2, "", "funcgrad: interrupted")
+    assert wait_for(lambda: not alive(kernel), 10)
+    assert not (tmp_path / "j").exists()
+
+
+def test_progress_is_shown_on_a_terminal(live, recording):
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
+    port = live("# In [16]\n'tensor([0., 1., 2., 3.])'", "import time; time.sleep(0.5)")
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "funcgrad", "compare", recording, port],
+        stdout=subprocess.PIPE, stderr=theirs, timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"},
+    )  # fmt: skip
+    shown = os.read(ours, 1 << 16).decode(errors="replace")
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 1
+    assert "running the port" in shown
+    assert "2/2" in shown or "1/2" in shown

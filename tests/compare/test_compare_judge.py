@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from funcgrad.compare import judge, parse
 
 
-def verdict(recorded, actual):
+def verdict(recorded, actual, **options):
     (one,), (other,) = parse(recorded).values, parse(actual).values
-    return judge(one, other)
+    return judge(one, other, **options)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,8 @@ def test_width_is_only_noted(recorded, actual, note):
     found = verdict(recorded, actual)
     assert found.agrees
     assert found.notes == (note,)
+    strict = verdict(recorded, actual, strict=True)
+    assert (strict.agrees, strict.reason, strict.notes) == (False, note, ())
 
 
 def test_float64_is_judged_as_float64():
@@ -152,3 +154,90 @@ def test_integers_are_exact(one, other):
     assume(one != other)
     assert not verdict(f"tensor({one}.)", f"Array({other}., dtype=float32)").agrees
     assert not verdict(f"tensor({one})", f"Array({other}, dtype=int32)").agrees
+
+
+@pytest.mark.parametrize(
+    ("recorded", "actual"),
+    [
+        ("tensor([0.1, 0.2])", "Array([0.7, 0.8], dtype=float32)"),
+        ("tensor([3, 1, 2])", "Array([1, 2, 3], dtype=int32)"),
+        ("tensor(True)", "Array(False, dtype=bool)"),
+        ("tensor([0.1,  ..., 0.2])", "Array([0.7, ..., 0.8], shape=(10,), dtype=float32)"),
+        ("0.5", "0.25"),
+        ("'a'", "'b'"),
+        ("None", "None"),
+        ("torch.Size([2, 3])", "torch.Size([2, 3])"),
+    ],
+)
+def test_random_numbers_are_not_compared(recorded, actual):
+    found = verdict(recorded, actual, random=True)
+    assert found.agrees
+    assert (found.compared == 0) == ("Size" not in recorded)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "actual", "reason"),
+    [
+        ("tensor([0.1, 0.2])", "Array([0.7], dtype=float32)", "recorded shape"),
+        ("tensor([3, 1, 2])", "Array([1., 2., 3.], dtype=float32)", "recorded int, ours is float"),
+        ("tensor([0.1])", "None", "recorded float, ours is none"),
+        ("torch.Size([2, 3])", "torch.Size([2, 4])", "at \\[1\\]: recorded 3, ours 4"),
+    ],
+)
+def test_shape_and_dtype_of_random_numbers_are_compared(recorded, actual, reason):
+    found = verdict(recorded, actual, random=True)
+    assert not found.agrees
+    assert re.search(reason, found.reason)
+
+
+def test_random_numbers_of_another_width_differ_when_strict():
+    given = "tensor([3, 1])", "Array([1, 3], dtype=int32)"
+    assert verdict(*given, random=True).notes == ("recorded int64, ours is int32",)
+    assert not verdict(*given, random=True, strict=True).agrees
+
+
+@pytest.mark.parametrize(
+    ("recorded", "actual", "hint"),
+    [
+        ("tensor(112.)", "Array(-112., dtype=float32)", "its sign flipped"),
+        ("tensor([1., -2.])", "[-1. 2.]", "its sign flipped"),
+        ("tensor([1., -2., 3.])", "[-1. -2. 3.]", "but for the sign of 1 of its numbers"),
+        ("tensor([1.+2.j])", "Array([-1.-2.j], dtype=complex64)", "its sign flipped"),
+        ("tensor([[1., 2.], [3., 4.]])", "[[1. 3.] [2. 4.]]", "the transpose of"),
+        ("tensor([[1, 2, 3]])", "[[1] [2] [3]]", "the transpose of"),
+        ("tensor([[[1., 2.]]])", "[[[1.] [2.]]]", "its axes 1 and 2 swapped"),
+        (
+            "tensor([[[1., 2., 3.], [4., 5., 6.]]])", "[[[1. 4.]] [[2. 5.]] [[3. 6.]]]",
+            "permuted; undo it with (1, 2, 0)",
+        ),
+        ("tensor([1., 2., 3.])", "[[1. 2. 3.]]", "the numbers are the same, in the same order"),
+        ("tensor([1., 2., 3.])", "[4. 8. 12.]", "times 4"),
+        ("tensor([0.3000, 0.6000, 0.9000])", "[0.1 0.2 0.3]", "times 0.3333"),
+        ("tensor(0.1234)", "0.1235", "by 1 unit in the last printed place"),
+        ("tensor(1.2340e+03)", "Array(1237., dtype=float32)", "by 30 units in the last"),
+        ("tensor(0.1234)", "5.", ""),
+        ("tensor([1., 2.])", "[4. 8.]", ""),
+        ("tensor(True)", "False", ""),
+        ("tensor([1., 2.])", "Array([1, 2], dtype=int32)", ""),
+    ],
+)  # fmt: skip
+def test_what_a_difference_looks_like(recorded, actual, hint):
+    found = verdict(recorded, actual)
+    assert not found.agrees
+    assert hint in found.hint
+    assert bool(hint) == bool(found.hint)
+
+
+def test_marks_are_the_positions_that_differ():
+    assert verdict("tensor([1., 2., 3.])", "[1. 5. 6.]").marks == ((1, 1), (2, 2))
+    elided = verdict("tensor([0., ..., 8., 9.])", "Array([0., 1., 8., 7.], dtype=float32)")
+    assert elided.marks == ((2, 3),)
+    many = verdict(f"tensor([{'1., ' * 2000}])", f"[{'2. ' * 2000}]")
+    assert (many.differing, len(many.marks)) == (2000, 1000)
+
+
+def test_a_common_factor_sets_the_unit():
+    recorded = "tensor(1.00000e-05 *\n       [ 1.2346, 20.5000])"
+    assert verdict(recorded, "Array([1.23462e-05, 2.05e-04], dtype=float32)").agrees
+    found = verdict(recorded, "Array([1.23472e-05, 2.05e-04], dtype=float32)")
+    assert (found.agrees, found.at, found.unit) == (False, (0,), pytest.approx(1e-9))

@@ -1,6 +1,7 @@
 """The grammar, form by form, and that it survives anything."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -261,6 +262,98 @@ def test_words_and_values_make_up_the_text():
         pieces += [value.text, words]
     assert "".join(pieces) == "loss: 0.1234 (tensor([1.]), True) end"
     assert not parsed.pure
+
+
+LEGACY = [
+    (
+        "Variable containing:\n 0.5000  1.0000\n 1.5000  2.0000\n[torch.FloatTensor of size 2x2]",
+        "float32", (2, 2), (0.5, 1.0, 1.5, 2.0), 1e-4,
+    ),
+    (
+        "\n1.00000e-02 *\n  0.5000\n  1.2500\n[torch.DoubleTensor of size 2]",
+        "float64", (2,), (0.005, 0.0125), 1e-6,
+    ),
+    (
+        "\nColumns 0 to 2 \n 1  2  3\n 4  5  6\n\nColumns 3 to 4 \n 7  8\n 9 10\n"
+        "[torch.LongTensor of size 2x5]",
+        "int64", (2, 5), (1, 2, 3, 7, 8, 4, 5, 6, 9, 10), 0.0,
+    ),
+    (
+        "\nColumns 0 to 1 \n1.00000e+03 *\n  1.5 2.5\n  3.5 4.5\n\nColumns 2 to 2 \n"
+        "1.00000e+03 *\n  7.5\n  8.5\n[torch.FloatTensor of size 2x3]",
+        "float32", (2, 3), (1500.0, 2500.0, 7500.0, 3500.0, 4500.0, 8500.0), 100.0,
+    ),
+    (
+        "\n(0 ,.,.) = \n  1  2\n  3  4\n\n(1 ,.,.) = \n  5  6\n  7  8\n"
+        "[torch.ByteTensor of size 2x2x2]",
+        "uint8", (2, 2, 2), (1, 2, 3, 4, 5, 6, 7, 8), 0.0,
+    ),
+    ("\n 0.5\n-1.5\n[torch.cuda.FloatTensor of size 2 (GPU 0)]", "float32", (2,), (0.5, -1.5), 0.1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "dtype", "shape", "numbers", "unit"), LEGACY)
+@pytest.mark.parametrize("before", ["", "loss 5\n", "1.5\n", "x:", "tensor([1.])\n"])
+def test_what_torch_printed_before_it_said_tensor(before, text, dtype, shape, numbers, unit):
+    values = parse(before + "\n" + text + "\ntail 4\n").values
+    value = values[-2]
+    assert (value.dtype, value.shape, value.form) == (dtype, shape, "tensor")
+    assert value.numbers == pytest.approx(numbers)
+    assert value.units == pytest.approx((unit,) * len(numbers))
+    assert len(values) == 2 + any(c.isdigit() for c in before)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[torch.FloatTensor of size 2x2]",
+        "1  2\n3\n[torch.FloatTensor of size 2x2]",
+        "a 1\n[torch.FloatTensor of size 2]",
+        "1\n2\n[torch.FloatTensor of size x]",
+        "1 2\n3\n[torch.FloatTensor of size 3x1]",
+        "[torch.FloatTensor of size 3x0]",
+        "1\n[torch.FloatTensor of size 99999999999999999999]",
+        "9e999 *\n 1e308\n[torch.FloatTensor of size 1]",
+    ],
+)
+def test_what_only_ends_like_a_tensor_of_old(text):
+    parse(text)
+    assert all(value.form == "scalar" for value in parse("x " + text).values) or "9e999" in text
+
+
+def test_a_number_rounded_up_beyond_the_largest_is_the_largest():
+    assert only("tensor(-1.7977e+308, dtype=torch.float64)").numbers == (-1.7976931348623157e308,)
+
+
+def work(text):
+    """How many Python and C functions are called: a measure of time that no load disturbs."""
+    calls = 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        parse(text)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@given(
+    st.one_of(st.text(min_size=1, max_size=12), st.text("[](){},.*+-='\"1eEjx: \n\\", min_size=1))
+)
+@settings(max_examples=25, deadline=None)
+@example("(")
+@example("[1,")
+@example("tensor(")
+@example("1\n[torch.FloatTensor of size 3]\n")
+@example("Columns 0 to 1 \n")
+@example("'")
+def test_twice_the_text_is_at_most_twice_the_work(text):
+    once, twice = (work(text * (n // len(text) + 1)) for n in (2000, 4000))
+    assert twice <= 2.2 * once + 2000
 
 
 tokens = st.sampled_from(

@@ -71,7 +71,7 @@ def planted(tmp_path):
         ("autograd", 2, "672.", "673.", "In [3], value 1 (x.grad)", "at [3]: recorded 672.0"),
         (
             "elision", 3, "4.9988e+02]])", "4.9989e+02]])",
-            "In [4], value 1 (torch.arange(4000.0).view(1000, 4) / 8)", "at [-1, 3]: recorded 499.88",
+            "In [4], value 1 (torch.arange(4000.0).view(1000, 4) / 8)", "at [-1, 3]: recorded 4",
         ),
         # a transposed gradient
         (

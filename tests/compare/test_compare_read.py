@@ -1,12 +1,15 @@
 """Reading notebooks and text exports, and telling code from output."""
 
 import json
+import sys
 
 import nbformat
 import pytest
 from nbformat.v4 import new_output
 
-from funcgrad.compare import CompareError, read
+from funcgrad.compare import Cell, CompareError, Output, read
+from funcgrad.compare._cells import clean
+from funcgrad.compare._shown import shown
 
 EXPORT = """In [3]:
 import library  # it's here: (unclosed, [brackets
@@ -230,3 +233,148 @@ def test_recording_that_ships_is_valid_and_holds_no_code():
     cells = read(path)
     assert [cell.number for cell in cells] == list(range(16, 29))
     assert all(cell.outputs and not cell.source for cell in cells)
+
+
+# --- percent format ------------------------------------------------------------------------------
+
+PERCENT = """# %% [markdown]
+# About.
+# %%
+# In [16]
+x = 1
+# %% tags=["random", "in-17"]
+# %time x
+
+x + 1
+# %% a title
+"x"
+"""
+
+
+def test_a_file_in_percent_format(tmp_path):
+    path = tmp_path / "port.py"
+    path.write_text(PERCENT)
+    cells = read(path)
+    assert [cell.place for cell in cells] == [2, 3, 4]
+    assert [cell.source for cell in cells] == ["# In [16]\nx = 1", "%time x\n\nx + 1", '"x"']
+    assert cells[1].tags == ("random", "in-17")
+    assert all(cell.number is None and cell.outputs == () for cell in cells)
+
+
+@pytest.mark.parametrize("text", ["x = 1\n", "", "# In [1]\nx\n"])
+def test_a_python_file_that_is_not_in_percent_format(tmp_path, text):
+    path = tmp_path / "port.py"
+    path.write_text(text)
+    with pytest.raises(
+        CompareError, match=r"port\.py: not in percent format; write `# %%` on a line"
+    ):
+        read(path)
+
+
+def test_a_missing_jupytext_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jupytext", None)
+    path = tmp_path / "port.py"
+    path.write_text(PERCENT)
+    with pytest.raises(CompareError, match=r"jupytext.*pip install 'funcgrad\[compare\]'"):
+        read(path)
+
+
+# --- what stands in notebooks in the wild --------------------------------------------------------
+
+
+def test_a_stream_is_whole_although_the_other_one_comes_between(notebook):
+    pieces = [("stdout", "tensor([1.,"), ("stderr", "careful"), ("stdout", " 2.])\n")]
+    outputs = [new_output("stream", name=name, text=text) for name, text in pieces]
+    (cell,) = read(notebook("a.ipynb", (1, "", *outputs)))
+    assert [tuple(one) for one in cell.outputs] == [
+        ("stdout", "tensor([1., 2.])\n"), ("stderr", "careful"),
+    ]  # fmt: skip
+
+
+def test_a_result_ends_a_stream(notebook):
+    outputs = [new_output("stream", text="1\n"), "tensor(2)", new_output("stream", text="3\n")]
+    (cell,) = read(notebook("a.ipynb", (1, "", *outputs)))
+    assert [one.text for one in cell.outputs] == ["1\n", "tensor(2)", "3\n"]
+
+
+def test_a_widget_is_no_value(notebook):
+    data = {
+        "application/vnd.jupyter.widget-view+json": {"model_id": "0"},
+        "text/plain": "FloatProgress(value=0.0, max=9.0)",
+    }
+    (cell,) = read(notebook("a.ipynb", (1, "", new_output("display_data", data=data))))
+    assert cell.outputs[0].kind == "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31;1mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07a\x1b]8;;http://x\x1b\\b", "ab"),
+        ("\x1b(Ba\x1b=b\x1b", "ab"),
+        ("a\x00\x07\x08\x9bb", "ab"),
+        ("a\tb\nc", "a\tb\nc"),
+        ("\x1b[" + "1;" * 50_000, "1;" * 50_000),
+    ],
+)
+def test_nothing_that_steers_a_terminal_is_left(text, shown):
+    assert clean(text).removeprefix("[") == shown
+
+
+def test_halves_of_characters_do_not_stop_a_report(tmp_path):
+    output = {"output_type": "stream", "name": "stdout", "text": "\ud83d 1.5 \ud83d\ude00 \ude00"}
+    cell = {"cell_type": "code", "source": "\ud800", "metadata": {}, "outputs": [output]}
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps({"nbformat": 4, "metadata": {}, "cells": [cell]}))
+    (read_cell,) = read(path)
+    assert read_cell.outputs[0].text == "\ufffd 1.5 \U0001f600 \ufffd"
+    assert read_cell.source == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("text", "skipped", "left"),
+    [
+        (" 50%|##   | 1/2 [00:01<00:01, 1.00it/s]\nloss 0.5", 1, [0.5]),
+        ("  0%|          | 0/26421880 [00:00<?, ?it/s]", 1, []),
+        ("3it [00:00, 99.00it/s]", 1, []),
+        ("2.25 ms ± 15 µs per loop (mean ± std. dev. of 7 runs, 100 loops each)\n1.5", 1, [1.5]),
+        ("CPU times: user 4 µs, sys: 1 µs, total: 5 µs\nWall time: 9.06 µs\n45", 2, [45]),
+        ("Downloading https://x.org/a-12.zip 5 MB\n7", 1, [7]),
+        ("id(Z): 140381179266448\nid(x) = 140381179266448", 2, []),
+        ("Sequential(\n  (0): Conv2d(1, 3, kernel_size=(3, 3))\n  (1): ReLU()\n)", 2, []),
+        ("Linear(in_features=2, out_features=3, bias=True)", 1, []),
+        ("[Dropout(p=0.5, inplace=False)]", 1, []),
+        ("Linear regression gave 3", 0, [3]),
+        ("Point(x=1, y=2)", 0, [1, 2]),
+        ("wall time: 3 s, id 5, [00] 1:2", 0, [3, 5, 0, 1, 2]),
+    ],
+)  # fmt: skip
+def test_lines_that_no_two_runs_share(text, skipped, left):
+    found = shown(Cell(1, (Output("stdout", text),)))
+    assert len(found.skipped) == skipped
+    assert [number for value in found.values for number in value.numbers] == left
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "names"),
+    [
+        ("x = 1\nx.grad", "tensor(1.)", ["x.grad"]),
+        ("x.grad, y.grad", "(tensor(1.), tensor(2.))", ["x.grad", "y.grad"]),
+        ("%time f()\nmax(x, 0)", "torch.return_types.max(\nvalues=tensor(1.),\nindices=tensor(0))",
+         ["values", "indices"]),
+        ("a, b", "({'w': tensor(1.)}, [tensor(2.), 3])", ["a['w']", "b[0]", "b[1]"]),
+        ("p", "Parameter containing:\ntensor([1.], requires_grad=True)", ["p"]),
+        ("f(", "tensor(1.)", [""]),
+        ("x = 1", "(tensor(1.), 2)", ["", ""]),
+        ("", "{'w': tensor(1.)}", ["['w']"]),
+    ],
+)  # fmt: skip
+def test_values_go_by_the_expressions_that_made_them(source, text, names):
+    found = shown(Cell(1, (Output("result", text),), source))
+    assert [value.label for value in found.values] == names
+
+
+def test_printed_values_go_by_the_words_before_them():
+    text = "x.grad: tensor([1.])\nFirst call\ntensor(2.) 3\nw = 4, b=5; (6)"
+    found = shown(Cell(1, (Output("stdout", text),), "x.grad"))
+    assert [value.label for value in found.values] == ["x.grad", "First call", "", "w", "b", ""]
