@@ -750,11 +750,10 @@ def test_tag_along_an_array_has_a_row_for_each_row():
 
 def test_tag_in_a_branch_not_taken_is_zero():
     def fun(x):
-        y = x
-        if x > 0:
-            y = fg.retain_grad(3 * y, "above")
+        if x > 0:  # noqa: SIM108
+            y = fg.retain_grad(3 * x, "above")
         else:
-            y = fg.retain_grad(5 * y, "below")
+            y = fg.retain_grad(5 * x, "below")
         return y * y
 
     _, kept = fg.grad(fg.autograph(fun), retain=...)(2.0)
