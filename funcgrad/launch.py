@@ -7,12 +7,15 @@ script runs without the launcher, on several machines: where JAX itself detects 
 (Cloud TPU, Slurm, Open MPI, Kubernetes) as it is, and elsewhere with the three variables that the
 launcher sets.
 
-Sharp edge. A process that has died, or has not come, ends the others within the time limit of
+Sharp edges. A process that has died, or has not come, ends the others within the time limit of
 `connect`. One that lives and does nothing (a deadlock, a `while True`) still sends its heartbeat,
 and the others wait for it in their next collective: give the launcher a `--timeout`, or the job.
+After `connect` an error that nobody catches ends its process at once, without `atexit` functions:
+JAX's is to wait for the others, which wait for this one.
 """
 
 import argparse
+import functools
 import os
 import signal
 import socket
@@ -20,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ._errors import UsageError
@@ -48,8 +51,8 @@ def connect(*, timeout: int = 60, **keywords: Any) -> None:
     Raises:
         UsageError: nothing says which of how many processes this is.
 
-    Not affected: a process that fails in Python raises its own error first; the others notice that
-    it is gone in their next collective, or by its missing heartbeat.
+    Not affected: errors are shown as they are. The others notice that a process is gone in their
+    next collective, or by its missing heartbeat.
     """
     import jax
 
@@ -78,20 +81,30 @@ def connect(*, timeout: int = 60, **keywords: Any) -> None:
         ) from error
     finally:
         late.cancel()
+    sys.excepthook = functools.partial(_leave, sys.excepthook)
+
+
+def _leave(show: Callable[..., object], kind: Any, error: Any, trace: Any) -> None:
+    """Shows an error that nobody caught, and ends the process there and then."""
+    show(kind, error, trace)
+    _say(
+        "`connect` ends this process at once, for the error above; if that tells of a collective"
+        " or a connection, another process has failed first: see its output"
+    )
+    sys.stdout.flush()
+    os._exit(1)
 
 
 def _complain(told: dict[str, Any], start: float) -> None:
     """Says what is awaited, just before JAX gives up."""
     index, count = told["process_id"], told["num_processes"]
-    print(
+    _say(
         f"`connect` got fewer than the {count or 'expected'} processes in"
         f" {time.monotonic() - start:.0f} s, and gives up: process"
         f" {'of unknown number' if index is None else index} waits at"
         f" {told['coordinator_address'] or 'the address that JAX detected'} for the others. Look"
         " at their output for an earlier error, see that all were started with the same address"
-        " and number of processes and that the port is open, or raise `timeout`",
-        file=sys.stderr,
-        flush=True,
+        " and number of processes and that the port is open, or raise `timeout`"
     )
 
 
@@ -147,14 +160,14 @@ def _watch(
             if status:
                 how = signal.Signals(-status).name if status < 0 else f"status {status}"
                 _say(
-                    f"process {index} of {processes} ended with {how} after"
+                    f"`launch` process {index} of {processes} ended with {how} after"
                     f" {time.monotonic() - start:.1f} s; the others are ended too;"
                     " the first error above, of whichever process, is the cause"
                 )
                 return 128 - status if status < 0 else status
         if timeout is not None and time.monotonic() - start > timeout:
             _say(
-                f"process {', '.join(map(str, running))} of {processes} did not end within"
+                f"`launch` process {', '.join(map(str, running))} of {processes} did not end within"
                 f" {timeout:g} s, and is ended"
             )
             return 124
@@ -163,7 +176,7 @@ def _watch(
 
 
 def _say(message: str) -> None:
-    print(f"`funcgrad.launch` {message}", file=sys.stderr, flush=True)
+    print(message, file=sys.stderr, flush=True)
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -1,7 +1,7 @@
 """One process of several: what `test_launch.py` starts. `python host.py DOES FOLDER`.
 
 DOES is `steps`, which writes gradients to FOLDER, or how the last process ends after a first step:
-`dies`, `stops`, or `absent`, where it does not come at all.
+`dies`, `stops`, `raises`, or `absent`, where it does not come at all.
 """
 
 import os
@@ -63,6 +63,8 @@ def end(does, mesh):
     for _ in range(3):
         jax.block_until_ready(step(jnp.float32(1), shared(mesh, normal(0, 8))))
         if os.environ["WHO"] == str(jax.process_index()):
+            if does == "raises":
+                raise OSError("no more rows")
             os.kill(os.getpid(), signal.SIGKILL if does == "dies" else signal.SIGSTOP)
 
 

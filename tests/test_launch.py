@@ -93,8 +93,17 @@ def test_a_process_that_dies_ends_the_other(who, start):
     pair = [start(index, "dies", address, LIMIT="10", WHO=str(who)) for index in (0, 1)]
     _, said = pair[1 - who].communicate(timeout=BOUND)
     assert pair[1 - who].returncode not in (0, None)
-    assert "another task died" in said
+    assert "another process has failed first" in said or "another task died" in said
     assert pair[who].wait(BOUND) == -signal.SIGKILL
+
+
+def test_an_error_in_one_process_ends_both_long_before_the_limit(start):
+    address = here()
+    pair = [start(index, "raises", address, LIMIT=str(3 * BOUND), WHO="1") for index in (0, 1)]
+    said = [process.communicate(timeout=BOUND)[1] for process in pair]
+    assert all(process.returncode not in (0, None) for process in pair)
+    assert "OSError: no more rows\n`connect` ends this process at once" in said[1]
+    assert "another process has failed first" in said[0] or "another task died" in said[0]
 
 
 def test_a_process_that_stops_is_named_to_the_other_which_ends(start):
