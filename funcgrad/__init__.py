@@ -2,11 +2,14 @@
 
 from ._accumulate import accumulate_grad as accumulate_grad
 from ._accumulate import zero_grad as zero_grad
+from ._anomaly import Anomaly as Anomaly
+from ._anomaly import detect_anomaly as detect_anomaly
 from ._autograph import autograph as autograph
 from ._backward import Retained as Retained
 from ._backward import grad as grad
 from ._backward import value_and_grad as value_and_grad
 from ._backward import vjp as vjp
+from ._errors import AnomalyError as AnomalyError
 from ._errors import FuncgradError as FuncgradError
 from ._errors import GradientError as GradientError
 from ._errors import TagError as TagError

@@ -16,6 +16,18 @@ class GradientError(FuncgradError, RuntimeError):
     """A gradient that cannot be taken as asked; PyTorch raises a `RuntimeError` for the same."""
 
 
+class AnomalyError(FuncgradError, FloatingPointError):
+    """A value that is NaN, or infinite where that was asked for; see `detect_anomaly`.
+
+    Attributes:
+        anomaly: what is known of it, an [`Anomaly`][funcgrad.Anomaly], or `None` where nothing is.
+    """
+
+    def __init__(self, message: str, anomaly: Any = None):
+        super().__init__(message)
+        self.anomaly = anomaly
+
+
 class TagError(FuncgradError, ValueError):
     """A name given to `retain_grad` or asked for with `retain=` that cannot be served."""
 

@@ -25,6 +25,7 @@ FLOORS = [
     "_interpret",
     "_accumulate",
     "_microbatch",
+    "_anomaly",
     "_retain",
     "_program",
     "_backward",

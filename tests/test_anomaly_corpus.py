@@ -1,0 +1,34 @@
+"""Programs with one planted NaN each are located: line, phase, iterations, examples."""
+
+from pathlib import Path
+
+import anomaly_programs
+import pytest
+from anomaly_programs import PROGRAMS
+
+import funcgrad as fg
+
+FILE = Path(anomaly_programs.__file__).name
+NAMES = [program.name for program in PROGRAMS]
+
+
+def located(program, **options):
+    fun, args = program.make()
+    with pytest.raises(fg.AnomalyError, match="`detect_anomaly` found NaN") as caught:
+        fg.detect_anomaly(fun, **options)(*args)
+    return caught.value.anomaly
+
+
+def test_there_are_enough_programs():
+    assert len(PROGRAMS) >= 30
+    assert len(set(NAMES)) == len(PROGRAMS)
+
+
+@pytest.mark.parametrize("mode", ["interpreted", "compiled"])
+@pytest.mark.parametrize("program", PROGRAMS, ids=NAMES)
+def test_the_planted_nan_is_located(program, mode):
+    found = located(program, mode=mode)
+    assert (Path(found.file).name, found.line) == (FILE, program.line), found
+    assert found.phase == program.phase
+    assert tuple(step for _, step in found.steps) == program.steps
+    assert found.examples == program.examples
