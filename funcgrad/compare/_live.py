@@ -111,9 +111,10 @@ def with_torch(
         MissingExtraError: torch is not installed.
 
     Floats may differ by a few roundings relative to the largest number of the array: 16 units in
-    the last place in single and double precision. Where more differs, JAX's function is run again
-    on inputs and parameters moved by one unit in the last place, and eight times what that changes
-    is allowed too: so a gradient that is all rounding is not taken for a fault.
+    the last place in single and double precision, 8 in half. Where more differs, JAX's function is
+    run again in another precision and on inputs and parameters moved by one unit in the last place,
+    and eight times what that changes is allowed too: so a gradient that is all rounding is not
+    taken for a fault.
 
     >>> import pytest; torch = pytest.importorskip("torch")
     >>> import jax.numpy as jnp
@@ -274,16 +275,17 @@ def _compared(
     leaf_grads, event_grads = backward(run, as_tensors(seeds, run.out))
     ran = port.backward(out, pullback, seeds)
 
-    def moved() -> list[Ran]:
-        inputs = [[jittered(leaf, i) for leaf in ours] for i in _JITTERS]
-        return [port.backward(*port.forward(leaves), seeds) for leaves in inputs]
+    def rounded() -> list[tuple[Ran, float]]:
+        moved = [[jittered(leaf, i) for leaf in ours] for i in _JITTERS]
+        runs = [(port.backward(*port.forward(leaves), seeds), 1.0) for leaves in moved]
+        return runs + port.in_other_precision(ours, seeds)
 
     named, only_torch, only_jax = pair_intermediates(task.intermediates, run, event_grads, ran)
     flow = sources(run, {int(place) for pair in named for place in pair.places})
     pairs = [*pair_leaves(_names(task), run, leaf_grads, ran, flow), *named]
     pairs.sort(key=lambda pair: pair.places[0])
     pairs += pair_outputs(run, ran)
-    judged = judge_pairs(pairs, task.tolerance, ran, moved, scales)
+    judged = judge_pairs(pairs, task.tolerance, ran, rounded, scales)
     first, last = diverge(judged, flow)
     report = ParityReport(
         tuple(one.row for one in judged),

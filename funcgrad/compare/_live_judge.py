@@ -33,7 +33,7 @@ class Difference(NamedTuple):
         allowed: the difference allowed at that number.
         differing, compared: how many numbers differ, of how many.
         torch_shape, jax_shape, torch_dtype, jax_dtype: what was compared.
-        noise: what a rounding of the inputs alone was measured to change, part of `allowed`.
+        noise: what is allowed for what rounding was measured to change, part of `allowed`.
         notes: what is worth knowing and is no difference.
     """
 
@@ -97,7 +97,7 @@ def judge_arrays(
         theirs: PyTorch's.
         ours: JAX's.
         tolerance: what the user gave.
-        noise: what is allowed besides, since rounding the inputs alone changes as much.
+        noise: what is allowed besides, for what rounding was measured to change.
         scale: a magnitude that counts where PyTorch's array has no larger one.
 
     Returns:

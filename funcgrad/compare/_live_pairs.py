@@ -15,7 +15,7 @@ from ._live_report import Divergence, ParityRow
 from ._live_state import Renames
 
 NOISE = 8.0
-"""How many times what rounding the inputs was measured to change is allowed."""
+"""How many times what rounding was measured to change is allowed."""
 _KINDS = ("input", "parameter", "buffer", "intermediate", "output")
 _Both = tuple[np.ndarray, np.ndarray] | None
 
@@ -203,16 +203,17 @@ def judge_pairs(
     pairs: Sequence[Pair],
     tolerance: Tolerance,
     ran: Ran,
-    jittered: Callable[[], list[Ran]],
+    rounded: Callable[[], list[tuple[Ran, float]]],
     scales: Mapping[Any, float],
 ) -> list[Judged]:
-    """Judge every pair; where some differ, with what rounding the inputs changes allowed too.
+    """Judge every pair; where some differ, with what rounding was measured to change allowed too.
 
     Args:
         pairs: what to judge.
         tolerance: what the user gave; where it gave any, that alone counts.
         ran: what JAX computed.
-        jittered: computes the same for inputs moved by a rounding; called where it is needed.
+        rounded: computes the same with other roundings, and says by which factor those are larger
+            or smaller than `ran`'s; called where it is needed.
         scales: the least magnitude that gradients count as having, by `Pair.where`.
     """
 
@@ -227,7 +228,7 @@ def judge_pairs(
     judged = [judge(pair) for pair in pairs]
     if tolerance.given or all(one.row.ok for one in judged):
         return judged
-    others = jittered()
+    others = rounded()
     return [
         one if one.row.ok else judge(one.pair, *_noise(one.pair, ran, others)) for one in judged
     ]
@@ -238,18 +239,19 @@ def scales_of(pairs: Sequence[Pair]) -> dict[Any, float]:
     return {pair.where: magnitude(pair.grad[0]) for pair in pairs if pair.grad is not None}
 
 
-def _noise(pair: Pair, ran: Ran, others: Sequence[Ran]) -> tuple[float, float]:
-    """What is allowed to value and gradient for what rounding the inputs changes."""
-    here = ran.of(pair.where)
-    there = [other.of(pair.where) for other in others]
-    value, grad = (
-        max((_change(here[i], one[i]) for one in there), default=0.0) * NOISE for i in range(2)
-    )
-    return value, grad
+def _noise(pair: Pair, ran: Ran, others: Sequence[tuple[Ran, float]]) -> tuple[float, float]:
+    """What is allowed to value and gradient for what rounding changes."""
+    value, grad = ran.of(pair.where)
+    changes = [(0.0, 0.0)]
+    for other, factor in others:
+        value2, grad2 = other.of(pair.where)
+        changes.append((_change(value, value2) / factor, _change(grad, grad2) / factor))
+    most = [max(column) for column in zip(*changes, strict=True)]
+    return NOISE * most[0], NOISE * most[1]
 
 
 def _change(one: Any, other: Any) -> float:
-    if one is None or other is None:
+    if one is None or other is None or one.shape != other.shape:
         return 0.0
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.abs(wide(one) - wide(other))

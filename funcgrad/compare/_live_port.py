@@ -79,8 +79,32 @@ class Port:
                 )
                 raise
         self._forward = self._plain
-        self.notes.append("the JAX function looks at its values, so its tags could not be read")
+        self._note("the JAX function looks at its values, so its tags could not be read")
         return self._forward(arrays)
+
+    def _note(self, note: str) -> None:
+        self.notes += [] if note in self.notes else [note]
+
+    def in_other_precision(
+        self, arrays: list[Any], seeds: Mapping[str, Any] | None
+    ) -> list[tuple[Ran, float]]:
+        """Everything in double precision, or where it is double already in single.
+
+        With it comes how many times larger the difference is than the roundings of these arrays;
+        nothing where the function does not run so.
+        """
+        dtypes = [leaf.dtype.name for leaf in arrays if isinstance(leaf, jax.Array)]
+        double = "float64" in dtypes or "complex128" in dtypes
+        with jax.enable_x64(not double), jax.numpy_dtype_promotion("standard"):
+            try:
+                cast = [_cast(leaf, double) for leaf in arrays]
+                ran = self.backward(*self.forward(cast), seeds)
+            except Exception:
+                self._note(
+                    "what rounding does was measured less well: it runs in one precision only"
+                )
+                return []
+        return [(ran, 2.0**29 if double else 1.0)]
 
     def backward(self, out: Any, pullback: Any, seeds: Mapping[str, Any] | None) -> Ran:
         """Everything, for these gradients of the outputs; without them values alone."""
@@ -105,6 +129,15 @@ class Port:
             {name: np.asarray(leaf) for name, leaf in tagged.items()},
             [None if grad is None else np.asarray(grad) for grad in grads],
         )
+
+
+def _cast(leaf: Any, double: bool) -> Any:
+    """An array from single or half to double precision, or from double to single."""
+    if not isinstance(leaf, jax.Array) or not _inexact(leaf):
+        return leaf
+    real = jnp.issubdtype(leaf.dtype, jnp.floating)
+    single, twice = ("float32", "float64") if real else ("complex64", "complex128")
+    return jnp.asarray(np.asarray(leaf).astype(single if double else twice))
 
 
 def _inexact(leaf: Any) -> bool:
