@@ -25,8 +25,6 @@ def notebook_of(path: Path, text: str) -> Any:
         CompareError: the file is not a notebook.
     """
     notebook = _of_percent(path, text) if path.suffix == ".py" else _of_json(path, text)
-    for cell in notebook["cells"]:
-        cell["source"] = _joined(cell.get("source"))
     return notebook
 
 
@@ -39,9 +37,8 @@ def _of_json(path: Path, text: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old files lack cell ids; that is no concern here
             notebook = nbformat.convert(nbformat.reader.reads(text), 4)
-        cells = notebook["cells"]
-        if not all("cell_type" in cell for cell in cells):
-            raise KeyError("cell_type")
+        for cell in notebook["cells"]:
+            cell["cell_type"], cell["source"] = cell["cell_type"], _joined(cell.get("source"))
     except nbformat.reader.NotJSONError:
         raise CompareError(f"{path}: not a notebook: it is not valid JSON") from None
     except Exception as error:  # nbformat raises whatever a malformed file makes it stumble over
@@ -68,19 +65,30 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def cells_of(notebook: Any) -> list[Cell]:
-    """The code cells of a notebook as nbformat 4."""
-    return [
-        Cell(
-            _count(cell.get("execution_count")),
-            tuple(_merged(_outputs(cell.get("outputs") or []))),
-            _joined(cell.get("source")),
-            tuple(map(str, (cell.get("metadata") or {}).get("tags") or [])),
-            place,
-        )
-        for place, cell in enumerate(notebook["cells"], start=1)
-        if cell["cell_type"] == "code"
-    ]
+def cells_of(notebook: Any, path: Path) -> list[Cell]:
+    """The code cells of a notebook as nbformat 4.
+
+    Raises:
+        CompareError: a cell is not made as cells are; `path` says of which file.
+    """
+    try:
+        return [
+            _cell(cell, place)
+            for place, cell in enumerate(notebook["cells"], start=1)
+            if cell["cell_type"] == "code"
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CompareError(f"{path}: not a notebook ({_first_line(error)})") from None
+
+
+def _cell(cell: Any, place: int) -> Cell:
+    return Cell(
+        _count(cell.get("execution_count")),
+        tuple(_merged(_outputs(cell.get("outputs") or []))),
+        _joined(cell.get("source")),
+        tuple(_joined(str(tag)) for tag in (cell.get("metadata") or {}).get("tags") or []),
+        place,
+    )
 
 
 def _count(count: Any) -> int | None:

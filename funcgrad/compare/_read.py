@@ -31,7 +31,7 @@ def read(path: str | Path) -> list[Cell]:
     path = Path(path)
     text = text_of(path)
     if path.suffix in (".ipynb", ".py") or text.lstrip()[:1] == "{":
-        return cells_of(notebook_of(path, text))
+        return cells_of(notebook_of(path, text), path)
     cells = list(_cells_of_export(clean(text)))
     if not cells:
         raise CompareError(f"{path}: neither a notebook nor a text export with `In [n]:` headings")

@@ -44,14 +44,14 @@ def run(
     need(["nbformat", "nbclient", "ipykernel"], "running a notebook")
     path = Path(path)
     notebook = notebook_of(path, text_of(path))
-    numbers = [cell.number for cell in cells_of(notebook)]
+    numbers = [cell.number for cell in cells_of(notebook, path)]
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             cell["outputs"], cell["execution_count"] = [], None
     _execute(notebook, path, timeout, progress or (lambda done, total: None))
     return [
         cell._replace(number=number)
-        for cell, number in zip(cells_of(notebook), numbers, strict=True)
+        for cell, number in zip(cells_of(notebook, path), numbers, strict=True)
     ]
 
 

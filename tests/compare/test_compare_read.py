@@ -2,9 +2,14 @@
 
 import json
 import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 
 import nbformat
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from nbformat.v4 import new_output
 
 from funcgrad.compare import Cell, CompareError, Output, read
@@ -378,3 +383,34 @@ def test_printed_values_go_by_the_words_before_them():
     text = "x.grad: tensor([1.])\nFirst call\ntensor(2.) 3\nw = 4, b=5; (6)"
     found = shown(Cell(1, (Output("stdout", text),), "x.grad"))
     assert [value.label for value in found.values] == ["x.grad", "First call", "", "w", "b", ""]
+
+
+leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=8), st.just("code"))
+keys = st.sampled_from(
+    ["cell_type", "source", "outputs", "metadata", "tags", "output_type", "text", "data", "name",
+     "text/plain", "execution_count", "ename", "evalue", "traceback", "nbformat", "cells", "input",
+     "worksheets", "prompt_number"]
+)  # fmt: skip
+anything = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(st.sampled_from([3, 4]), st.lists(st.dictionaries(keys, anything, max_size=6), max_size=3))
+@settings(max_examples=100, deadline=None)
+@example(4, [{"cell_type": "code", "source": "", "outputs": {"a": 1}, "metadata": {}}])
+@example(4, [{"cell_type": "code", "source": "", "outputs": [1], "metadata": {}}])
+@example(4, [{"cell_type": "code", "source": 3, "outputs": [], "metadata": "x"}])
+def test_any_json_is_read_or_refused(version, cells):
+    for cell in cells:
+        cell.setdefault("cell_type", "code")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "any.ipynb"
+        body = {"cells": cells} if version == 4 else {"worksheets": [{"cells": cells}]}
+        path.write_text(
+            json.dumps({"nbformat": version, "nbformat_minor": 0, "metadata": {}} | body)
+        )
+        with suppress(CompareError):
+            assert all(isinstance(cell, Cell) for cell in read(path))
