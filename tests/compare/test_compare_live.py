@@ -98,10 +98,7 @@ def cnn(torch):
             "window_strides": (1, 2, 2, 1),
             "padding": "VALID",
         }
-        if fault == "mean pool":
-            x = lax.reduce_window(x, 0.0, lax.add, **window) / 4
-        else:
-            x = lax.reduce_window(x, -jnp.inf, lax.max, **window)
+        x = lax.reduce_window(x, -jnp.inf, lax.max, **window)
         x = fg.retain_grad(x, "pool")
         x = fg.register_hook(x, lambda g: -g) if fault == "sign flipped" else x
         x = fg.retain_grad(
@@ -144,7 +141,7 @@ def lstm(torch):
             i, f = (f, i) if fault == "gate order" else (i, f)
             c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
             c = fg.retain_grad(c, "c")
-            h = fg.retain_grad(jax.nn.sigmoid(o) * (c if fault == "no tanh" else jnp.tanh(c)), "h")
+            h = fg.retain_grad(jax.nn.sigmoid(o) * jnp.tanh(c), "h")
             if fault == "not fed back":
                 return (jnp.zeros_like(h), c), h
             return (fg.detach(h) if fault == "detached state" else h, c), h
@@ -230,9 +227,7 @@ FORWARD = {
     ("mlp", "transposed weight"): "h2",
     ("mlp", "tanh gelu"): "h2",
     ("cnn", "transposed kernel"): "conv1",
-    ("cnn", "mean pool"): "pool",
     ("lstm", "gate order"): "c[0]",
-    ("lstm", "no tanh"): "h[0]",
     ("lstm", "not fed back"): "c[1]",
     ("transformer", "wrong eps"): "ln1",
     ("transformer", "missing scale"): "scores",
