@@ -3,8 +3,10 @@
 Sharp edges. `"mean"` gives what the function gives on the whole batch where the function itself is
 a mean over the rows (a mean loss and its gradient), `"sum"` where it is a sum; what mixes rows in
 another way (batch normalization, a maximum) sees one micro-batch at a time, as in PyTorch. Without
-`mesh` the parts are consecutive rows, so a batch that is sharded over devices would be dealt out
-anew: give `mesh` and `batch_axis`, and every device splits the rows it has. Differentiating
+`mesh` the parts are consecutive rows, so a batch that is sharded over devices would be gathered,
+and every device compute all of it: give `mesh` and `batch_axis`, and each splits the rows it has.
+With weights that are one array for many layers, which `fun` scans over, the gradient of a part is
+one array too, and stands beside the sum while it is added. Differentiating
 *through* a micro-batched loss keeps the residuals of all micro-batches; micro-batch the gradient,
 `microbatch(grad(loss), n)`, not `grad(microbatch(loss, n))`.
 """

@@ -1,10 +1,16 @@
-"""`zero_grad` and `accumulate_grad`."""
+"""`zero_grad` and `accumulate_grad`, and training with them."""
+
+import functools
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
-from closeness import assert_same
+from closeness import assert_close, assert_same
 from jax import lax
+from models import mlp
 
 import funcgrad as fg
 
@@ -106,3 +112,87 @@ def test_none_stands_for_a_subtree_or_the_whole_on_either_side():
 def test_complex_gradients_do_not_fit_a_real_accumulator():
     with pytest.raises(fg.TreeError, match="got complex64"):
         fg.accumulate_grad(jnp.ones(2), jnp.ones(2, jnp.complex64))
+
+
+# Training: the same parameters as with the whole batch, whichever way gradients accumulate.
+
+LOSS, PARAMETERS, BATCH = mlp()
+WEIGHTS = {name: PARAMETERS[name] for name in ("w", "v")}
+OPTIMIZER = optax.adam(1e-2)
+PARTS = jax.tree.map(lambda x: x.reshape(5, 8, *x.shape[1:]), BATCH)
+
+
+def by_whole(p):
+    return fg.grad(LOSS)(p, BATCH)
+
+
+def by_microbatch(p):
+    return fg.microbatch(fg.grad(LOSS), 5)(p, BATCH)
+
+
+def by_scan(p):
+    step = lambda acc, part: (fg.accumulate_grad(acc, fg.grad(LOSS)(p, part)), None)
+    total, _ = lax.scan(step, fg.zero_grad(p), PARTS)
+    return jax.tree.map(lambda g: g / 5, total)
+
+
+def trained(gradient, steps=10):
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(p, state):
+        updates, state = OPTIMIZER.update(gradient(p), state, p)
+        return optax.apply_updates(p, updates), state
+
+    with jax.numpy_dtype_promotion("standard"):  # which optax counts on
+        p, state = jax.tree.map(jnp.copy, WEIGHTS), OPTIMIZER.init(WEIGHTS)
+        for _ in range(steps):
+            p, state = step(p, state)
+    return p
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def add(acc, p, part):
+    return fg.accumulate_grad(acc, fg.grad(LOSS)(p, part))
+
+
+def trained_in_pytorchs_loop(steps=10):
+    """A Python loop over the parts, with the accumulator donated to each of its calls."""
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
+    def update(p, state, acc):
+        updates, state = OPTIMIZER.update(jax.tree.map(lambda g: g / 5, acc), state, p)
+        return optax.apply_updates(p, updates), state, fg.zero_grad(p)
+
+    with jax.numpy_dtype_promotion("standard"):
+        p, state = jax.tree.map(jnp.copy, WEIGHTS), OPTIMIZER.init(WEIGHTS)
+        acc = fg.zero_grad(p)
+        for _ in range(steps):
+            for part in range(5):
+                acc = add(acc, p, jax.tree.map(lambda x, i=part: x[i], PARTS))
+            p, state, acc = update(p, state, acc)
+    return p
+
+
+def test_training_gives_the_parameters_of_the_whole_batch():
+    want = trained(by_whole)
+    assert not jnp.allclose(want["w"], WEIGHTS["w"], rtol=1e-2)
+    for got in (trained(by_microbatch), trained(by_scan), trained_in_pytorchs_loop()):
+        assert_close(got, want)
+
+
+def test_a_donated_accumulator_is_added_to_in_place():
+    part = jax.tree.map(lambda x: x[0], PARTS)
+    acc = fg.zero_grad(WEIGHTS)
+    places = jax.tree.map(lambda x: x.unsafe_buffer_pointer(), acc)
+    got = add(acc, WEIGHTS, part)
+    assert jax.tree.map(lambda x: x.unsafe_buffer_pointer(), got) == places
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(acc))
+    used = add.lower(got, WEIGHTS, part).compile().memory_analysis()
+    assert used.alias_size_in_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(WEIGHTS))
+
+
+def test_the_documented_code_runs():
+    page = Path(__file__).parents[1] / "docs" / "accumulation.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)
+    assert len(blocks) >= 4
+    with jax.numpy_dtype_promotion("standard"):
+        exec("\n".join(blocks), {})

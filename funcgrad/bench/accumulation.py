@@ -11,6 +11,7 @@ how many bytes each device gets from them.
 
 import argparse
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -216,6 +217,8 @@ def moved(step: Step, start: Callable[[Any], Any], mesh: Any) -> tuple[str, str]
 
 def torch_contenders() -> Iterator[Contender]:
     """PyTorch's loop over chunks, eager and with the loss compiled."""
+    # Threads of OpenMP that spin while they wait cost it tenfold on a machine that does other work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     def torch_loss(weights: list[Any], x: Any, y: Any) -> Any:
