@@ -298,6 +298,30 @@ def test_return_in_with_and_try():
     agrees(fun, 3.0, 5.5, 20.0)
 
 
+def test_exceptions_that_are_handled():
+    def fun(x):
+        try:
+            half = x / 0 if isinstance(x, int) else x / 2
+        except ZeroDivisionError as error:
+            half = float(len(str(error)))
+        return half if half > 2 else -half
+
+    assert fg.autograph(fun)(3) == fun(3) == 16.0
+    agrees(fun, 3.0, 9.0)
+
+
+def test_what_jax_prints_in_a_loop_does_not_unroll_a_step():
+    def fun(x):
+        while True:
+            x = fg.retain_grad(x * 2, "x")
+            jax.debug.print("at {}", x)
+            if x > 10:
+                return x
+
+    _, kept = fg.grad(fg.autograph(fun, max_steps=4), retain="x")(3.0)
+    assert kept["x"].grad.tolist() == [2.0, 1.0, 0.0, 0.0]
+
+
 def test_global_and_nonlocal_variables():
     def fun(n):
         total = 0

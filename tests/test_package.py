@@ -80,7 +80,15 @@ def test_importing_funcgrad_imports_jax_and_nothing_heavy():
 def test_every_public_name_has_a_docstring_with_an_example():
     for name in ["grad", "value_and_grad", "vjp", "retain_grad", "register_hook", "detach"]:
         assert ">>>" in getattr(funcgrad, name).__doc__, name
-    for name in ["no_grad", "set_data", "zero_grad", "accumulate_grad", "microbatch", "while_loop"]:
+    for name in [
+        "no_grad",
+        "set_data",
+        "zero_grad",
+        "accumulate_grad",
+        "microbatch",
+        "while_loop",
+        "autograph",
+    ]:
         assert ">>>" in getattr(funcgrad, name).__doc__, name
 
 

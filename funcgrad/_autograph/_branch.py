@@ -86,7 +86,8 @@ def _fitted(name: str, values: Any, leaving: bool, place: str, outputs: Any) -> 
     """How to make a variable's value from the results, which are added to; `None` if it cannot."""
     missing = [value.undefined for value in values]
     if all(missing):
-        return lambda results: missing[0]
+        told = missing[0] if missing[0].place else missing[1]
+        return lambda results: told
     if any(missing):
         k = 0 if missing[0] else 1
         if not leaving and missing[k].name != RETURNED:

@@ -47,7 +47,15 @@ def convert(fun: types.FunctionType, operators: Any) -> types.FunctionType:
     """
     known, file = _CODES.setdefault(fun.__code__, {}), fun.__code__.co_filename
     if file not in known:
-        known[file] = _factory(fun)
+        try:
+            known[file] = _factory(fun)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"`autograph` got {shown(fun)}, which diastatic-malt cannot convert:"
+                f" {type(error).__name__}: {error}"
+            ) from error
     make = known[file]
     cells = dict(zip(fun.__code__.co_freevars, fun.__closure__ or (), strict=True))
     closure = tuple(cells[name] for name in make.co_freevars)
@@ -146,8 +154,14 @@ class _ControlFlow(control_flow.ControlFlowTransformer):  # type: ignore[misc]
 def _has_call_statements(loop: ast.While | ast.For) -> bool:
     parts = [part for statement in loop.body for part in ast.walk(statement)]
     values = [x.value for x in parts if isinstance(x, ast.Expr)]
-    calls = [ast.unparse(x.func) for x in values if isinstance(x, ast.Call)]
-    return not {"ag__.raising", "ag__.print_"}.issuperset(calls)
+    calls = [ast.unparse(x).split("(", 2) for x in values if isinstance(x, ast.Call)]
+    return not all(_is_traced(*words) for words in calls)
+
+
+def _is_traced(operator: str, fun: str = "", *_: str) -> bool:
+    """Whether a call's effect, if it has one, is JAX's: thrown away with what it is recorded in."""
+    called = fun.split(",")[0].split(".")
+    return operator in ("ag__.raising", "ag__.print_") or called[-2:-1] == ["debug"]
 
 
 class _Conditionals(conditional_expressions.ConditionalExpressionTransformer):  # type: ignore[misc]
@@ -284,6 +298,13 @@ class _Prepared(ast.NodeTransformer):
         node = self.generic_visit(node)  # type: ignore[assignment]
         node.test = _at(node.test, _call("asserted", node.test))
         return node
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> Any:
+        if node.name:
+            name = ast.Name(node.name, ast.Store())
+            node.body.insert(0, _at(node, ast.Assign([name], _call("caught"))))
+            node.name = None
+        return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> Any:
         name = getattr(node.func, "id", "")

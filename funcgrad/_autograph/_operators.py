@@ -7,6 +7,7 @@ Where Python can look at the values that decide, each does what Python does. Whe
 import functools
 import itertools
 import operator
+import sys
 import sysconfig
 import types
 import weakref
@@ -323,6 +324,10 @@ class Operators:
                 f" {place}, where it is not known whether it is reached; return NaN there, or use"
                 " jax.experimental.checkify"
             )
+
+    def caught(self) -> BaseException | None:
+        """The exception that is being handled."""
+        return sys.exception()
 
     def asserted(self, test: Any) -> Any:
         """What an `assert` tests: it must be known."""

@@ -250,7 +250,7 @@ def show(value: Value, inputs: Sequence[Any] = ()) -> str:
     if value.undefined:
         return "no value"
     words = [
-        _Word(describe(type_of(x, inputs)) if numeric(x) else f"{type(x).__name__} {x!r}")
+        _Word(describe(type_of(x, inputs)) if numeric(x) else f"{type(x).__name__} {repr(x)[:40]}")
         for x in value.leaves
     ]
     return str(value.tree.unflatten(words))
