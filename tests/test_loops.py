@@ -542,6 +542,17 @@ def test_tags_with_checkpoints_have_the_same_rows():
     assert_close(retained(2), retained(15))
 
 
+def test_empty_tag_with_checkpoints():
+    def fun(x):
+        step = lambda state: (state[0] * 2, fg.retain_grad(state[1] * 2, "y"))
+        init = x, jnp.zeros((0, 3))
+        return while_loop(lambda state: state[0] < 9, step, init, max_steps=7, checkpoints=2)[0]
+
+    slope, kept = jax.jit(fg.grad(fun, retain="y"))(1.0)
+    assert slope == 16.0
+    assert kept["y"].grad.shape == (7, 0, 3)
+
+
 def test_keys_in_the_carry_with_checkpoints():
     def f(x, checkpoints):
         def step(state):
@@ -666,6 +677,41 @@ def test_derivative_at_the_end_of_one_example_does_not_spoil_another():
     one = [jax.grad(f)(v) for v in x]
     for g in (jax.vmap(jax.grad(f)), jax.grad(lambda x: jnp.sum(jax.vmap(f)(x)))):
         np.testing.assert_allclose(jax.jit(g)(x), one, rtol=1e-4)
+
+
+def repeated(step):
+    """`step(w, y)` as often as `n` says."""
+
+    def fun(w, y, n, checkpoints):
+        body = lambda state: (state[0] - 1, step(w, state[1]))
+        most = {"max_steps": 6, "checkpoints": checkpoints}
+        return while_loop(lambda state: state[0] > 0, body, (n, y), **most)[1]
+
+    return fun
+
+
+# Each step has no derivative where an example that is done must not be: at 0, in rows that it did
+# not write, and where it ends.
+UNKIND = [
+    (lambda w, y: jnp.log(w * y), [3.0, 50.0]),
+    (lambda w, y: w * jnp.sqrt(y) * (y - 1), [1.0, 4.0]),
+]
+
+
+@pytest.mark.parametrize("checkpoints", [6, 2])
+@pytest.mark.parametrize(("step", "ys"), UNKIND)
+def test_steps_of_other_examples_do_not_spoil_gradients_of_gradients(step, ys, checkpoints):
+    def squared(w, y, n):
+        return jax.grad(repeated(step), 1)(w, y, n, checkpoints) ** 2
+
+    def summed(w, ys, ns):
+        return jnp.sum(jax.vmap(squared, (None, 0, 0))(w, ys, ns))
+
+    ys, ns = jnp.array(ys), jnp.array([1, 3])
+    want = sum(jax.jit(jax.grad(squared))(0.5, y, n) for y, n in zip(ys, ns, strict=True))
+    got = jax.jit(jax.grad(summed), compiler_options=QUICK)(0.5, ys, ns)
+    assert jnp.isfinite(want)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 # Refusals.

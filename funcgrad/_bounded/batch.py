@@ -89,7 +89,7 @@ def _batch_apart(
     safe = [] if loop.linear else [lax.stop_gradient(x) for x in init]
     # Steps are counted per example, but for loops over rows alone: there the row tells the step.
     counted = loop.cond is not None or loop.length is None
-    body, tests = compat.jaxpr_as_fun(loop.body), loop.conds
+    body, tests, rows = compat.jaxpr_as_fun(loop.body), loop.conds, len(loop.types()[1])
 
     def active(limit: Any, count: Any, conds: list[Any], carry: list[Any]) -> Any:
         if loop.cond is None:
@@ -104,7 +104,8 @@ def _batch_apart(
         )
         out = body(*consts, *start, *(row if counted else row[1:]))
         new = [jnp.where(going, x, old) for x, old in zip(out, carry, strict=False)]
-        ys = [jnp.where(going, y, zeros(jax.typeof(y))) for y in out[loop.carry :]]
+        ys, residuals = cut(out[loop.carry :], rows - loop.residuals)
+        ys = [*(jnp.where(going, y, zeros(jax.typeof(y))) for y in ys), *residuals]
         return [count + going.astype(count.dtype), *new] if counted else new, ys
 
     fixed_axes = [0, *_axes(on[0])]

@@ -85,7 +85,8 @@ class Joined(NamedTuple):
     """A loop over primals and tangents together.
 
     Fields:
-        loop: it; each kind of operand and result is followed by the tangents of that kind.
+        loop: it; each kind of operand is followed by the tangents of that kind, and so is the
+            carry of its results; their ys come after their tangents, residuals last.
         extra: constants that it needs in front of the others.
         base, nonzero: the loop that it is the tangent of, and what has tangents.
     """
@@ -105,9 +106,10 @@ class Joined(NamedTuple):
 
     def results(self, out: Sequence[Any]) -> list[Any]:
         """The results of the joined loop in the order of `jvp_p`."""
-        count, rows = self.base.carry, len(self.nonzero.ys)
-        steps, carry, ys = out[0], out[1 : 1 + self.loop.carry], out[1 + self.loop.carry :]
-        return [steps, *carry[:count], *ys[:rows], *carry[count:], *ys[rows:]]
+        (steps,), carry, dots, ys_dots, ys = cut(
+            out, 1, self.base.carry, sum(self.nonzero.carry), sum(self.nonzero.ys)
+        )
+        return [steps, *carry, *ys, *dots, *ys_dots]
 
 
 def parts(flat: Sequence[Any], loop: Loop, nonzero: Nonzero) -> tuple[Operands, list[list[Any]]]:
@@ -128,7 +130,7 @@ def joined(types: Sequence[Any], loop: Loop, nonzero: Nonzero) -> Joined:
         run, given = partly(body, primals, nonzero)
         new, new_dots, rest = jax.jvp(run, given, tangents, has_aux=True)
         out, moved = merge(nonzero.outputs, new, rest), sum(nonzero.carry)
-        return out[:carried] + new_dots[:moved], out[carried:] + new_dots[moved:]
+        return out[:carried] + new_dots[:moved], new_dots[moved:] + out[carried:]
 
     def cond(conds: list[Any], carry: list[Any]) -> Any:
         return compat.jaxpr_as_fun(test)(*conds, *carry[:carried])[0]

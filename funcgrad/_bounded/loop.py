@@ -43,6 +43,9 @@ class Loop(NamedTuple):
         linear: whether the carry is linear in what it, some constants and some xs started from.
         checkpoints: of how many steps reverse mode may keep residuals at a time, and the most
             carries it may keep to recompute other steps from; `None` keeps those of all steps.
+        residuals: how many of the ys, the last ones, are for loops over the same steps alone, which
+            differentiate what they read. Of a batch, an example that is done has values of its
+            first step there, at which there is a derivative, and zeros in other ys.
     """
 
     body: compat.ClosedJaxpr
@@ -54,11 +57,12 @@ class Loop(NamedTuple):
     reverse: bool = False
     linear: bool = False
     checkpoints: int | None = None
+    residuals: int = 0
 
     @property
     def static(self) -> dict[str, Any]:
         """What a loop made from this one keeps of it, by the keywords of `bounded_loop`."""
-        names = ("length", "reverse", "linear", "checkpoints")
+        names = ("length", "reverse", "linear", "checkpoints", "residuals")
         return {name: getattr(self, name) for name in names}
 
     def operands(self, flat: Sequence[Any]) -> Operands:
@@ -93,7 +97,7 @@ def bounded_loop(
         xs: arrays with a row for each step.
         cond: `(conds, carry) -> bool`, or `None`.
         conds: its operands.
-        static: the fields `length`, `reverse`, `linear` and `checkpoints` of `Loop`.
+        static: the fields `length`, `reverse`, `linear`, `checkpoints` and `residuals` of `Loop`.
 
     Returns:
         The steps taken, the final carry and the ys.

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from .. import _compat as compat
 from .forward import Nonzero, jvp_p, parts
@@ -48,12 +49,12 @@ def in_pieces(flat: Sequence[Any], loop: Loop, nonzero: Nonzero) -> list[Any]:
         return rest.reshape(count, size, *x.shape[1:])
 
     def joined(first: Any, rest: Any) -> Any:
-        return jnp.concatenate([first, rest.reshape(-1, *first.shape[1:])])[:length]
+        return jnp.concatenate([first, rest.reshape(count * size, *first.shape[1:])])[:length]
 
     rest = ops._replace(limit=ops.limit - steps, carry=carry, xs=[*map(segments, ops.xs)])
     segment = loop._replace(length=size)
-    ran, (more, *carry), starts = _segments(rest, count, segment)
-    (taken, *states), rows = cut(starts, 1 + loop.carry)
+    ran, (more, *carry), starts = _segments(rest, ops.carry, count, segment)
+    rows, (taken,), states = cut(starts, len(ys), 1)
     fixed = segment._replace(cond=None, conds=0)  # it is known by now how many steps each takes
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -82,12 +83,21 @@ def in_pieces(flat: Sequence[Any], loop: Loop, nonzero: Nonzero) -> list[Any]:
     ]
 
 
-def _segments(ops: Operands, count: int, segment: Loop) -> tuple[Any, list[Any], list[Any]]:
+def _segments(
+    ops: Operands, first: list[Any], count: int, segment: Loop
+) -> tuple[Any, list[Any], list[Any]]:
     """Runs a loop as a loop over segments, `count` at most.
 
+    Args:
+        ops: its operands.
+        first: a carry at which the body has a derivative, as the last one may not: of a batch, an
+            example that is done stays there while others go on.
+        count: the most segments.
+        segment: the loop of one segment.
+
     Returns:
-        The segments run; the steps taken and the carry; and with a row for each segment the steps
-        it took, the carry it started from, and its ys.
+        The segments run; the steps taken and the carry; and with a row for each segment its ys, the
+        steps it took, and the carry it started from.
     """
     size = segment.length
 
@@ -96,22 +106,27 @@ def _segments(ops: Operands, count: int, segment: Loop) -> tuple[Any, list[Any],
         left = jnp.minimum(limit - done, size)
         steps, *out = loop_p.bind(left, *conds_and_consts, *carry, *xs, loop=segment)
         carry_out, ys = cut(out, segment.carry)
-        return [done + steps, *carry_out], [steps, *carry, *ys]
+        return [done + steps, *carry_out], [*ys, steps, *carry]
 
     def going(fixed: list[Any], state: list[Any]) -> Any:
         (limit, *given), (done, *carry) = fixed, state
         more = done < limit
         return more & compat.jaxpr_as_fun(segment.cond)(*given, *carry)[0] if segment.cond else more
 
-    fixed = [ops.limit, *ops.conds]
-    start = [ops.limit * 0, *ops.carry]
-    return bounded_loop(
-        ops.limit * 0 + count,
+    none = ops.limit * 0
+    on = going([ops.limit, *ops.conds], [none, *ops.carry])
+    fixed = [lax.select(on, ops.limit, none), *ops.conds]
+    start = [lax.select(on, x, lax.stop_gradient(y)) for x, y in zip(ops.carry, first, strict=True)]
+    ran, (steps, *carry), rows = bounded_loop(
+        none + count,
         step,
         [*fixed, *ops.consts],
-        start,
+        [none, *start],
         ops.xs,
         going,
         fixed,
         length=count,
+        residuals=segment.carry,
     )
+    last = [lax.select(on, x, y) for x, y in zip(carry, ops.carry, strict=True)]
+    return ran, [steps, *last], rows

@@ -83,7 +83,9 @@ def _keeping_residuals(ops: Operands, loop: Loop, nonzero: Nonzero) -> tuple[lis
     derived = compat.derived(made.body, count, at_hand, stacked)
     stacked = [s and not d for s, d in zip(stacked, derived.which, strict=True)]
     keep = compat.prune(made.body, [True] * count + stacked)
-    made = made._replace(body=keep, cond=loop.cond, conds=loop.conds)
+    made = made._replace(
+        body=keep, cond=loop.cond, conds=loop.conds, residuals=loop.residuals + sum(stacked)
+    )
     out = loop_p.bind(ops.limit, *ops.conds, *consts, *ops.carry, *ops.xs, loop=made)
     main, kept = out[: 1 + count], out[1 + count :]
 
@@ -115,7 +117,7 @@ def _linear_loop(
         return out[:moved], out[moved:]
 
     consts, xs = [*residuals.consts, *dots[0]], [*residuals.xs, *dots[2]]
-    static = {**loop.static, "linear": True}
+    static = {**loop.static, "linear": True, "residuals": 0}
     made, extra = make(step, consts, dots[1], xs, **static)
     return made, [steps, *extra, *consts, *dots[1], *xs]
 
@@ -155,7 +157,7 @@ def _transpose(cotangents: Sequence[Any], *flat: Any, loop: Loop) -> list[Any]:
     given = take(ops.consts, but(consts))
     start = [*map(compat.instantiate_zeros, carry_cts), *map(zeros, linear[0])]
     rows = [*fixed, *take(ys_cts, ys)]
-    static = {**loop.static, "reverse": not loop.reverse}
+    static = {**loop.static, "reverse": not loop.reverse, "residuals": 0}
     made, extra = make(step, given, start, rows, **static)
     out = loop_p.bind(ops.limit, *extra, *given, *start, *rows, loop=made)
     _, carry, sums, back = cut(out, 1, loop.carry, sum(consts))

@@ -32,6 +32,7 @@ def _wanted(used: Sequence[bool], eqn: compat.JaxprEqn) -> Any:
         conds=sum(test),
         consts=sum(consts),
         carry=sum(carry),
+        residuals=sum(ys[len(ys) - loop.residuals :]),
     )
     inputs = [True, *test, *consts, *carry, *xs]
     new = eqn.replace(

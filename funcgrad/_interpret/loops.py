@@ -64,7 +64,7 @@ def _bounded(
         xs, sinks = row[: len(ops.xs)], row[len(ops.xs) :]
         results, values = run(loop.body, [*consts, *carry, *xs], tree.unflatten(sinks))
         names = [values[name] for name in sorted(taps)]
-        return results[: loop.carry], [*results[loop.carry :], *jax.tree.leaves(names)]
+        return results[: loop.carry], [*jax.tree.leaves(names), *results[loop.carry :]]
 
     def cond(conds: list[Any], carry: list[Any]) -> Any:
         return compat.jaxpr_as_fun(loop.cond)(*conds, *carry)[0]
@@ -79,10 +79,10 @@ def _bounded(
         ops.conds,
         **loop.static,
     )
-    count = len(compat.open_up(loop.body).outvars) - loop.carry
-    rows = iter(jax.tree.map(lambda y: _taken(y, steps), ys[count:]))
+    count = sum(map(len, taps.values()))
+    rows = iter(jax.tree.map(lambda y: _taken(y, steps), ys[:count]))
     values = {name: [next(rows) for _ in taps[name]] for name in sorted(taps)}
-    return [steps, *carry, *ys[:count]], values
+    return [steps, *carry, *ys[count:]], values
 
 
 def _taken(rows: Any, steps: Any) -> Any:
