@@ -9,7 +9,7 @@ from html import escape
 from importlib.resources import files
 
 from ._compare import CellReport, Report, Row
-from ._report import by_how_much, closing_line
+from ._report import by_how_much, closing_line, rows_shown
 
 _MOST = 20_000  # characters of one value; the rest is counted, not dropped silently
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -73,12 +73,13 @@ def _section(cell: CellReport, place: int) -> Iterator[str]:
     yield f'<section id="c{place}" class="{status}-cell{fine}">'
     yield f"<h2>{escape(cell.label)} <small>{escape(port)}</small></h2>"
     yield "<table>\n<thead><tr><th>recorded</th><th>ours</th><th>verdict</th></tr></thead>\n<tbody>"
-    for row in cell.rows:
+    rows, more = rows_shown(cell)
+    for row in rows:
         yield f'<tr class="{row.status}">'
         yield f'<td data-side="recorded">{_text(row.recorded, row.marks[0])}</td>'
         yield f'<td data-side="ours">{_text(row.ours, row.marks[1])}</td>'
         yield f'<td class="verdict">{_verdict(row)}</td>\n</tr>'
-    yield "</tbody>\n</table>\n</section>"
+    yield f'</tbody>\n</table>\n<p class="how">{more}</p>\n</section>'
 
 
 def _text(text: str, marks: Sequence[tuple[int, int]]) -> str:

@@ -13,6 +13,7 @@ from ._judge import Verdict
 
 _STYLES = {"agree": "green", "differ": "bold red", "missing": "bold red", "note": "yellow"}
 _LONGEST = 240  # characters of one value in the table; the rest is counted, not dropped silently
+_MOST_ROWS = 200  # of one cell that agree, and as many that do not; the rest is counted too
 
 
 def print_report(report: Report, console: Any) -> None:
@@ -43,16 +44,36 @@ def table(report: Report) -> Any:
         drawn.add_column(name, overflow="fold", justify="right", max_width=10)
     drawn.add_column("verdict", overflow="fold", min_width=7)
     for cell in report.cells:
-        for place, row in enumerate(() if cell.only_ours else cell.rows):
+        rows, more = ([], "") if cell.only_ours else rows_shown(cell)
+        for place, row in enumerate(rows):
             drawn.add_row(
                 Text(cell.label if place == 0 else ""),
                 Text(shorten(row.recorded)),
                 Text(shorten(row.ours)),
                 *_numbers(row.verdict),
                 Text(row.status, style=_STYLES[row.status]),
-                end_section=place == len(cell.rows) - 1,
+                end_section=place == len(rows) - 1 and not more,
             )
+        if more:
+            drawn.add_row("", Text(f"[{more}]"), "", "", "", "", end_section=True)
     return drawn
+
+
+def rows_shown(cell: CellReport) -> tuple[list[Row], str]:
+    """The rows of a cell to show, and what is left out, in words: nothing of a cell of usual size.
+
+    >>> from funcgrad.compare import Row
+    >>> rows = (Row("1", "1", "agree"),) * 300 + (Row("1", "2", "differ"),)
+    >>> shown, more = rows_shown(CellReport("In [1]", rows))
+    >>> len(shown), shown[-1].status, more
+    (201, 'differ', '100 more values, of which 0 do not agree')
+    """
+    fine = [place for place, row in enumerate(cell.rows) if row.status == "agree"]
+    other = [place for place, row in enumerate(cell.rows) if row.status != "agree"]
+    kept = sorted(fine[:_MOST_ROWS] + other[:_MOST_ROWS])
+    left = len(cell.rows) - len(kept)
+    more = f"{left} more values, of which {len(other[_MOST_ROWS:])} do not agree" if left else ""
+    return [cell.rows[place] for place in kept], more
 
 
 def shorten(text: str) -> str:
@@ -88,11 +109,19 @@ def remarks(report: Report) -> Iterator[tuple[str, str]]:
 
 def lines_of(cell: CellReport) -> Iterator[tuple[str, str]]:
     """A line and its style for each value of one cell that does not plainly agree."""
+    told = 0
     for place, row in enumerate(cell.rows, start=1):
+        notes = row.verdict.notes if row.verdict else ()
+        if row.status == "agree" and not notes:
+            continue
+        told += 1
+        if told > _MOST_ROWS:
+            yield f"{cell.label}: there is more to say than of these {_MOST_ROWS} values", "yellow"
+            return
         where = f"{cell.label}, value {place}{f' ({row.name})' if row.name else ''}"
         if row.status != "agree":
             yield f"{where}: {row.status}: {row.reason}{by_how_much(row)}", _STYLES[row.status]
-        for note in row.verdict.notes if row.verdict else ():
+        for note in notes:
             yield f"{where}: note: {note}", _STYLES["note"]
 
 

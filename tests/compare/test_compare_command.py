@@ -392,6 +392,22 @@ def test_a_cell_may_raise_where_it_is_tagged(tmp_path, notebook):
     assert compare(recorded, port).agrees
 
 
+def test_a_very_long_cell_is_cut_and_counted(notebook, tmp_path):
+    lines = [f"step {i} loss {i}.5" for i in range(2000)]
+    recorded = notebook("a.ipynb", (1, "", new_output("stream", text="\n".join(lines))))
+    ours = [line.replace(".5", ".7") if place > 1500 else line for place, line in enumerate(lines)]
+    port = notebook("b.ipynb", (1, "", new_output("stream", text="\n".join(ours))))
+    code, out = invoke("compare", recorded, port, "--no-run", "--html", tmp_path / "a.html")
+    assert code == 1
+    assert "3501 agree, 499 differ, 0 missing" in out
+    assert "In [1], value 3004 (loss): differ: recorded 1501.5, ours 1501.7" in out
+    assert "In [1]: there is more to say than of these 200 values" in out
+    assert len(out.splitlines()) < 1000
+    page = (tmp_path / "a.html").read_text()
+    assert "3600 more values, of which 299 do not agree" in page
+    assert page.count("<tr") == 401
+
+
 # --- stopping it ---------------------------------------------------------------------------------
 
 
