@@ -17,6 +17,7 @@ _NEEDS_VALUES = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
 )
+_NARROW = {"float64": "float32", "complex128": "complex64", "int64": "int32", "uint64": "uint32"}
 
 
 class Ran(NamedTuple):
@@ -132,12 +133,14 @@ class Port:
 
 
 def _cast(leaf: Any, double: bool) -> Any:
-    """An array from single or half to double precision, or from double to single."""
-    if not isinstance(leaf, jax.Array) or not _inexact(leaf):
+    """An array from single or half to double precision, or from 64 bits to 32."""
+    if not isinstance(leaf, jax.Array) or leaf.dtype == bool:
         return leaf
-    real = jnp.issubdtype(leaf.dtype, jnp.floating)
-    single, twice = ("float32", "float64") if real else ("complex64", "complex128")
-    return jnp.asarray(np.asarray(leaf).astype(single if double else twice))
+    array = np.asarray(leaf)
+    if double:
+        return jnp.asarray(array.astype(_NARROW.get(array.dtype.name, array.dtype)))
+    wide = "complex128" if array.dtype.kind == "c" else "float64"
+    return jnp.asarray(array.astype(wide)) if _inexact(leaf) else leaf
 
 
 def _inexact(leaf: Any) -> bool:

@@ -324,6 +324,10 @@ def test_so_is_one_through_saturated_attention_and_in_double_precision(torch):
         inputs = normal(0, 6, 9, dtype="float64"), normal(1, 6, 1, dtype="float64")
         assert_matches_torch(theirs, ours, *inputs, n=7)
         assert not with_torch(theirs, lambda x, b: ours(x, b) + 1e-9 * jnp.sum(b), *inputs).ok
+        wrong = lambda x, i: x[i] * (1 + 1e-9)
+        report = with_torch(lambda x, i: x[i], wrong, inputs[0], np.array([1, 2]))
+        assert not report.ok
+        assert "less well" not in str(report)
 
 
 def test_a_gradient_wrong_by_half_a_thousandth_is_found(torch):
