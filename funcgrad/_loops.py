@@ -178,7 +178,7 @@ def _bounds(lower: Any, upper: Any) -> tuple[Any, Any, int | None]:
             )
     traced = any(isinstance(bound, jax.core.Tracer) for bound in (lower, upper))
     known = None if traced else max(0, int(upper) - int(lower))
-    dtypes = {bound.dtype for bound in (lower, upper) if hasattr(bound, "dtype")}
+    dtypes = {jnp.result_type(bound) for bound in (lower, upper) if hasattr(bound, "dtype")}
     if len(dtypes) > 1:
         raise UsageError(
             f"`fori_loop` got bounds of different dtypes, {describe(lower)} and {describe(upper)};"
@@ -189,8 +189,10 @@ def _bounds(lower: Any, upper: Any) -> tuple[Any, Any, int | None]:
 
 
 def _wide(bound: Any) -> Any:
-    """A bound of a small dtype in one where the difference of two bounds does not overflow."""
-    return bound if bound.dtype.itemsize >= 4 else bound.astype(jnp.int32)
+    """A bound in a dtype in which the difference to a smaller one does not overflow."""
+    if bound.dtype.itemsize < 4:
+        return bound.astype(jnp.int32)
+    return bound.astype(jnp.uint32 if bound.dtype.itemsize == 4 else jnp.uint64)
 
 
 def _loop(

@@ -288,6 +288,20 @@ def test_fori_loop_of_small_integers_does_not_overflow():
     assert count(jnp.uint8(3), jnp.uint8(1)) == 0
 
 
+def test_fori_loop_over_more_steps_than_its_dtype_can_count_is_nan():
+    count = jax.jit(lambda a, b: fori_loop(a, b, lambda i, x: x + 1, 0.0, max_steps=9))
+    far = jnp.int32(2_000_000_000)
+    assert jnp.isnan(count(-far, far))
+    assert count(far, far + 8) == 8.0
+    assert count(far, -far) == 0.0
+
+
+def test_fori_loop_takes_bounds_of_numpy():
+    step = lambda i, x: x + i.astype(jnp.float32)
+    assert fori_loop(0, np.int64(4), step, 0.0) == 6.0
+    assert fori_loop(jnp.int32(1), np.arange(5).sum(), step, 0.0) == 45.0
+
+
 # Carries.
 
 
