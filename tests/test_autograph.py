@@ -540,6 +540,7 @@ def test_function_that_cannot_be_converted_is_called_as_it_is():
     exec("def opaque(x): return jnp.sin(x)\ndef bad(x): return 1 if x > 0 else 0", names)
 
     assert compiled(lambda x: names["opaque"](x) if x > 0 else x)(1.0) == jnp.sin(1.0)
+    assert compiled(lambda x: jax.tree.map(names["opaque"], [x])[0])(1.0) == jnp.sin(1.0)
     with pytest.raises(jax.errors.TracerBoolConversionError) as caught:
         compiled(lambda x: names["bad"](x))(1.0)
     assert "whose source cannot be found" in caught.value.__notes__[0]
@@ -644,6 +645,25 @@ def test_second_call_traces_nothing():
     assert len(traced) == 1
 
 
+def test_compiles_to_what_the_loop_written_by_hand_compiles_to():
+    def python(w, x, n):
+        i = 0
+        while i < n:
+            x = jnp.tanh(w @ x)
+            i += 1
+        return jnp.sum(x)
+
+    def by_hand(w, x, n):
+        step = lambda s: (s[0] + 1, jnp.tanh(w @ s[1]))
+        return jnp.sum(fg.while_loop(lambda s: s[0] < n, step, (0, x), max_steps=99)[1])
+
+    def cost(fun):
+        made = jax.jit(jax.grad(fun)).lower(jnp.eye(8), jnp.ones(8), 50).compile()
+        return made.cost_analysis()["flops"], made.memory_analysis().temp_size_in_bytes
+
+    assert cost(fg.autograph(python, max_steps=99)) == cost(by_hand)
+
+
 def test_checkpoints_are_passed_on():
     def fun(x, n):
         for i in range(n):
@@ -654,6 +674,19 @@ def test_checkpoints_are_passed_on():
 
     few = jax.jit(jax.grad(fg.autograph(fun, max_steps=20, checkpoints=3)))
     np.testing.assert_allclose(few(1.0, 6), jax.grad(fun)(1.0, 6), rtol=1e-5)
+
+    def along(xs):
+        y = xs[0]
+        for x in xs:
+            y = jnp.tanh(x + y)
+        return y
+
+    xs = jnp.linspace(0, 1, 777)
+    few = str(jax.make_jaxpr(jax.grad(fg.autograph(along, checkpoints=10)))(xs))
+    every = str(jax.make_jaxpr(jax.grad(fg.autograph(along)))(xs))
+    assert few != every
+    got = jax.grad(fg.autograph(along, checkpoints=10))(xs[:6])
+    np.testing.assert_allclose(got, jax.grad(along)(xs[:6]), rtol=1e-5)
 
 
 def test_in_double_precision():

@@ -79,10 +79,10 @@ class Step:
         new = [leaf(values[i].leaves[j]) for i, j in self._carried]
         return [compat.varied(cast(*pair), self._axes) for pair in zip(new, types, strict=True)]
 
-    def finish(self, carry: Sequence[Any], *, bounded: bool = False) -> None:
-        """Gives the variables the values they have after the loop, which may have had to stop."""
-        if bounded:
-            carry = self._unfinished(carry)
+    def finish(self, carry: Sequence[Any], more: Any = None) -> None:
+        """Gives the variables the values they have after a loop, that had to stop where `more`."""
+        if more is not None:
+            carry = self._unfinished(carry, more)
         spots = dict(zip(self._carried, carry, strict=True))
         after = []
         for i, (before, value) in enumerate(zip(self._before, self._piece.values, strict=True)):
@@ -91,14 +91,13 @@ class Step:
             after.append(value.tree.unflatten(leaves))
         self._state.set(after)
 
-    def _unfinished(self, carry: Sequence[Any]) -> list[Any]:
+    def _unfinished(self, carry: Sequence[Any], more: Any) -> list[Any]:
         """Where the loop is not done, NaN also in the gradients through what it never gave a value.
 
         Such a variable holds NaN from the start, or the 0 of what is not returned yet, on which no
         input has an influence: their gradients would be 0. All that the loop would have made it
         from is NaN by now, and is added to it.
         """
-        more = self.more(carry)
         new = [i in self._late for i, _ in self._carried]
         floats = [jnp.issubdtype(x.dtype, jnp.inexact) for x in carry]
 

@@ -222,7 +222,7 @@ class Operators:
         step = Step(lambda _: body(), test, state, self._shown(names, flags), caller())
         limits: Any = {"max_steps": self._max_steps, **self._more}
         carry = while_loop(step.more, lambda c: step.next((), c), step.start(), **limits)
-        step.finish(carry, bounded=True)
+        step.finish(carry, step.more(carry))
 
     def for_stmt(
         self,
@@ -243,6 +243,8 @@ class Operators:
         rows = _rows(items)
         if isinstance(items, Range):
             return self._over_range(items, make, test, self._max_steps)
+        if rows is not None and self._more and rows.length:
+            return self._over_range(rows, make, test, rows.length)
         if rows is not None:
             return self._over_rows(rows, make, test)
         if test and not calls and isinstance(items, range) and len(items):
@@ -278,7 +280,7 @@ class Operators:
                 count = len(names)
                 self.if_stmt(more, run, lambda: None, *state, names, count, flags=flags, guard=True)
 
-    def _over_range(self, items: Range, make: Any, test: Any, most: int | None) -> None:
+    def _over_range(self, items: Range | Rows, make: Any, test: Any, most: int | None) -> None:
         first = jnp.asarray(0)  # weakly typed, as are the indices it makes of Python's ints
         step: Step = make(items.at(first))
         limits: Any = self._more if most is None else {"max_steps": most, **self._more}
@@ -287,15 +289,18 @@ class Operators:
             k, carry = state
             return k + 1, step.next(items.at(k), carry)
 
+        def more(state: Any) -> Any:
+            inside = state[0] < items.length
+            return inside if test is None else inside & step.more(state[1])
+
+        end = first, step.start()
         if test is None:
-            start = first, step.start()
-            _, carry = fori_loop(0, items.length, lambda _, state: advance(state), start, **limits)
-            return step.finish(carry)
-        if most is None:
-            self._bounded("`for` over a traced range with `break` or `return`")
-        more = lambda state: (state[0] < items.length) & step.more(state[1])  # noqa: E731
-        _, carry = while_loop(more, advance, (first, step.start()), **limits)
-        step.finish(carry)
+            end = fori_loop(0, items.length, lambda _, state: advance(state), end, **limits)
+        else:
+            if most is None:
+                self._bounded("`for` over a traced range with `break` or `return`")
+            end = while_loop(more, advance, end, **limits)
+        step.finish(end[1], more(end))
 
     def _over_rows(self, rows: Rows, make: Any, test: Any) -> None:
         if not rows.length:
@@ -488,8 +493,8 @@ class Operators:
         if own is None or not self._is_own(own):
             module = getattr(fun, "__module__", None) or ""
             if module.lstrip("_").partition(".")[0] in _CALLING or fun in (map, filter):
-                args = [self.convert(x) for x in args]
-                kwargs = {name: self.convert(x) for name, x in kwargs.items()}
+                args = [self._given(x) for x in args]
+                kwargs = {name: self._given(x) for name, x in kwargs.items()}
             return fun(*args, **kwargs)
         try:
             new = self.convert(own)
@@ -508,6 +513,13 @@ class Operators:
         if fun not in self._converted:
             self._converted[fun] = self.autograph_artifact(convert(fun, self))
         return self._converted[fun]
+
+    def _given(self, value: Any) -> Any:
+        """What a library's function is given: a function is converted if it can be."""
+        try:
+            return self.convert(value)
+        except UsageError:
+            return value
 
     def _is_own(self, fun: types.FunctionType) -> bool:
         if hasattr(fun, "__funcgrad_converted__"):
