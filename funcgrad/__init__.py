@@ -1,5 +1,6 @@
 """PyTorch's autograd, re-expressed as pure functions on JAX."""
 
+from . import conventions as conventions
 from ._accumulate import accumulate_grad as accumulate_grad
 from ._accumulate import zero_grad as zero_grad
 from ._anomaly import Anomaly as Anomaly
