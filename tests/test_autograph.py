@@ -413,11 +413,17 @@ def test_print_of_traced_values_prints_them(capfd):
     def fun(x):
         print("got", "{", x, sep="|")
         print("python", 3)
+        while x < 10:
+            print("step")
+            x = x * 2
+        if x > 99:
+            print("never")
         return x
 
     compiled(fun)(2.0)
     jax.effects_barrier()
-    assert sorted(capfd.readouterr().out.splitlines()) == ["got|{|2.0", "python 3"]
+    printed = sorted(capfd.readouterr().out.splitlines())
+    assert printed == ["got|{|2.0", "python 3", "step", "step", "step"]
 
 
 # What can be converted.

@@ -51,8 +51,8 @@ def autograph(
     What is converted: `while`, `for` over `range` and along the leading axis of arrays (also in
     `enumerate` and `zip`), `else` of loops, `if`, conditional expressions, `and`, `or`, `not`,
     chained comparisons, `break`, `continue`, `return` anywhere, `min`, `max`, `any`, `all`, `print`
-    (which prints when the values are known), and calls of functions of your own, also those that
-    JAX's and funcgrad's functions are given. Libraries' functions are called as they are.
+    (which prints as the program runs, at each step), and calls of functions of your own, also of
+    those that JAX's and funcgrad's functions are given. Those of libraries are called as they are.
 
     A `for` over a list, or over a `range` of known bounds that no traced `break` leaves, is
     unrolled as under `jax.jit`. Of traced bools `and` and `or` evaluate both operands. Loop

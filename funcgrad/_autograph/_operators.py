@@ -402,8 +402,9 @@ class Operators:
         return select(truth(test, place), [lambda: [yes()], lambda: [no()]], [what], place)[0]
 
     def print_(self, *values: Any, sep: str | None = " ", **more: Any) -> None:
-        """`print`; of traced values, when they are known, through `jax.debug.print`."""
-        if more.get("file") or all(known(x) for x in jax.tree.leaves(values)):
+        """`print`; of traced values, in traced loops and branches, through `jax.debug.print`."""
+        python = INSIDE.get() is None and all(known(x) for x in jax.tree.leaves(values))
+        if python or more.get("file"):
             return print(*values, sep=sep, **more)
         between = (" " if sep is None else sep).replace("{", "{{").replace("}", "}}")
         jax.debug.print(between.join(["{}"] * len(values)), *values)
