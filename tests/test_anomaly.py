@@ -235,6 +235,8 @@ def test_a_bad_input_that_does_not_matter_is_passed_over_where_asked(mode):
         lambda x: jnp.var(x),
         lambda x: jnp.where(x > 0, x, jnp.nan),
         lambda x: jnp.median(x),
+        lambda x: jax.scipy.special.xlogy(x - 1, x - 1),
+        lambda x: jnp.where(x > 0, x, jnp.full(3, jnp.nan)),
         lambda x: jax.nn.softmax(jnp.where(x > 1, x, -jnp.inf)),
         lambda x: fg.while_loop(lambda b: b[0] < 9, lambda b: 2 * b, x, max_steps=20),
     ],

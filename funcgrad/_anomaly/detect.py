@@ -55,7 +55,8 @@ def detect_anomaly(
             another transformation, where there are no values to look at.
 
     NaN that the program itself writes down (`jnp.nan` in a `where` whose other side is taken) is
-    none until it is selected or computed with. What is not affected: any configuration of JAX, and
+    none until it is selected or computed with; nor is what a function of JAX masks itself. What is
+    not affected: any configuration of JAX, and
     results, up to the rounding that compilation changes. What has side effects (`jax.debug.print`)
     may run more than once where a loop is looked into.
 

@@ -6,6 +6,8 @@ need not be looked at, since NaN in it is NaN in what comes out; what goes into 
 program that is all arithmetic pays for one look at its results. Infinities do get lost (1 / inf is
 0) and are looked for behind every operation.
 
+What a function of JAX itself does inside is not looked at, its results are.
+
 The flag may be up without need (a NaN constant that goes into a loop), and is never down where the
 evaluation equation by equation would find something, rounding aside.
 """
@@ -21,6 +23,7 @@ from jax.sharding import PartitionSpec
 
 from .. import _compat as compat
 from .._bounded import bounded_loop
+from . import source
 
 _AXES = {"broadcast_in_dim", "expand_dims", "reshape", "rev", "squeeze", "transpose"}
 _SAME = {"copy", "copy_p", "optimization_barrier", "stop_gradient", "pvary", "pcast"}
@@ -157,7 +160,7 @@ class Flagging:
         self, jaxpr: compat.Jaxpr, eqn: compat.JaxprEqn, operands: list[Any], planned: list[bool]
     ) -> tuple[list[Any], list[Any]]:
         """The results of an equation and the flags inside it."""
-        kind = compat.kind(eqn)
+        kind = "" if source.of_library(eqn) else compat.kind(eqn)
         if kind in BODIES:
             return _called(self, eqn, operands, planned)
         if kind in _RULES:
@@ -211,15 +214,30 @@ def _passed(jaxpr: compat.Jaxpr, own: bool) -> set[Any]:
     """The variables that a NaN goes on from, to what is looked at in their place."""
     passed: set[Any] = set()
     for eqn in jaxpr.eqns:
-        read = BODIES.get(compat.kind(eqn))
-        if read:
-            body = compat.open_up(read(eqn).body)
-            inner = _passed(body, False)
-            pairs = zip(eqn.invars, body.invars, strict=True)
-            passed.update(v for v, i in pairs if i in inner and not _literal(v))
-        elif compat.kind(eqn) in PASSES and all(_inexact(v) and v.aval.size for v in eqn.outvars):
-            passed.update(v for v in eqn.invars if not _literal(v))
+        passed.update(_passing(eqn))
     return passed if own else passed | {v for v in jaxpr.outvars if not _literal(v)}
+
+
+def _passing(eqn: compat.JaxprEqn) -> list[Any]:
+    """The operands of an equation that a NaN goes on from."""
+    kind = compat.kind(eqn)
+    if kind in BODIES:
+        body = compat.open_up(BODIES[kind](eqn).body)
+        inner = _reaching(body) if source.of_library(eqn) else _passed(body, False)
+        pairs = zip(eqn.invars, body.invars, strict=True)
+        return [v for v, i in pairs if i in inner and not _literal(v)]
+    if kind in PASSES and all(_inexact(v) and v.aval.size for v in eqn.outvars):
+        return [v for v in eqn.invars if not _literal(v)]
+    return []
+
+
+def _reaching(jaxpr: compat.Jaxpr) -> set[Any]:
+    """The variables that a NaN goes on from, through operations alone, to a result of a program."""
+    reaching = {v for v in jaxpr.outvars if not _literal(v) and _inexact(v) and v.aval.size}
+    for eqn in reversed(jaxpr.eqns):
+        if all(v in reaching for v in eqn.outvars) and eqn.outvars:
+            reaching.update(_passing(eqn))
+    return reaching
 
 
 def _planned(jaxpr: compat.Jaxpr, inputs: Sequence[bool]) -> set[Any]:
@@ -227,9 +245,16 @@ def _planned(jaxpr: compat.Jaxpr, inputs: Sequence[bool]) -> set[Any]:
     planned = {v for v, known in zip(jaxpr.invars, inputs, strict=False) if known}
     for eqn in jaxpr.eqns:
         known = all(_literal(v) or v in planned for v in eqn.invars)
-        if known and eqn.invars and compat.kind(eqn) in MOVES:
+        if known and eqn.invars and _moves(eqn):
             planned.update(eqn.outvars)
     return planned
+
+
+def _moves(eqn: compat.JaxprEqn) -> bool:
+    kind = compat.kind(eqn)
+    if kind in BODIES:
+        return all(map(_moves, compat.open_up(BODIES[kind](eqn).body).eqns))
+    return kind in MOVES
 
 
 def _literal(atom: Any) -> bool:

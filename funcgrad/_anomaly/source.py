@@ -3,6 +3,7 @@
 import functools
 import linecache
 import sysconfig
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +45,27 @@ def place(eqns: Sequence[compat.JaxprEqn]) -> Place | None:
         return None
     own = next((f for f in frames if not f.file.startswith(_INSTALLED)), frames[0])
     return Place(own, frames[0] if frames[0].key != own.key else None)
+
+
+_OF_LIBRARIES: "weakref.WeakKeyDictionary[compat.Jaxpr, bool]" = weakref.WeakKeyDictionary()
+
+
+def of_library(eqn: compat.JaxprEqn) -> bool:
+    """Whether an equation holds programs, and JAX or funcgrad wrote all that is in them."""
+    bodies = compat.subjaxprs(eqn.params)
+    return bool(bodies) and all(map(_written_by_library, bodies))
+
+
+def _written_by_library(jaxpr: compat.Jaxpr) -> bool:
+    if jaxpr not in _OF_LIBRARIES:
+        _OF_LIBRARIES[jaxpr] = all(map(_by_library, jaxpr.eqns))
+    return _OF_LIBRARIES[jaxpr]
+
+
+def _by_library(eqn: compat.JaxprEqn) -> bool:
+    frames = compat.frames(eqn)
+    inside = all(map(_written_by_library, compat.subjaxprs(eqn.params)))
+    return inside and bool(frames) and all(_internal(frame.file) for frame in frames)
 
 
 @functools.lru_cache(maxsize=1024)

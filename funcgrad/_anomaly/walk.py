@@ -15,7 +15,7 @@ import jax
 from .. import _compat as compat
 from .. import _interpret as interpret
 from .._tags import tag_p
-from . import flags
+from . import flags, source
 from .values import PLANNED, State, Value, merged, states
 
 
@@ -105,9 +105,24 @@ class Walk:
         return state.nan or (self.check_inf and state.inf)
 
     def equation(self, level: Level, operands: list[Value], path: tuple[Level, ...]) -> list[Value]:
-        """The results of an equation, by the rule for its kind."""
-        rule = _RULES.get(compat.kind(level.eqn))
-        return rule(self, level, operands, path) if rule else self.leaf(level, operands, path)
+        """The results of an equation, by the rule for its kind.
+
+        A function of JAX is looked into only if what it returns is bad: NaN that it makes and masks
+        itself, as `xlogy` does at 0, is no concern of the user's.
+        """
+        rule = _RULES.get(compat.kind(level.eqn), Walk.leaf)
+        if source.of_library(level.eqn) and all(o.cause is None for o in operands):
+            arrays = evaluate(level, operands)
+            found = states(arrays)
+            if not any(map(self._is_bad, found)):
+                values = [Value(array, merged(operands)) for array in arrays]
+                if not any(state.inf for state in found):
+                    return values
+                # Another walk, which stops nowhere, to know where infinities were made.
+                inside = rule(Walk(self.check_inf, None), level, operands, path)
+                pairs = zip(values, inside, strict=True)
+                return [v._replace(infinite=i.infinite) for v, i in pairs]
+        return rule(self, level, operands, path)
 
     def leaf(self, level: Level, operands: list[Value], path: tuple[Level, ...]) -> list[Value]:
         """One operation: its results, with what is wrong with them and why."""
