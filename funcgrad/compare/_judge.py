@@ -64,6 +64,7 @@ class Verdict(NamedTuple):
         hint: what the difference looks like: a flipped sign, swapped axes, a factor.
         marks: where the numbers differ: their positions in `numbers`, recorded and ours; the
             first thousand.
+        what: what differs: `kind` (a number and `None`), `dtype`, `shape`, `value`; else empty.
     """
 
     agrees: bool
@@ -79,6 +80,7 @@ class Verdict(NamedTuple):
     notes: tuple[str, ...] = ()
     hint: str = ""
     marks: tuple[tuple[int, int], ...] = ()
+    what: str = ""
 
 
 def judge(recorded: Value, actual: Value, *, strict: bool = False, random: bool = False) -> Verdict:
@@ -104,7 +106,8 @@ def judge(recorded: Value, actual: Value, *, strict: bool = False, random: bool 
     """
     verdict = _judge(recorded, actual, random)
     if strict and verdict.agrees and verdict.notes:
-        return verdict._replace(agrees=False, reason=verdict.notes[0], notes=verdict.notes[1:])
+        reason, *notes = verdict.notes
+        return verdict._replace(agrees=False, reason=reason, notes=tuple(notes), what="dtype")
     if verdict.agrees:
         return verdict
     hint = explain(recorded, actual, lambda one, other: _judge(one, other, random).agrees)
@@ -116,15 +119,17 @@ def _judge(recorded: Value, actual: Value, random: bool) -> Verdict:
     if "size" in kinds:
         kinds = (kinds - {"size"}) | {"int"}
     if len(kinds) > 1:
-        return Verdict(False, f"recorded {_kind(recorded)}, ours is {_kind(actual)}")
+        what = "dtype" if kinds <= set(_NUMBERS) else "kind"
+        return Verdict(False, f"recorded {_kind(recorded)}, ours is {_kind(actual)}", what=what)
     if recorded.kind not in _NUMBERS:
         return _judge_other(recorded, actual, random)
     if not same_shape(recorded.shape, actual.shape):
         shapes = f"{_shape(recorded.shape)}, ours is {_shape(actual.shape)}"
-        return Verdict(False, f"recorded shape {shapes}")
+        return Verdict(False, f"recorded shape {shapes}", what="shape")
     for side, value in (("the recording", recorded), ("ours", actual)):
         if not value.elided and math.prod(n or 0 for n in value.shape) != len(value.numbers):
-            return Verdict(False, f"{side} shows {len(value.numbers)} numbers for {value.shape}")
+            said = f"{side} shows {len(value.numbers)} numbers for {value.shape}"
+            return Verdict(False, said, what="shape")
     notes = _width_notes(recorded, actual)
     if random and recorded.kind != "size":
         return Verdict(True, _RANDOM, notes=notes)
@@ -156,13 +161,15 @@ def _judge_other(recorded: Value, actual: Value, random: bool) -> Verdict:
         if random:
             return Verdict(True, _RANDOM)
         ours, theirs = actual.text[1:-1], recorded.text[1:-1]
-        return Verdict(ours == theirs, "" if ours == theirs else "the strings differ")
+        if ours == theirs:
+            return Verdict(True)
+        return Verdict(False, "the strings differ", what="value")
     if recorded.kind == "struct" and recorded.shape != actual.shape:
         shapes = f"{_shape(recorded.shape)}, ours is {_shape(actual.shape)}"
-        return Verdict(False, f"recorded shape {shapes}")
+        return Verdict(False, f"recorded shape {shapes}", what="shape")
     ours, theirs = actual.dtype or "", recorded.dtype or ""
     if _letters(ours) != _letters(theirs):
-        return Verdict(False, f"recorded {theirs}, ours is {ours}")
+        return Verdict(False, f"recorded {theirs}, ours is {ours}", what="dtype")
     return Verdict(True, notes=() if ours == theirs else (f"recorded {theirs}, ours is {ours}",))
 
 
@@ -210,7 +217,7 @@ def _judge_numbers(recorded: Value, actual: Value, notes: tuple[str, ...]) -> Ve
         notes,
         marks=tuple((theirs[i], ours[i]) for i in wrong[:_MOST_MARKS]),
     )
-    return verdict._replace(reason=_reason(verdict)) if wrong else verdict
+    return verdict._replace(reason=_reason(verdict), what="value") if wrong else verdict
 
 
 def _one(

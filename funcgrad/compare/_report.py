@@ -189,7 +189,7 @@ def _row(row: Row) -> dict[str, Any]:
             "hint": verdict.hint,
         }
     if verdict is not None:
-        data["notes"] = list(verdict.notes)
+        data |= {"what": verdict.what, "notes": list(verdict.notes)}
     return data
 
 

@@ -111,13 +111,19 @@ def _names(cell: Cell, output: Output, parsed: Parsed) -> Iterator[str]:
     for value, words in zip(parsed.values, parsed.words, strict=False):
         item = _ITEM.fullmatch(value.path[0]) if value.path else None
         if len(expressions) == 1 and not value.path:
-            name = expressions[0]
+            name = _head(expressions[0])
         elif item and len(item.group(1)) < 5 and int(item.group(1)) < len(expressions) != 1:
-            name = "".join([expressions[int(item.group(1))], *map(_step, value.path[1:])])
+            steps = map(_step, value.path[1:])
+            name = "".join([_head(expressions[int(item.group(1))]), *steps])
         else:
             keyed = any(_ITEM.fullmatch(one) is None for one in value.path)
             name = "".join(map(_step, value.path)).lstrip(".") if keyed else _last_line(words)
-        yield name if len(name) <= _LONGEST_NAME else f"...{name[-_LONGEST_NAME:]}"
+            name = name if len(name) <= _LONGEST_NAME else f"...{name[-_LONGEST_NAME:]}"
+        yield name
+
+
+def _head(expression: str) -> str:
+    return expression if len(expression) <= _LONGEST_NAME else f"{expression[:_LONGEST_NAME]}..."
 
 
 def _step(container: str) -> str:

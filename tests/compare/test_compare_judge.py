@@ -241,3 +241,21 @@ def test_a_common_factor_sets_the_unit():
     assert verdict(recorded, "Array([1.23462e-05, 2.05e-04], dtype=float32)").agrees
     found = verdict(recorded, "Array([1.23472e-05, 2.05e-04], dtype=float32)")
     assert (found.agrees, found.at, found.unit) == (False, (0,), pytest.approx(1e-9))
+
+
+@pytest.mark.parametrize(
+    ("recorded", "actual", "what"),
+    [
+        ("tensor([1., 2.])", "Array([1., 2.], dtype=float32)", ""),
+        ("tensor([1., 2.])", "Array([1., 3.], dtype=float32)", "value"),
+        ("tensor([1., 2.])", "Array([[1., 2.]], dtype=float32)", "shape"),
+        ("tensor([1., 2.])", "Array([1, 2], dtype=int32)", "dtype"),
+        ("tensor([1, 2], dtype=torch.int32)", "Array([1, 2], dtype=int64)", "dtype"),
+        ("torch.float32", "dtype('int32')", "dtype"),
+        ("tensor(1.)", "None", "kind"),
+        ("'a'", "'b'", "value"),
+    ],
+)
+def test_shape_dtype_and_value_are_told_apart(recorded, actual, what):
+    found = verdict(recorded, actual, strict=True)
+    assert (found.what, found.agrees) == (what, not what)
