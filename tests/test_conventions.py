@@ -67,9 +67,19 @@ def test_pytorch_gives_what_the_page_says(oracle, name):
     assert shows(grid.TABLES[name].kinks) == column(name, shows)
 
 
+# JAX 0.12 gives what PyTorch does.
+MENDED = ("sign(", "hypot(", "ldexp(", "i0(")
+
+
 @pytest.mark.parametrize("name", ["different", "other"])
 def test_jax_gives_what_the_page_says(wide, name):
-    assert grid.jax_shown(grid.TABLES[name].kinks) == column(name, grid.jax_shown)
+    kinks, theirs = grid.TABLES[name].kinks, column(name, grid.torch_shown)
+    newer = jax.__version_info__ >= (0, 12)
+    told = [
+        theirs[i] if newer and kink.ours.startswith(MENDED) else cell
+        for i, (kink, cell) in enumerate(zip(kinks, column(name, grid.jax_shown), strict=True))
+    ]
+    assert grid.jax_shown(kinks) == told
 
 
 def test_funcgrad_gives_what_the_page_says(wide):
