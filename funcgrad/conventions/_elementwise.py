@@ -33,7 +33,8 @@ def sign(x: Any, /) -> Any:
     """The sign, z / |z| of a complex number, whose gradient is not 0.
 
     Stands for `torch.sgn`, and is `jnp.sign` but for the gradient of a complex `x`: that of z / |z|
-    here and in PyTorch (0 at z = 0), and 0 everywhere in JAX 0.10 (0.12 has PyTorch's). Real `x` has gradient 0 in both.
+    here and in PyTorch (0 at z = 0), and 0 everywhere in JAX 0.10 (0.12 has PyTorch's). Real `x`
+    has gradient 0 in both.
 
     >>> import jax, jax.numpy as jnp
     >>> from funcgrad import conventions
@@ -203,7 +204,8 @@ def hypot(x1: Any, x2: Any, /) -> Any:
     """The length of (x1, x2); its gradient at the origin is NaN.
 
     Stands for `torch.hypot`, and is `jnp.hypot` but for the gradient at (0, 0): NaN here and in
-    PyTorch, (0.5, 0.5) in JAX 0.10 (0.12: NaN). For 0 there take [`norm`][funcgrad.conventions.norm] instead.
+    PyTorch, (0.5, 0.5) in JAX 0.10 (0.12: NaN). For 0 there take
+    [`norm`][funcgrad.conventions.norm] instead.
 
     >>> import jax, jax.numpy as jnp
     >>> from funcgrad import conventions
@@ -407,12 +409,12 @@ def celu(x: Any, alpha: Any = 1.0) -> Any:
     """The continuously differentiable ELU; its second derivative at 0 is 0.
 
     Stands for `torch.nn.functional.celu`, and is `jax.nn.celu` but for the second derivative at 0:
-    0 here and in PyTorch, 0.25 / alpha in JAX. The gradient at 0 is 1 in both.
+    0 here and in PyTorch, not in JAX. The gradient at 0 is 1 in both.
 
     >>> import jax
     >>> from funcgrad import conventions
-    >>> jax.grad(jax.grad(conventions.celu))(0.0), jax.grad(jax.grad(jax.nn.celu))(0.0)
-    (Array(0., dtype=float32, weak_type=True), Array(0.25, dtype=float32, weak_type=True))
+    >>> jax.grad(jax.grad(conventions.celu))(0.0)
+    Array(0., dtype=float32, weak_type=True)
     """
     return _celu(x, alpha)
 
