@@ -86,5 +86,5 @@ def _bounded(
 
 
 def _taken(rows: Any, steps: Any) -> Any:
-    taken = jnp.arange(rows.shape[0]) < steps
+    taken = jnp.arange(rows.shape[0], dtype=steps.dtype) < steps
     return jnp.where(taken.reshape(-1, *[1] * (rows.ndim - 1)), rows, jnp.zeros_like(rows))
