@@ -556,6 +556,20 @@ def test_tags_with_checkpoints_have_the_same_rows():
     assert_close(retained(2), retained(15))
 
 
+def test_gradients_of_gradients_with_checkpoints_keep_no_more_rows():
+    def f(x, n):
+        step = lambda state: (state[0] + 1, jnp.tanh(state[1]) * jnp.sin(state[1]))
+        most = {"max_steps": 200, "checkpoints": 20}
+        return jnp.sum(while_loop(lambda state: state[0] < n, step, (0, x), **most)[1])
+
+    def slope(x, n):
+        return jnp.sum(jax.grad(f)(x, n) ** 2)
+
+    for g in (slope, jax.grad(slope)):
+        shapes = set(arrays(jax.make_jaxpr(g)(jnp.ones(7), 5).jaxpr))
+        assert max(shapes, key=np.prod) == (20, 7)
+
+
 def test_empty_tag_with_checkpoints():
     def fun(x):
         step = lambda state: (state[0] * 2, fg.retain_grad(state[1] * 2, "y"))

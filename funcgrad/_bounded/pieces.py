@@ -20,6 +20,9 @@ from .forward import Nonzero, jvp_p, parts
 from .loop import Loop, Operands, bounded_loop, loop_p
 from .parts import cut
 
+# What is differentiated keeps what it starts from, and is run again.
+_again = functools.partial(jax.checkpoint, prevent_cse=False)
+
 
 def in_pieces(flat: Sequence[Any], loop: Loop, nonzero: Nonzero) -> list[Any]:
     """The loop of `jvp_p` as a short one that is kept whole, and one over segments of the rest.
@@ -57,7 +60,7 @@ def in_pieces(flat: Sequence[Any], loop: Loop, nonzero: Nonzero) -> list[Any]:
     rows, (taken,), states = cut(starts, len(ys), 1)
     fixed = segment._replace(cond=None, conds=0)  # it is known by now how many steps each takes
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
+    @_again
     def rerun(*flat: Any) -> list[Any]:
         return jvp_p.bind(*flat, loop=fixed, nonzero=nonzero)[1 + len(nonzero.outputs) :]
 
@@ -101,10 +104,14 @@ def _segments(
     """
     size = segment.length
 
+    @_again
+    def run(*flat: Any) -> list[Any]:
+        return loop_p.bind(*flat, loop=segment)
+
     def step(fixed: list[Any], state: list[Any], xs: list[Any]) -> Any:
         (limit, *conds_and_consts), (done, *carry) = fixed, state
         left = jnp.minimum(limit - done, size)
-        steps, *out = loop_p.bind(left, *conds_and_consts, *carry, *xs, loop=segment)
+        steps, *out = run(left, *conds_and_consts, *carry, *xs)
         carry_out, ys = cut(out, segment.carry)
         return [done + steps, *carry_out], [*ys, steps, *carry]
 
