@@ -160,15 +160,15 @@ def _watch(
             if status:
                 how = signal.Signals(-status).name if status < 0 else f"status {status}"
                 _say(
-                    f"`launch` process {index} of {processes} ended with {how} after"
-                    f" {time.monotonic() - start:.1f} s; the others are ended too;"
-                    " the first error above, of whichever process, is the cause"
+                    f"`launch` got {how} from process {index} of {processes} after"
+                    f" {time.monotonic() - start:.1f} s, and ends the others; the cause is the first"
+                    " error above, of whichever process"
                 )
                 return 128 - status if status < 0 else status
         if timeout is not None and time.monotonic() - start > timeout:
             _say(
-                f"`launch` process {', '.join(map(str, running))} of {processes} did not end within"
-                f" {timeout:g} s, and is ended"
+                f"`launch` got no end of {len(running)} of {processes} processes (numbers"
+                f" {', '.join(map(str, running))}) within {timeout:g} s, and ends them"
             )
             return 124
         time.sleep(0.05)

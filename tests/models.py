@@ -119,10 +119,16 @@ def _dropout(x, key):
     return jnp.where(jax.random.bernoulli(key, 0.8, x.shape), x / 0.8, 0)
 
 
+# The transformer takes seconds to compile, half of them spent on speed that no test needs.
+quickly_compiled = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+
+
 @functools.cache
 def whole_transformer():
     loss, p, batch = transformer()
-    return jax.jit(fg.value_and_grad(loss))(p, batch)
+    return quickly_compiled(fg.value_and_grad(loss))(p, batch)
 
 
 @functools.cache
@@ -137,4 +143,4 @@ def transformer_by_hand():
         weight = jax.vmap(tokens_that_count)(parts) / tokens_that_count(batch)
         return jax.tree.map(lambda r: jnp.tensordot(weight, r, 1), results)
 
-    return jax.jit(step)(p, parts, jax.random.key(3))
+    return quickly_compiled(step)(p, parts, jax.random.key(3))

@@ -137,19 +137,19 @@ def test_the_first_failure_ends_all_and_is_told(capfd):
     code = "import os, time; os.environ['JAX_PROCESS_ID'] == '1' and exit(3); time.sleep(99)"
     assert run(code, 3) == 3
     assert time.monotonic() - start < 60
-    assert "process 1 of 3 ended with status 3 after" in capfd.readouterr().err
+    assert "`launch` got status 3 from process 1 of 3 after" in capfd.readouterr().err
 
 
 def test_a_signal_gives_the_status_that_a_shell_gives(capfd):
     assert run("import os; os.kill(os.getpid(), 9)", 1) == 137
-    assert "process 0 of 1 ended with SIGKILL after" in capfd.readouterr().err
+    assert "`launch` got SIGKILL from process 0 of 1 after" in capfd.readouterr().err
 
 
 def test_processes_that_do_not_end_are_ended_also_those_that_do_not_listen(capfd, monkeypatch):
     monkeypatch.setattr(launch, "GRACE", 0.5)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)"
     assert run(deaf, 2, timeout=2) == 124
-    assert "process 0, 1 of 2 did not end within 2 s" in capfd.readouterr().err
+    assert "got no end of 2 of 2 processes (numbers 0, 1) within 2 s" in capfd.readouterr().err
 
 
 def test_the_command_line(tmp_path):
@@ -158,7 +158,7 @@ def test_the_command_line(tmp_path):
     ask = [sys.executable, "-m", "funcgrad.launch", "--processes", "2"]
     done = subprocess.run([*ask, str(script), "4"], capture_output=True, timeout=BOUND)
     assert done.returncode == 4
-    assert b"ended with status 4" in done.stderr
+    assert b"`launch` got status 4 from process" in done.stderr
     for wrong in (ask, [*ask[:-1], "0", str(script)]):
         refused = subprocess.run(wrong, capture_output=True, timeout=BOUND, text=True)
         assert refused.returncode == 2

@@ -16,6 +16,7 @@ from models import (
     MODELS,
     mlp,
     normal,
+    quickly_compiled,
     tokens_that_count,
     transformer,
     transformer_by_hand,
@@ -142,7 +143,7 @@ def test_a_transformer_with_masked_tokens(devices, microbatches):
     loss, p, batch = transformer()
     fun = fg.value_and_grad(loss)
     step = fg.microbatch(fun, microbatches, weight=tokens_that_count, **on(devices))
-    assert_close(jax.jit(step)(p, batch), whole_transformer())
+    assert_close(quickly_compiled(step)(p, batch), whole_transformer())
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -150,7 +151,7 @@ def test_a_transformer_with_masked_tokens_and_dropout_keys(devices):
     loss, p, batch = transformer()
     keywords = {"weight": tokens_that_count, "key_argnums": 2, **on(devices)}
     step = fg.microbatch(fg.value_and_grad(loss), 8 // devices, **keywords)
-    got = jax.jit(step)(p, batch, jax.random.key(3))
+    got = quickly_compiled(step)(p, batch, jax.random.key(3))
     assert_close(got, transformer_by_hand())
     assert not np.allclose(got[0], whole_transformer()[0], rtol=1e-3)
 
