@@ -161,8 +161,8 @@ def _watch(
                 how = signal.Signals(-status).name if status < 0 else f"status {status}"
                 _say(
                     f"`launch` got {how} from process {index} of {processes} after"
-                    f" {time.monotonic() - start:.1f} s, and ends the others; the cause is the first"
-                    " error above, of whichever process"
+                    f" {time.monotonic() - start:.1f} s, and ends the others; the cause is the"
+                    " first error above, of whichever process"
                 )
                 return 128 - status if status < 0 else status
         if timeout is not None and time.monotonic() - start > timeout:
