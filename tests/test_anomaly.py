@@ -343,6 +343,29 @@ def test_pythons_if_is_refused_with_a_note():
     assert any("`detect_anomaly` traces the function" in note for note in caught.value.__notes__)
 
 
+# Loops that keep residuals of some steps only.
+
+
+@pytest.mark.parametrize(
+    ("bad", "most", "checkpoints", "batched"),
+    [(3, 50, 8, False), (45, 50, 8, True), (1500, 2000, None, False)],
+)
+def test_a_step_of_a_loop_in_segments_is_counted_over_the_whole(bad, most, checkpoints, batched):
+    def f(x):
+        def body(state):
+            i, y = state
+            root = jnp.sqrt(jnp.abs(i - bad) + y * 0)
+            return i + 1, y * jnp.where(i == bad, 1.0, root * 0 + 1)
+
+        options = {"max_steps": most} | ({"checkpoints": checkpoints} if checkpoints else {})
+        return fg.while_loop(lambda s: s[0] < most - 2, body, (0 * x, x), **options)[1]
+
+    fun = jax.grad(lambda x: jnp.sum(jax.vmap(f)(x)) if batched else f(x[0]))
+    anomaly = found(jax.jit(fun), jnp.full(2, 2.0)).anomaly
+    assert [step for _, step in anomaly.steps] == [bad]
+    assert (anomaly.phase, anomaly.source[:8]) == ("backward", "jnp.sqrt")
+
+
 # Examples of a vmap.
 
 ROWS = jnp.ones((8, 4)).at[5, 2].set(-1.0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _compat as compat
 from .._errors import AnomalyError, describe
-from . import examples, flags, hints, source
+from . import examples, flags, hints, segments, source
 from .values import Value, bad_entries, first_index, states
 from .walk import Event, Level
 
@@ -74,7 +74,7 @@ def error(event: Event, program: compat.Jaxpr) -> AnomalyError:
         function=own.function if own else "",
         source=source.expression(own) if own else "",
         scope="/".join(scopes),
-        steps=tuple((compat.kind(p.eqn), p.step) for p in event.path if p.step is not None),
+        steps=segments.steps(event.path),
         examples=examples.examples(event.path, index, _bad_place(event)),
         device=next((p.device for p in event.path if p.device), ()),
         retained=_retained(event.operands),
