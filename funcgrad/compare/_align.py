@@ -88,6 +88,13 @@ def pair_cells(
     Returns:
         One pair for each recorded cell, in its order, and after them the port's cells without a
         partner.
+
+    >>> from funcgrad.compare import Output
+    >>> shows = lambda place, text: Cell(None, (Output("result", text),), "", (), place)
+    >>> recorded = [shows(1, "tensor([1., 2.])"), shows(2, "tensor(3.)"), shows(3, "None")]
+    >>> port = [shows(1, "Array([1., 2.], dtype=float32)"), shows(4, "None")]
+    >>> [(pair.label, [cell.place for cell in pair.port]) for pair in pair_cells(recorded, port)]
+    [('cell 1', [1]), ('cell 2', []), ('cell 3', [4])]
     """
     order = {id(cell): place for place, cell in enumerate(recorded)}
     mapped, recorded, port = _by_map(recorded, port, mapping or {})
@@ -237,6 +244,15 @@ def pair_values(
     They are paired in order; where one side has more, or shapes do not fit, by the longest common
     subsequence of kinds and shapes. A `torch.Size([2, 3])` or a Python list faces single numbers
     with its own, one by one: JAX prints a shape as the tuple `(2, 3)`.
+
+    Args:
+        recorded: the values of the recording.
+        actual: the values of the port.
+
+    >>> from funcgrad.compare import parse
+    >>> theirs, ours = (parse(text).values for text in ("torch.Size([2, 3])", "(2, 3)"))
+    >>> [(one.numbers, other.numbers) for one, other in pair_values(theirs, ours)]
+    [((2,), (2,)), ((3,), (3,))]
     """
     theirs, ours = _facing(recorded, actual)
     places: Places = line_up(theirs, ours, _alike, _near)

@@ -138,6 +138,11 @@ def compare(
 
     Raises:
         CompareError: a file cannot be read or run, or one of the two shows no value.
+
+    >>> recording = default_file("original_outputs.ipynb")
+    >>> report = compare(recording, recording, fresh=False)
+    >>> report.agrees, len(report.cells), report.count("agree")
+    (True, 13, 31)
     """
     recorded = read(recording)
     _require_values(recording, recorded)

@@ -23,6 +23,10 @@ def as_html(report: Report) -> str:
 
     Returns:
         The page; it follows the reader's choice of light or dark.
+
+    >>> page = as_html(Report("recorded.ipynb", "port.py", False, ()))
+    >>> "<title>port.py against recorded.ipynb</title>" in page
+    True
     """
     return "\n".join(_page(report)) + "\n"
 

@@ -24,8 +24,7 @@ def notebook_of(path: Path, text: str) -> Any:
     Raises:
         CompareError: the file is not a notebook.
     """
-    notebook = _of_percent(path, text) if path.suffix == ".py" else _of_json(path, text)
-    return notebook
+    return _of_percent(path, text) if path.suffix == ".py" else _of_json(path, text)
 
 
 def _of_json(path: Path, text: str) -> Any:
@@ -38,7 +37,9 @@ def _of_json(path: Path, text: str) -> Any:
             warnings.simplefilter("ignore")  # old files lack cell ids; that is no concern here
             notebook = nbformat.convert(nbformat.reader.reads(text), 4)
         for cell in notebook["cells"]:
-            cell["cell_type"], cell["source"] = cell["cell_type"], _joined(cell.get("source"))
+            if "cell_type" not in cell:
+                raise KeyError("cell_type")
+            cell["source"] = _joined(cell.get("source"))
     except nbformat.reader.NotJSONError:
         raise CompareError(f"{path}: not a notebook: it is not valid JSON") from None
     except Exception as error:  # nbformat raises whatever a malformed file makes it stumble over
