@@ -60,7 +60,8 @@ def convert(fun: types.FunctionType, operators: Any) -> types.FunctionType:
     cells = dict(zip(fun.__code__.co_freevars, fun.__closure__ or (), strict=True))
     closure = tuple(cells[name] for name in make.co_freevars)
     new = types.FunctionType(make, fun.__globals__, closure=closure)(operators)
-    new.__code__ = new.__code__.replace(co_name=fun.__name__, co_qualname=fun.__qualname__)
+    old = fun.__code__
+    new.__code__ = new.__code__.replace(co_name=old.co_name, co_qualname=old.co_qualname)
     new.__defaults__, new.__kwdefaults__ = fun.__defaults__, fun.__kwdefaults__
     new.__name__, new.__qualname__ = fun.__name__, fun.__qualname__
     new.__module__, new.__doc__ = fun.__module__, fun.__doc__

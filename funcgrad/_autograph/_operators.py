@@ -13,7 +13,6 @@ import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -28,10 +27,8 @@ from ._convert import convert
 from ._loop import Step
 from ._stage import INSIDE, Piece, Undefined, known, stage, staging, truth
 
-_LIBRARIES = tuple(
-    {*(sysconfig.get_path(x) for x in ("stdlib", "platstdlib", "purelib", "platlib"))}
-    | {str(Path(x).resolve().parent) for x in (jax.__file__, Path(__file__).parent)}
-)
+_LIBRARIES = ("jax", "jaxlib", "funcgrad")
+_INSTALLED = tuple(sysconfig.get_path(x) for x in ("stdlib", "platstdlib", "purelib", "platlib"))
 # Libraries whose functions call the functions they are given on values that may be traced.
 _CALLING = ("jax", "funcgrad", "functools", "optax", "equinox", "flax")
 _UNTRACED = (
@@ -525,8 +522,9 @@ class Operators:
     def _is_own(self, fun: types.FunctionType) -> bool:
         if hasattr(fun, "__funcgrad_converted__"):
             return False
-        package = (fun.__module__ or "").partition(".")[0]
-        return package == self._package or not fun.__code__.co_filename.startswith(_LIBRARIES)
+        package = str(fun.__globals__.get("__name__", "")).partition(".")[0]
+        installed = fun.__code__.co_filename.startswith(_INSTALLED)
+        return package == self._package or not (installed or package in _LIBRARIES)
 
     def _bounded(self, what: str) -> None:
         if self._max_steps is None:
