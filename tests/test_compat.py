@@ -1,5 +1,6 @@
 """The one door to JAX's internals, on this JAX and on stand-ins for the shape of the other's."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -147,3 +148,45 @@ def test_consecutive_equations_are_a_program():
     first = jaxpr.eqns[:1]
     run = compat.program(jaxpr, first, first[0].invars, first[0].outvars)
     assert_same(run(X), [jnp.sin(X)])
+
+
+def test_a_while_of_this_jax_is_read():
+    fun = lambda a, x: lax.while_loop(lambda s: s < a * 9, lambda s: s * a * 2, x)
+    loop = compat.while_loop(traced(fun, 1.0, 2.0))
+    assert (loop.conds, loop.consts) == (1, 1)
+    assert compat.jaxpr_as_fun(loop.cond)(1.0, 2.0) == [True]
+    assert compat.jaxpr_as_fun(loop.body)(1.0, 2.0) == [4.0]
+
+
+def test_custom_functions_of_this_jax_are_read():
+    jvp = jax.custom_jvp(lambda x: x * 2)
+    jvp.defjvp(lambda primals, tangents: (jvp(*primals), tangents[0]))
+    vjp = jax.custom_vjp(lambda x: x * 2)
+    vjp.defvjp(lambda x: (vjp(x), None), lambda _, ct: (ct,))
+    for fun in (jvp, vjp):
+        call = compat.custom(traced(fun, X))
+        assert_same(compat.jaxpr_as_fun(call.body)(X), [2 * X])
+
+
+def test_an_equation_is_a_program_of_the_variables_it_reads():
+    jaxpr = compat.open_up(jax.make_jaxpr(lambda x, y: (x * x, y + 2.0))(X, X))
+    square, added = (compat.alone(jaxpr, eqn) for eqn in jaxpr.eqns)
+    assert (square[1], added[1]) == ([jaxpr.invars[0]], [jaxpr.invars[1]])
+    assert_same(compat.jaxpr_as_fun(added[0])(X), [X + 2])
+
+
+def test_the_calls_behind_an_equation_are_told():
+    def inner(x):
+        return jnp.sin(x)
+
+    frames = compat.frames(traced(lambda x: inner(x), X))
+    here = [frame for frame in frames if frame.file == __file__]
+    assert [frame.function for frame in here[:2]] == ["inner", "<lambda>"]
+    line = Path(__file__).read_text().splitlines()[here[0].line - 1]
+    assert line[here[0].column : here[0].end_column] == "jnp.sin(x)"
+
+
+def test_the_transformations_around_an_equation_are_told():
+    eqns = jax.make_jaxpr(jax.vmap(jax.grad(lambda x: jnp.sin(jnp.sin(x)))))(X).eqns
+    assert compat.transforms(eqns[0]) == ["vmap", "jvp"]
+    assert compat.transforms(eqns[-1]) == ["vmap", "transpose", "jvp"]

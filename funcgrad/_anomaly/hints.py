@@ -83,7 +83,7 @@ _MASKED = (
 
 _HALF = "{dtype} holds no more than {max:.3g}; compute this in float32, or scale the values down"
 
-_RULES: list[Hint] = [
+_SURE: list[Hint] = [
     (
         lambda c: c.overrun,
         "a loop of funcgrad got to max_steps and would go on, so its result is NaN; allow more"
@@ -99,6 +99,10 @@ _RULES: list[Hint] = [
         "an index is out of bounds, and JAX fills in NaN; check it, or index with mode='clip'",
     ),
     (lambda c: c.turned and c.masked and (c.zero_times_infinity or c.made != ""), _MASKED),
+]
+"""What is certain whatever else holds."""
+
+_LIKELY: list[Hint] = [
     (
         lambda c: c.operation == "sqrt" and c.real(0) < 0,
         "the argument of sqrt is negative; rounding may have made it so: sqrt(maximum(x, 0.0))",
@@ -164,7 +168,7 @@ def hint(event: Event, program: compat.Jaxpr, numbers: Sequence[Any] | None, dty
         dtype: of the bad result.
     """
     case = _case(event, program, numbers, dtype)
-    for applies, sentence in _RULES[:4]:
+    for applies, sentence in _SURE:
         if applies(case):
             return sentence
     if case.turned and _steep(case) and (case.zero_times_infinity or case.made):
@@ -176,7 +180,7 @@ def hint(event: Event, program: compat.Jaxpr, numbers: Sequence[Any] | None, dty
     made = event if event.kind == "inf" else _infinite(event)
     if small and made is not None and _overflowed(made):
         return _HALF.format(dtype=dtype, max=float(jnp.finfo(dtype).max))
-    for applies, sentence in _RULES[4:]:
+    for applies, sentence in _LIKELY:
         if applies(case):
             return sentence
     return ""
