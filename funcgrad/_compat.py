@@ -171,6 +171,16 @@ def open_up(jaxpr: Jaxpr | ClosedJaxpr) -> Jaxpr:
     return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
 
 
+def sequenced(closed: ClosedJaxpr) -> str | None:
+    """The name of an effect whose order matters, if a program has one: it stops every reordering.
+
+    Ordered prints and callbacks, and references to arrays outside the program.
+    """
+    kinds = ("Ordered", "ReadEffect", "WriteEffect", "AccumEffect")
+    names = sorted(type(effect).__name__ for effect in closed.effects)
+    return next((name for name in names if name.startswith(kinds)), None)
+
+
 def without_consts(closed: ClosedJaxpr) -> ClosedJaxpr:
     """The same program with its constants as leading inputs."""
     jaxpr = open_up(closed)

@@ -214,13 +214,15 @@ def _loop(
     cond: Any = None
     conds: list[Any] = []
     if cond_fun is not None:
-        cond, conds = _traced(lambda *xs: _tested(name, cond_fun(tree.unflatten(xs))), leaves)
+        cond, conds = _traced(name, lambda *xs: _tested(name, cond_fun(tree.unflatten(xs))), leaves)
     axes = _axes(limit, *consts, *conds, *leaves)
     if axes:
         limit, *leaves = (compat.varied(x, axes) for x in (limit, *leaves))
-        body, consts = _over_devices(body_fun, tree, leaves, axes)
+        body, consts = _over_devices(name, body_fun, tree, leaves, axes)
         if cond_fun is not None:
-            cond, conds = _traced(lambda *xs: _tested(name, cond_fun(tree.unflatten(xs))), leaves)
+            cond, conds = _traced(
+                name, lambda *xs: _tested(name, cond_fun(tree.unflatten(xs))), leaves
+            )
 
     def step(fixed: list[Any], carry: list[Any], _: list[Any]) -> Any:
         new = compat.jaxpr_as_fun(body)(*fixed, *carry)
@@ -244,9 +246,17 @@ def _loop(
     return more, tree.unflatten(out)
 
 
-def _traced(fun: Callable[..., Any], leaves: Sequence[Any]) -> tuple[compat.ClosedJaxpr, list[Any]]:
+def _traced(
+    name: str, fun: Callable[..., Any], leaves: Sequence[Any]
+) -> tuple[compat.ClosedJaxpr, list[Any]]:
     """A program and what it closes over, its leading inputs."""
     closed = jax.make_jaxpr(fun)(*leaves)
+    effect = compat.sequenced(closed)
+    if effect:
+        raise UsageError(
+            f"`{name}` got a function with the effect {effect}, whose order it cannot keep: print"
+            " and call back without ordered=True, and put what a reference holds into the carry"
+        )
     return compat.without_consts(closed), list(closed.consts)
 
 
@@ -260,7 +270,7 @@ def _body(name: str, body_fun: Any, leaves: list[Any], tree: Any) -> Any:
         return out
 
     while True:  # a promoted leaf may promote another, each at most twice
-        body, consts = _traced(flat, leaves)
+        body, consts = _traced(name, flat, leaves)
         types = [v.aval for v in compat.open_up(body).outvars]
         new = leaves
         if trees[-1] == tree:
@@ -327,7 +337,7 @@ def _axes(*values: Any) -> frozenset[str]:
 
 
 def _over_devices(
-    body_fun: Any, tree: Any, leaves: list[Any], axes: frozenset[str]
+    name: str, body_fun: Any, tree: Any, leaves: list[Any], axes: frozenset[str]
 ) -> tuple[compat.ClosedJaxpr, list[Any]]:
     """The body in `shard_map`, its constants typed before the loop as differing between devices.
 
@@ -338,7 +348,7 @@ def _over_devices(
     def flat(*xs: Any) -> list[Any]:
         return [compat.varied(x, axes) for x in jax.tree.leaves(body_fun(tree.unflatten(xs)))]
 
-    body, consts = _traced(flat, leaves)
+    body, consts = _traced(name, flat, leaves)
     moved, made = compat.hoist_casts(body, len(consts))
     return moved, [*compat.jaxpr_as_fun(made)(*consts), *consts]
 

@@ -388,6 +388,27 @@ def test_effects_happen_once_per_step(capfd):
     assert capfd.readouterr().out.split() == ["at", "1.0", "at", "2.0", "at", "4.0"]
 
 
+def test_effects_in_order_are_refused():
+    ordered = lambda y: jax.debug.print("{y}", y=y, ordered=True) or 2 * y
+    with pytest.raises(fg.UsageError, match=r"effect OrderedDebugEffect.*without ordered=True"):
+        while_loop(lambda y: y < 5, ordered, 1.0, max_steps=9)
+    held = jax.new_ref(jnp.zeros(()))
+
+    def writing(i, y):
+        held[...] = y
+        return 2 * y
+
+    with pytest.raises(fg.UsageError, match=r"`fori_loop` .*WriteEffect.*into the carry"):
+        fori_loop(0, 3, writing, 1.0)
+
+    def inside(i, y):
+        own = jax.new_ref(y)
+        own[...] = 2 * own[...]
+        return own[...]
+
+    assert fori_loop(0, 3, inside, 1.0) == 8.0
+
+
 # What is kept.
 
 
