@@ -69,7 +69,7 @@ def jaxs(program: Program) -> str:
         except FloatingPointError as error:
             frames = traceback.extract_tb(error.__traceback__)
             lines = [frame.lineno for frame in frames if Path(frame.filename).name == FILE]
-            what = re.search(r"\(nan\) encountered in ([\w ]+)\.", str(error))
+            what = re.search(r"\(nan\) encountered in ([\w ]+)", str(error))
             name = f"`{what.group(1)}`" if what else "NaN"
             return f"{name}, {_line(lines[-1:] == [program.line])}"
         except Exception as error:

@@ -14,6 +14,7 @@ from jax import lax
 import funcgrad as fg
 from funcgrad import _compat as compat
 from funcgrad._anomaly import flags
+from funcgrad.bench import anomaly as bench
 
 MODES = ["interpreted", "compiled"]
 BOTH = pytest.mark.parametrize("mode", MODES)
@@ -473,3 +474,10 @@ def test_a_program_of_arithmetic_is_looked_at_in_its_results_alone():
     w = jnp.ones((3, 3))
     jaxpr = compat.open_up(jax.make_jaxpr(lambda x: jnp.tanh(x @ w + 1) @ w)(jnp.ones(3)))
     assert flags._watched(jaxpr, set(), own=True) == set(jaxpr.outvars)
+
+
+def test_the_benchmark_compares_every_way():
+    plain, ratios = bench.compare(bench.recurrent(width=4, length=3, rows=2), rounds=1)
+    assert plain > 0
+    assert set(ratios) == set(bench.WAYS)
+    assert all(ratio > 0 for ratio in ratios.values())

@@ -1,5 +1,6 @@
 """Programs with one planted NaN each are located: line, phase, iterations, examples."""
 
+import re
 from pathlib import Path
 
 import anomaly_programs
@@ -8,6 +9,7 @@ from anomaly_programs import PROGRAMS
 
 import funcgrad as fg
 
+PAGE = Path(__file__).parents[1] / "docs" / "debugging.md"
 FILE = Path(anomaly_programs.__file__).name
 NAMES = [program.name for program in PROGRAMS]
 
@@ -32,3 +34,10 @@ def test_the_planted_nan_is_located(program, mode):
     assert found.phase == program.phase
     assert tuple(step for _, step in found.steps) == program.steps
     assert found.examples == program.examples
+
+
+def test_the_page_has_a_row_for_each_program_and_says_how_many_are_located():
+    text = PAGE.read_text()
+    rows = re.findall(r"^\| (.*?) \| (?:forward|backward), .*?, the line.*? \|", text, re.MULTILINE)
+    assert rows == [f"{program.says} ({program.phase})" for program in PROGRAMS]
+    assert f"named by funcgrad in {len(PROGRAMS)} of {len(PROGRAMS)} programs" in text
