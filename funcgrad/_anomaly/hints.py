@@ -152,6 +152,15 @@ _LIKELY: list[Hint] = [
         "0 * log(0); use jax.scipy.special.xlogy(p, p) or entr(p), which are 0 there",
     ),
     (
+        lambda c: c.zero_times_infinity and c.made in ("rsqrt", "div", "integer_pow"),
+        "the infinity is a division by zero; add a small number (eps) to the divisor",
+    ),
+    (
+        lambda c: c.operation in ("reduce_sum", "cumsum", "dot_general", "conv_general_dilated"),
+        "infinities of both signs are added up, or one is multiplied by 0; look where they came"
+        " from, or find them with check_inf=True",
+    ),
+    (
         lambda c: c.operation in ("sin", "cos", "tan") and c.infinities == 1,
         "a sine or cosine of an infinite argument; look where the infinity came from",
     ),
