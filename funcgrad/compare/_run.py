@@ -59,16 +59,25 @@ def _execute(notebook: Any, path: Path, timeout: int, progress: Progress) -> Non
     import nbclient
     from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
+    from nbclient.util import run_sync
 
     watch = _Watch(notebook, progress)
-    client = nbclient.NotebookClient(
+    manager = AsyncKernelManager(kernel_spec_manager=_kernel_specs())
+
+    class Client(nbclient.NotebookClient):  # type: ignore[misc]
+        """Listens for Ctrl-C from before the kernel is there, not only when it is ready."""
+
+        async def async_start_new_kernel(self, **options: Any) -> None:
+            watch.listen()
+            await super().async_start_new_kernel(**options)
+
+    client = Client(
         notebook,
-        km=AsyncKernelManager(kernel_spec_manager=_kernel_specs()),
+        km=manager,
         timeout=timeout,
         startup_timeout=_START_TIMEOUT,
         shutdown_kernel="immediate",
         resources={"metadata": {"path": str(path.parent.resolve())}},
-        on_notebook_start=watch.listen,
         on_cell_start=watch.started,
         on_cell_complete=watch.completed,
     )
@@ -84,6 +93,9 @@ def _execute(notebook: Any, path: Path, timeout: int, progress: Progress) -> Non
             raise KeyboardInterrupt from None
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CompareError(f"{path}: the kernel stopped at {watch.where()}: {reason[-1]}") from None
+    finally:
+        if manager.has_kernel:  # it was stopped while it started, where nbclient does not clean up
+            run_sync(manager.shutdown_kernel)(now=True)
 
 
 class _Watch:
@@ -110,7 +122,7 @@ class _Watch:
         source = str(self.cells[self.at]["source"]).strip()
         return f"cell {self.at + 1} ({source.splitlines()[0][:60] if source else ''!r})"
 
-    def listen(self, notebook: Any) -> None:
+    def listen(self) -> None:
         """Let Ctrl-C and SIGTERM cancel the run, and nbclient shut the kernel down on its way out.
 
         Its own handler kills the kernel under a run that goes on and then fails in odd places.
