@@ -428,15 +428,18 @@ def wait_for(condition, seconds=60):
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks processes up in /proc")
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_stopping_leaves_no_kernel_and_no_file_behind(live, recording, tmp_path, signum):
+@pytest.mark.parametrize("when", ["in a cell", "while it starts"])
+def test_stopping_leaves_no_kernel_and_no_file_behind(live, recording, tmp_path, signum, when):
     note = tmp_path / "pid"
-    port = live(
-        f"import os, time\nopen({str(note)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
-    )
+    waits = f"import os, time\nopen({str(note)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
+    port = live(waits if when == "in a cell" else "1")
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "wait.py").write_text(waits if when == "while it starts" else "")
     running = subprocess.Popen(
         [sys.executable, "-m", "funcgrad", "compare", recording, port, "--json", tmp_path / "j"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(tmp_path / "ipython")},
     )  # fmt: skip
     try:
         assert wait_for(lambda: note.exists() and note.read_text().isdigit())
