@@ -1,5 +1,6 @@
 """The command: its table, its exit status, its files, and a real kernel."""
 
+import asyncio
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbclient
 import nbformat
 import pytest
 from click.testing import CliRunner
@@ -452,6 +454,22 @@ def test_stopping_leaves_no_kernel_and_no_file_behind(live, recording, tmp_path,
     assert (running.returncode, out, err.strip()) == (2, "", "funcgrad: interrupted")
     assert wait_for(lambda: not alive(kernel), 10)
     assert not (tmp_path / "j").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks processes up in /proc")
+def test_stopping_when_the_kernel_is_there_and_not_yet_ready(live, monkeypatch):
+    start, kernels = nbclient.NotebookClient.async_start_new_kernel, []
+
+    async def start_and_stop(self, **options):
+        await start(self, **options)
+        kernels.append(self.km.provisioner.pid)
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(nbclient.NotebookClient, "async_start_new_kernel", start_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(live("1"))
+    assert wait_for(lambda: not alive(kernels[0]), 10)
 
 
 def test_progress_is_shown_on_a_terminal(live, recording):
