@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -18,8 +19,9 @@ def test_code_of_a_page_runs(page, request, tmp_path, monkeypatch):
         request.getfixturevalue("torch")
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
-    for number, block in enumerate(blocks):
-        exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+    with jax.numpy_dtype_promotion("standard"):  # as it is for who reads the page
+        for number, block in enumerate(blocks):
+            exec(compile(block, f"{page.name}, block {number}", "exec"), names)
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
