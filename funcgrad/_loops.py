@@ -54,9 +54,10 @@ def while_loop(
             k steps at a time and k carries are kept, and other steps are run again. `None` is 1024.
             With `checkpoints=max_steps` all residuals are kept and no step is run again.
         on_max_steps: what to do about a loop that would go on after `max_steps` steps. `"nan"`:
-            its floating and complex results are NaN, and so is the gradient; other results are
-            what they are. `"raise"`: an error, at run time where the loop is compiled, at once
-            where it is not. `"ignore"`: the values reached so far, for a cap that is meant.
+            its floating and complex results are NaN, and so is the gradient of all that has entered
+            into them; other results are what they are. `"raise"`: an error, at run time where the
+            loop is compiled, at once where it is not. `"ignore"`: the values reached so far, for a
+            cap that is meant.
 
     Returns:
         The carry for which `cond_fun` is false.
