@@ -197,6 +197,56 @@ def test_range_whose_index_python_needs_is_unrolled():
     agrees(fun, 1.0, 2.0, 6.0)
 
 
+@pytest.mark.parametrize(
+    "factor",
+    [
+        lambda i: {"w0": 2.0, "w1": 3.0, "w2": 4.0}[f"w{i}"],
+        lambda i: {0: 2.0, 1: 3.0, 2: 4.0}[i],
+        lambda i: jnp.arange(2.0, 5.0)[: i + 1].sum(),
+        lambda i: jnp.ones(i + 1).sum(),
+    ],
+    ids=["name", "key", "slice", "shape"],
+)
+def test_range_whose_index_is_a_name_a_key_a_bound_or_a_length_is_unrolled(factor):
+    def fun(x):
+        for i in range(3):
+            x = x * factor(i)
+            if x > 10:
+                break
+        return x
+
+    agrees(fun, 1.0, 2.0, 6.0)
+
+
+def test_range_in_a_loop_whose_body_takes_items_is_unrolled():
+    def fun(x):
+        rest, items = [1.0, 2.0, 4.0, 8.0], iter([1.0, 10.0, 100.0, 1000.0])
+        for _ in range(4):
+            item = next(items)
+            x = x + rest.pop() * item
+            if x > 30:
+                break
+        return x
+
+    agrees(fun, 0.0, 20.0, 40.0)
+
+
+def test_inner_range_of_an_index_needs_no_max_steps():
+    def fun(x):
+        count = 0
+        for i in range(3):
+            for j in range(i + 1):
+                if x > 5:
+                    break
+                x, count = x + j, count + 1
+            else:
+                continue
+            break
+        return x, count
+
+    agrees(fun, 3.0, 4.5, 9.0, max_steps=None)
+
+
 def test_lists_left_early():
     def fun(x):
         for name, scale in {"a": 2.0, "b": 3.0}.items():
@@ -386,6 +436,14 @@ def test_built_in_functions_that_choose():
     agrees(fun, (2.0, 3.0), (-2.0, 3.0), (-1.0, -2.0))
     gradient = jax.grad(lambda x: jax.jit(fg.autograph(lambda a: max(a, 2 * a)))(x))
     assert (gradient(1.0), gradient(-1.0)) == (2.0, 1.0)
+
+
+def test_bool_of_what_python_knows_is_a_bool():
+    def fun(x):
+        return x * (bool(3) + bool([]))
+
+    agrees(fun, 1.0, -1.0)
+    assert fg.autograph(lambda: bool("text"))() is True
 
 
 def test_enumerate_and_zip_of_arrays():
@@ -901,6 +959,92 @@ def test_loop_that_changes_a_variable():
     assert "\n  name: str 'a' before a step, str 'ab' after it" in message
     assert "\n  shape: float32[] before a step, float32[2] after it" in message
     assert "\n  best: None before a step, float32[] after it" in message
+
+
+def test_variable_that_only_the_first_step_sets():
+    def fun(xs):
+        for k, x in enumerate(xs):
+            if k == 0:
+                best = x
+                low = x
+            else:
+                best, low = x, jnp.minimum(best, x)
+        return best, low
+
+    message = refused(fun, jnp.arange(3.0), error=UnboundLocalError)
+    assert "reads `best` before it has a value, in the traced branch or loop at" in message
+    assert f"{HERE}:{line_of(fun, 'if k == 0')}" in message
+
+
+def test_taking_items_in_a_traced_loop():
+    def stack(x):
+        rest = [1.0, 2.0, 3.0]
+        while rest:
+            x = x + rest.pop()
+            if x > 4:
+                break
+        return x
+
+    def iterator(xs):
+        items, total = iter([1.0, 2.0, 3.0]), 0.0
+        for x in xs:
+            total = total + x * next(items)
+        return total
+
+    def of_the_step(xs):
+        total = 0.0
+        for x in xs:
+            rest = [x, 2 * x]
+            total = total + rest.pop() * next(iter({"a": 2.0}.values()))
+        return total
+
+    message = refused(stack, 1.0, error=fg.UsageError)
+    assert f"`rest.pop()` in the traced loop at {HERE}:{line_of(stack, 'while')}, where" in message
+    message = refused(iterator, jnp.arange(3.0), error=fg.UsageError)
+    assert f"`next(items)` in the traced loop at {HERE}:{line_of(iterator, 'for')}, " in message
+    agrees(of_the_step, jnp.arange(3.0))
+
+
+def test_setting_items_in_a_traced_branch_or_loop():
+    def left(x):
+        rows = [0.0] * 4
+        for i in range(4):
+            rows[i] = x
+            x = x * 2
+            if x > 5:
+                break
+        return rows[0], rows[3]
+
+    def named(x):
+        found = {"a": 0.0, "b": 1.0}
+        if x > 0:
+            for key in found:
+                found[key] = x
+        return found["a"], found["b"]
+
+    def taken(x, rows):
+        rows, found, mine = list(rows), {"a": x, "n": 0}, {}
+        for i in range(3):
+            if x > 2 * i:
+                rows[i] = x
+            x = x * 2
+        while found["a"] < 5:
+            found["a"], found["n"] = found["a"] * 2, found["n"] + 1
+        if x > 3:
+            mine = {}
+            for key in ("u", "v"):
+                mine[key] = x
+        else:
+            mine = {"u": x, "v": 2 * x}
+        return rows, found["a"], found["n"], mine["u"], mine["v"]
+
+    message = refused(left, 1.0, error=fg.UsageError)
+    assert "sets an item of `rows`, a list from outside it" in message
+    assert f"{HERE}:{line_of(left, 'for i')} that sets" in message
+    message = refused(named, -1.0, error=fg.UsageError)
+    assert "sets an item of `found`, a dict" in message
+    assert "found = {**found, key: value}" in message
+    agrees(taken, (1.0, (0.0, 1.0, 2.0)), (0.3, (0.0, 1.0, 2.0)))
 
 
 def test_dtype_that_cannot_be_promoted():

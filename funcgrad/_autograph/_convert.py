@@ -127,29 +127,49 @@ class _ControlFlow(control_flow.ControlFlowTransformer):  # type: ignore[misc]
     `flags`: which of the variables stand for `break`, `continue`, `return` and what is returned.
     `guard`: an `if` that skips what comes after one of those.
     `calls`: the body has statements that are calls, and so may have effects that show.
+    `takes`: what in the body takes a further item from an object that outlives a step.
+    `sets`: gives objects from outside of which an item is set that is not among the variables.
     """
 
     def visit_If(self, node: ast.If) -> Any:
         test = node.test
         guard = isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
         guard = guard and getattr(test.operand, "id", "") in self.ctx.namer.generated_names  # type: ignore[attr-defined]
-        return self._told(super().visit_If(node), guard=guard)
+        stores = _item_stores([*node.body, *node.orelse])
+        return self._told(super().visit_If(node), stores, guard=guard)
 
     def visit_While(self, node: ast.While) -> Any:
-        calls = _has_call_statements(node)
-        return self._told(super().visit_While(node), calls=calls)
+        calls, takes = _has_call_statements(node), _takes(node)
+        stores = _item_stores(node.body)
+        return self._told(super().visit_While(node), stores, calls=calls, takes=takes)
 
     def visit_For(self, node: ast.For) -> Any:
-        calls = _has_call_statements(node)
-        return self._told(super().visit_For(node), calls=calls)
+        calls, takes = _has_call_statements(node), _takes(node)
+        stores = _item_stores(node.body)
+        return self._told(super().visit_For(node), stores, calls=calls, takes=takes)
 
-    def _told(self, nodes: list[Any], **more: bool) -> list[Any]:
+    def _told(self, nodes: list[Any], stores: dict[str, str], **more: bool | str) -> list[Any]:
         call = nodes[-1].value
         names: Any = next(x for x in call.args if isinstance(x, ast.Tuple))
         flags = [x for x in names.elts if x.value in self.ctx.namer.generated_names]
         call.keywords = [ast.keyword("flags", ast.Tuple(flags, ast.Load()))]
         call.keywords += [ast.keyword(name, ast.Constant(value)) for name, value in more.items()]
+        known = {x.value for x in names.elts}
+        objects = sorted({name for item, name in stores.items() if item not in known})
+        if objects:
+            pairs = ", ".join(f"({name!r}, {name})" for name in objects)
+            sets = templates.replace_as_expression(f"lambda: [{pairs}]")
+            call.keywords.append(ast.keyword("sets", sets))
         return nodes
+
+
+def _item_stores(body: list[Any]) -> dict[str, str]:
+    """Items that a body sets, as `r[i]`, and the variables they are of, if not its own."""
+    parts = [part for statement in body for part in ast.walk(statement)]
+    stored = [x for x in parts if isinstance(getattr(x, "ctx", None), ast.Store)]
+    own = {x.id for x in stored if isinstance(x, ast.Name)}
+    items = [x for x in stored if isinstance(x, ast.Subscript) and isinstance(x.value, ast.Name)]
+    return {ast.unparse(x): x.value.id for x in items if x.value.id not in own}  # type: ignore[attr-defined]
 
 
 def _has_call_statements(loop: ast.While | ast.For) -> bool:
@@ -163,6 +183,24 @@ def _is_traced(operator: str, fun: str = "", *_: str) -> bool:
     """Whether a call's effect, if it has one, is JAX's: thrown away with what it is recorded in."""
     called = fun.split(",")[0].split(".")
     return operator in ("ag__.raising", "ag__.print_") or called[-2:-1] == ["debug"]
+
+
+def _takes(loop: ast.While | ast.For) -> str:
+    """The first `next(it)` or `stack.pop()` in a body that gives `it` or `stack` no value."""
+    parts = [part for statement in loop.body for part in ast.walk(statement)]
+    names = [x for x in parts if isinstance(x, ast.Name)]
+    own = {x.id for x in names if isinstance(x.ctx, ast.Store)}
+    for part in parts:
+        if isinstance(part, ast.Call) and ast.unparse(part.func) == "ag__.converted_call":
+            fun, given = ast.unparse(part.args[0]), ast.unparse(part.args[1])
+            name, _, method = fun.rpartition(".")
+            taken = given[1:].partition(",")[0] if fun == "next" else name
+            if (fun == "next" or method in _TAKING) and taken.isidentifier() and taken not in own:
+                return f"next({taken})" if fun == "next" else f"{fun}()"
+    return ""
+
+
+_TAKING = ("pop", "popleft", "popitem", "__next__")
 
 
 class _Conditionals(conditional_expressions.ConditionalExpressionTransformer):  # type: ignore[misc]

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from .._errors import UsageError
+from .._errors import TreeError, UsageError
 from .._loops import fori_loop, while_loop
 from .._tags import caller
 from ._branch import RETURNED, select
@@ -168,10 +169,12 @@ class Operators:
         *,
         flags: Sequence[str] = (),
         guard: bool = False,
+        sets: Callable[[], Any] = list,
     ) -> None:
         """`if`: the first `count` of the variables are used after it."""
         if known(test):
             return body() if test else orelse()
+        _check_set(sets)
         before, place = get_state(), caller()
 
         def run(branch: Callable[[], None]) -> Sequence[Any]:
@@ -204,10 +207,13 @@ class Operators:
         *,
         flags: Sequence[str] = (),
         calls: bool = False,
+        takes: str = "",
+        sets: Callable[[], Any] = list,
     ) -> None:
         """`while`: plain Python as long as the test is known."""
         state, more = State(get_state, set_state), test()
-        if known(more) and more and not calls and _becomes_traced(body, test, state):
+        effects = calls or takes or sets is not list
+        if known(more) and more and not effects and _becomes_traced(body, test, state):
             more = jnp.asarray(True)
         else:
             while known(more):
@@ -216,6 +222,8 @@ class Operators:
                 body()
                 more = test()
         self._bounded("`while` on traced values")
+        _check_taken(takes)
+        _check_set(sets)
         step = Step(lambda _: body(), test, state, self._shown(names, flags), caller())
         limits: Any = {"max_steps": self._max_steps, **self._more}
         carry = while_loop(step.more, lambda c: step.next((), c), step.start(), **limits)
@@ -233,33 +241,48 @@ class Operators:
         *,
         flags: Sequence[str] = (),
         calls: bool = False,
+        takes: str = "",
+        sets: Callable[[], Any] = list,
     ) -> None:
         """`for`, as long as `test` holds where there is one: there is where it may be left."""
         state, shown = State(get_state, set_state), self._shown(names, flags)
         make = functools.partial(Step, body, test, state, shown, caller())
         rows = _rows(items)
+        if isinstance(items, Range) or (rows is not None and rows.length):
+            _check_taken(takes)
+            _check_set(sets)
         if isinstance(items, Range):
             return self._over_range(items, make, test, self._max_steps)
         if rows is not None and self._more and rows.length:
             return self._over_range(rows, make, test, rows.length)
         if rows is not None:
             return self._over_rows(rows, make, test)
-        if test and not calls and isinstance(items, range) and len(items):
+        effects = calls or takes or sets is not list
+        if test and not effects and isinstance(items, range) and len(items):
             before = state.get()
             if _becomes_traced(lambda: body(items[0]), test, state):
                 try:
                     known_range = Range(items.start, items.step, len(items))
                     return self._over_range(known_range, make, test, len(items))
-                except _UNTRACED:  # the index is used where Python wants an int
+                except TreeError:
+                    raise
+                except Exception:  # the index is used where Python wants an int
                     state.set(before)
         if test and isinstance(items, itertools.count):
             raise UsageError(
                 f"`autograph` got a `for` over itertools.count at {caller()}; write it as `while`"
             )
-        self._over_items(items, test, body, state, names, flags)
+        self._over_items(items, test, body, state, names, flags, sets)
 
     def _over_items(
-        self, items: Any, test: Any, body: Any, state: State, names: Sequence[str], flags: Any
+        self,
+        items: Any,
+        test: Any,
+        body: Any,
+        state: State,
+        names: Sequence[str],
+        flags: Any,
+        sets: Any,
     ) -> None:
         """Python's own loop; steps after one that may have left it are under a condition."""
         rest, end = iter(items), object()
@@ -274,8 +297,8 @@ class Operators:
             if known(more):
                 run()
             else:
-                count = len(names)
-                self.if_stmt(more, run, lambda: None, *state, names, count, flags=flags, guard=True)
+                more_of_it: Any = {"flags": flags, "guard": True, "sets": sets}
+                self.if_stmt(more, run, lambda: None, *state, names, len(names), **more_of_it)
 
     def _over_range(self, items: Range | Rows, make: Any, test: Any, most: int | None) -> None:
         first = jnp.asarray(0)  # weakly typed, as are the indices it makes of Python's ints
@@ -344,7 +367,7 @@ class Operators:
 
     def truthy(self, value: Any = False) -> Any:
         """An operand of which only the truth matters."""
-        return value if known(value) else truth(value, caller())
+        return bool(value) if known(value) else truth(value, caller())
 
     def not_(self, value: Any) -> Any:
         """`not`."""
@@ -560,6 +583,25 @@ def _called_as_it_is(error: UsageError, fun: Any, args: Any, kwargs: Any) -> Any
     except _UNTRACED as failed:
         failed.add_note(f"It was called as it is: {error}")
         raise
+
+
+def _check_taken(takes: str) -> None:
+    if takes:
+        raise UsageError(
+            f"`autograph` got `{takes}` in the traced loop at {caller()}, where Python calls it"
+            " while tracing and not at each step; go over an array, or take the values before"
+        )
+
+
+def _check_set(sets: Callable[[], Any]) -> None:
+    for name, value in sets():
+        if isinstance(value, list | dict | np.ndarray):
+            raise UsageError(
+                f"`autograph` got a traced branch or loop at {caller()} that sets an item of"
+                f" `{name}`, a {type(value).__name__} from outside it, which it would also do where"
+                f" the branch is not taken; assign a new value: {name} = {{**{name}, key: value}},"
+                f" or of an array {name} = {name}.at[i].set(value)"
+            )
 
 
 def _rows(items: Any) -> Rows | None:

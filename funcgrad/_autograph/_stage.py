@@ -34,6 +34,13 @@ class Undefined:
 
     def read(self) -> Any:
         """Raises what Python raises, or says on which paths there is no value."""
+        place = INSIDE.get()
+        if not self.place and place:
+            raise UnboundError(
+                f"`autograph` got a function that reads `{self.name}` before it has a value, in the"
+                f" traced branch or loop at {place}, of which every path is traced; give it a value"
+                " before"
+            )
         if not self.place:
             raise UnboundLocalError(
                 f"cannot access local variable '{self.name}' where it is not associated with a"
