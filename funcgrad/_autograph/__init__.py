@@ -43,7 +43,8 @@ def autograph(
         UsageError: the source cannot be found or has what is not taken: `async`, `yield`, `match`,
             `except*`, and `:=` in `and`, `or`, a conditional expression or a comprehension. While
             tracing: no `max_steps`, a condition of several truth values, an `assert` on a traced
-            value or a `raise` that may or may not be reached.
+            value, a `raise` that may or may not be reached, or an item of a list or dict that a
+            path sets or takes which may not be run.
         TreeError: while tracing, branches whose variables disagree in structure, shape or dtype,
             or a loop that changes those of a variable. Both name the file, line and variables.
         UnboundLocalError: a variable is read that has a value in one branch only.
