@@ -51,7 +51,7 @@ FLAT = [[1.0, 1.0], [1.0, 1.0]]
 DIFFERENT = [
     *kinks("abs(x)", "torch.abs(x)", [-0.0, 0.0], nan),
     *kinks("sign(x)", "torch.sgn(x)", [2j, 1 + 1j, 0j]),
-    *kinks("angle(x)", "torch.angle(x)", [0j, 1j, -1 + 0j]),
+    *kinks("angle(x)", "torch.angle(x)", [0.0, -1.0], [0j, 1j, -1 + 0j]),
     *kinks("clip(x, 0.0, 1.0)", "torch.clamp(x, 0.0, 1.0)", [0.0, 0.5, 1.0]),
     *kinks("clip(x, 1.0, 1.0)", "torch.clamp(x, 1.0, 1.0)", [0.0, 1.0, 2.0]),
     *kinks("clip(x, y)", "torch.clamp(x, y)", ([0.0, -1.0, 1.0], [0.0, 0.0, 0.0])),

@@ -358,10 +358,22 @@ def test_options_take_part_in_the_gradient():
     total = lambda **options: jax.grad(lambda x: jnp.sum(conventions.max(x, **options)))(x).tolist()
     assert total(axis=1) == [[1, 0, 0], [0, 1, 0]]
     assert total(axis=-1, keepdims=True) == [[1, 0, 0], [0, 1, 0]]
+    assert total(axis=np.int64(1)) == [[1, 0, 0], [0, 1, 0]]
     np.testing.assert_allclose(total(axis=(0, 1)), [[1 / 3, 0, 1 / 3], [0, 1 / 3, 0]], rtol=1e-6)
     masked = {"axis": 1, "where": jnp.array([False, True, True]), "initial": 2.5}
     assert total(**masked) == [[0, 0, 1], [0, 1, 0]]
     assert total(**(masked | {"initial": 5.0})) == [[0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("name", ["power", "float_power"])
+def test_an_unsigned_exponent_does_not_wrap(name):
+    gradient = lambda n: jax.grad(lambda x: jnp.sum(getattr(conventions, name)(x, n)))
+    x = jnp.array([2.0, 0.0, -3.0])
+    with jax.numpy_dtype_promotion("standard"):
+        for one in (jnp.uint8, jnp.uint32, np.uint8):
+            assert gradient(one(0))(x).tolist() == [0, 0, 0]
+            assert gradient(one(1))(x).tolist() == [1, 1, 1]
+            assert gradient(one(3))(x).tolist() == [12, 0, 27]
 
 
 def test_a_median_over_several_axes_shares_among_equals():
@@ -456,6 +468,18 @@ def test_wrong_orders_and_axes_are_refused():
         conventions.max(jnp.ones(2), axis=3)
     with pytest.raises(ValueError, match="zero-size"):
         conventions.max(jnp.ones(0))
+
+
+@pytest.mark.parametrize(
+    ("shape", "ord", "axis"),
+    [((), inf, None), ((3,), 1, (0, 1)), ((3,), 2, (0, 1)), ((2, 2), 1, (1, 1)), ((2,), -inf, 1)],
+)
+def test_norm_refuses_what_jax_refuses(shape, ord, axis):
+    with pytest.raises(ValueError, match=r"ax[ei]s") as theirs:
+        jnp.linalg.norm(jnp.ones(shape), ord, axis)
+    with pytest.raises(ValueError, match=r"ax[ei]s") as ours:
+        conventions.norm(jnp.ones(shape), ord, axis)
+    assert str(ours.value) == str(theirs.value)
 
 
 def test_nothing_leaks_and_nothing_is_traced_twice(checking_leaks):

@@ -57,8 +57,8 @@ _sign = with_rule(jnp.sign, _push_sign)
 def angle(z: Any, deg: bool = False) -> Any:
     """The argument of a complex number; its gradient at 0 is 0.
 
-    Stands for `torch.angle`, and is `jnp.angle` but for the gradient at 0 of a complex `z`: 0 here
-    and in PyTorch, NaN in JAX.
+    Stands for `torch.angle`, and is `jnp.angle` but for the gradient at 0, of a real `z` too: 0
+    here and in PyTorch, NaN in JAX.
 
     >>> import jax, jax.numpy as jnp
     >>> from funcgrad import conventions
@@ -66,10 +66,10 @@ def angle(z: Any, deg: bool = False) -> Any:
     >>> jax.grad(along(conventions.angle))(0.0), jax.grad(along(jnp.angle))(0.0)
     (Array(0., dtype=float32, weak_type=True), Array(nan, dtype=float32, weak_type=True))
     """
-    if not jnp.iscomplexobj(z):
-        return jnp.angle(z, deg)
 
     def push(t: Any, out: Any, z: Any) -> Any:
+        if not jnp.iscomplexobj(z):
+            return jnp.zeros_like(t)
         zero = z == 0
         turned = jnp.where(zero, 0, jnp.imag(t / where_zero(zero, z)))
         return turned * (180 / jnp.pi) if deg else turned
@@ -301,6 +301,8 @@ def float_power(x: Any, y: Any, /) -> Any:
 def _slope(power: Any, x: Any, y: Any) -> Any:
     """The derivative of x**y with respect to x: y x**(y - 1), and 0 at x**0."""
     none = (y == 0) & ((x == 0) | jnp.isnan(x))
+    if jnp.issubdtype(jnp.result_type(y), jnp.unsignedinteger):
+        return jnp.where(y == 0, 0, y * power(x, jnp.maximum(y, 1) - 1))
     return jnp.where(none, 0, y * power(jnp.where(none, 1, x), y - 1))
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ._elementwise import abs
@@ -89,6 +90,7 @@ def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:
 def _vector_norm(value: Any, x: Any, ord: Any, axes: tuple[int, ...], keepdims: bool) -> Any:
     if ord == jnp.inf or ord == -jnp.inf:
         # JAX starts the maximum from 0, and lets that 0 take part in a tie.
+        jax.eval_shape(value, x)  # so that JAX refuses what it does not take
         return _end(ord, abs(x), axes, keepdims)
     if ord == 0:
         return value(x)
@@ -113,6 +115,7 @@ def _direction(x: Any, norm: Any, p: Any) -> Any:
 
 
 def _matrix_norm(value: Any, x: Any, ord: Any, axes: tuple[int, ...], keepdims: bool) -> Any:
+    jax.eval_shape(value, x)  # so that JAX refuses what it does not take
     if ord in (1, -1, jnp.inf, -jnp.inf):
         rows, columns = (i % jnp.ndim(x) for i in axes)
         inner, outer = (rows, columns) if ord in (1, -1) else (columns, rows)

@@ -80,11 +80,16 @@ def extreme(
         chosen = _equal(a, out if keepdims else _restored(out, a, axis))
         if where is not None:
             chosen = chosen & where
-        alone = isinstance(axis, int) and jnp.ndim(a) > 0 and not share
+        alone = is_index(axis) and jnp.ndim(a) > 0 and not share
         weights = _first(chosen, axis) if alone else _shares(chosen, axis, t.dtype)
         return jnp.sum(t * weights.astype(t.dtype), axis=axis, keepdims=keepdims)
 
     return with_rule(lambda a: reduce(a, keepdims=keepdims), push)(a)
+
+
+def is_index(axis: Any) -> bool:
+    """Whether it is one axis: an integer, of Python or of NumPy."""
+    return hasattr(axis, "__index__")
 
 
 def _restored(out: Any, a: Any, axis: Any) -> Any:
@@ -160,7 +165,7 @@ def nanmedian(
 
 def _median(value: Any, a: Any, axis: Any, keepdims: bool, **options: Any) -> Any:
     reduce = functools.partial(value, axis=axis, keepdims=keepdims, **options)
-    if isinstance(axis, int) or jnp.ndim(a) == 0:
+    if is_index(axis) or jnp.ndim(a) == 0:
         return reduce(a)
 
     def push(t: Any, out: Any, a: Any) -> Any:
