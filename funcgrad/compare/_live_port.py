@@ -57,7 +57,8 @@ class Port:
         def run(arrays: list[Any]) -> Any:
             count = len(state.tensors) if state else 0
             before = (renamed(state.filled(arrays[:count]), names),) if state else ()
-            return plain(jax_fn(*before, *inputs.join(arrays[count:])))
+            # A tuple: the gradient of a bare integer would be None, which asks `vjp` for its own.
+            return (plain(jax_fn(*before, *inputs.join(arrays[count:]))),)
 
         def of(retain: Any) -> Callable[[list[Any]], Any]:
             return lambda arrays: vjp(run, arrays, retain=retain)
@@ -71,7 +72,8 @@ class Port:
     def forward(self, arrays: list[Any]) -> tuple[Any, Any]:
         """The output, containers made plain, and the pullback."""
         try:
-            return self._forward(arrays)
+            (out,), pullback = self._forward(arrays)
+            return out, pullback
         except _NEEDS_VALUES as error:
             if self._jit:
                 error.add_note(
@@ -81,7 +83,8 @@ class Port:
                 raise
         self._forward = self._plain
         self._note("the JAX function looks at its values, so its tags could not be read")
-        return self._forward(arrays)
+        (out,), pullback = self._forward(arrays)
+        return out, pullback
 
     def _note(self, note: str) -> None:
         self.notes += [] if note in self.notes else [note]
@@ -115,7 +118,7 @@ class Port:
             given = {p: jnp.zeros_like(leaf) for p, leaf in paths.items() if _inexact(leaf)}
         else:
             given = {p: jnp.asarray(seeds[p], paths[p].dtype) for p in seeds}
-        pulled = self._pull(pullback, tree.unflatten([given.get(path) for path in paths]))
+        pulled = self._pull(pullback, (tree.unflatten([given.get(path) for path in paths]),))
         (grads,), retained = pulled if pullback.tags is not None else (pulled, {})
         values: dict[str, Any] = {}
         tagged: dict[str, Any] = {}

@@ -448,6 +448,16 @@ def test_trees_numbers_and_integers(torch):
     assert report.row("output['index']").value.jax_dtype == "int32"
 
 
+@pytest.mark.parametrize("jit", [True, False])
+def test_a_bare_integer_output_is_compared_without_gradients(torch, jit):
+    x = normal(0, 4, 6)
+    report = with_torch(lambda x: x.argmax(-1), lambda x: jnp.argmax(x, -1), x, n=2, jit=jit)
+    assert report.ok
+    assert report.notes[0] == "gradients are not compared, since no output is floating or complex"
+    assert with_torch(lambda x: x.argmax(), jnp.argmax, x, jit=jit).ok
+    assert not with_torch(lambda x: x > 0, lambda x: x < 0, x, jit=jit).row("output").value.ok
+
+
 def test_integers_that_32_bits_do_not_hold_are_refused(torch):
     with pytest.raises(fg.UsageError, match="int64 as i with numbers that JAX's 32 bits do not"):
         with_torch(lambda i: i, lambda i: i, torch.tensor([2**40]))
