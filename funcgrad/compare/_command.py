@@ -102,7 +102,9 @@ def _with_progress(recording: str, port: str, options: dict[str, Any]) -> Report
             recording,
             port,
             **options,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total: bar.update(
+                task, completed=done, total=total, refresh=True
+            ),
         )
 
 
