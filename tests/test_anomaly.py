@@ -129,6 +129,12 @@ def test_a_line_of_an_installed_package_is_shown_beside_the_users():
         (lambda x: jnp.exp(x) - jnp.exp(x), jnp.bfloat16(100), "bfloat16 holds no more than"),
         (lambda x: x.at[5].get(mode="fill"), jnp.ones(3), "out of bounds"),
         (lambda x: x * jnp.nan, 1.0, "the NaN is a constant"),
+        (jax.grad(lambda x: jnp.std(x)), jnp.ones(3), "sqrt has an inf"),
+        (jax.jacfwd(lambda x: jnp.linalg.norm(x)), jnp.zeros(3), "sqrt has an inf"),
+        (jax.grad(lambda x: jnp.linalg.eigh(x)[1].sum()), jnp.eye(3), "two eigenvalues are equal"),
+        (jax.grad(lambda x: jnp.linalg.svd(x)[0].sum()), jnp.eye(3), "two singular values are eq"),
+        (jnp.linalg.cholesky, -jnp.eye(3), "not positive definite"),
+        (lambda x: jnp.linalg.solve(x, jnp.ones(3)), jnp.zeros((3, 3)), "singular"),
         (
             lambda x: fg.while_loop(lambda b: b < 9, lambda b: b + 1, x, max_steps=2),
             1.0,

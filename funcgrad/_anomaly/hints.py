@@ -20,7 +20,7 @@ class Case(NamedTuple):
         operands: the numbers that went in, where there are such.
         turned: whether it happened in a backward pass.
         forward: the primitives of the forward pass that stand at the same place in the source.
-        masked: whether what they make goes into a `where` later on.
+        masked: whether what they make goes into a `where` of another expression later on.
         made: the primitive that made the infinity that went in, or nothing.
         dtype: of the result.
         planned: whether the program wrote the NaN down itself.
@@ -57,6 +57,8 @@ class Case(NamedTuple):
 
 Hint = tuple[Callable[[Case], bool], str]
 STEEP = {
+    "eigh": "the derivative of eigenvectors is infinite where two eigenvalues are equal",
+    "svd": "the derivative of singular vectors is infinite where two singular values are equal",
     "sqrt": "sqrt has an infinite derivative at 0",
     "rsqrt": "rsqrt has an infinite derivative at 0",
     "log": "log has an infinite derivative at 0",
@@ -73,6 +75,11 @@ STEEP = {
 
 def _steep(case: Case) -> str:
     return next((text for name, text in STEEP.items() if name in case.forward), "")
+
+
+def _root(case: Case) -> bool:
+    """Whether an infinity is 1 / sqrt(0), the derivative of a root at the same place."""
+    return case.made == "div" and not case.forward.isdisjoint(("sqrt", "cbrt"))
 
 
 _MASKED = (
@@ -161,6 +168,15 @@ _LIKELY: list[Hint] = [
         " from, or find them with check_inf=True",
     ),
     (
+        lambda c: c.operation == "cholesky",
+        "the matrix is not positive definite; rounding may have made it so: add a small multiple"
+        " of the identity",
+    ),
+    (
+        lambda c: c.operation in ("custom_linear_solve", "triangular_solve", "lu"),
+        "the matrix is singular; add a small multiple of the identity, or use jnp.linalg.lstsq",
+    ),
+    (
         lambda c: c.operation in ("sin", "cos", "tan") and c.infinities == 1,
         "a sine or cosine of an infinite argument; look where the infinity came from",
     ),
@@ -180,7 +196,8 @@ def hint(event: Event, program: compat.Jaxpr, numbers: Sequence[Any] | None, dty
     for applies, sentence in _SURE:
         if applies(case):
             return sentence
-    if case.turned and _steep(case) and (case.zero_times_infinity or case.made):
+    infinite = case.zero_times_infinity or case.made != ""
+    if _steep(case) and ((case.turned and infinite) or _root(case)):
         return (
             f"{_steep(case)}; keep the argument away from there (add a small number, or select it"
             " away with `where` before and after)"
@@ -198,13 +215,13 @@ def hint(event: Event, program: compat.Jaxpr, numbers: Sequence[Any] | None, dty
 def _case(event: Event, program: compat.Jaxpr, numbers: Sequence[Any] | None, dtype: Any) -> Case:
     eqn, made = event.path[-1].eqn, _infinite(event)
     turned = any("transpose" in compat.transforms(level.eqn) for level in event.path)
-    twins = list(_twins(event.path, program)) if turned else []
+    twins = list(_twins(event.path, program))
     return Case(
         eqn.primitive.name,
         tuple(x.item() if hasattr(x, "item") else x for x in map(_wide, numbers or ())),
         turned,
-        frozenset(twin.primitive.name for _, twin in twins),
-        any(_selected(jaxpr, twin) for jaxpr, twin in twins),
+        frozenset(twin.primitive.name for _, _, twin in twins),
+        turned and any(_selected(*twin) for twin in twins),
         made.path[-1].eqn.primitive.name if made is not None else "",
         dtype,
         event.planned,
@@ -229,19 +246,22 @@ def _overflowed(made: Event) -> bool:
 
 def _twins(
     path: Sequence[Level], program: compat.Jaxpr
-) -> Iterator[tuple[compat.Jaxpr, compat.JaxprEqn]]:
-    """The forward equations from the same expression of the source as the last on a path."""
+) -> Iterator[tuple[tuple[compat.JaxprEqn, ...], compat.Jaxpr, compat.JaxprEqn]]:
+    """The forward equations from the same expression of the source as the last on a path.
+
+    Each with the equations that hold it, and the program it stands in.
+    """
     place = source.place([level.eqn for level in path])
     for jaxpr, around in _programs(program, ()):
         for eqn in jaxpr.eqns if place else ():
             eqns = (*around, eqn)
             forward = not any("transpose" in compat.transforms(e) for e in eqns)
-            if forward and place is not None and _same(source.place(eqns), place):
-                yield jaxpr, eqn
+            if forward and _same(source.place(eqns), place):
+                yield around, jaxpr, eqn
 
 
-def _same(one: source.Place | None, other: source.Place) -> bool:
-    return one is not None and one.own.key == other.own.key
+def _same(one: source.Place | None, other: source.Place | None) -> bool:
+    return one is not None and other is not None and one.own.key == other.own.key
 
 
 def _programs(
@@ -253,13 +273,18 @@ def _programs(
             yield from _programs(body, (*around, eqn))
 
 
-def _selected(jaxpr: compat.Jaxpr, eqn: compat.JaxprEqn) -> bool:
-    """Whether what an equation makes goes on, in its program, into a side of a `where`."""
-    reached = set(eqn.outvars)
+def _selected(
+    around: tuple[compat.JaxprEqn, ...], jaxpr: compat.Jaxpr, eqn: compat.JaxprEqn
+) -> bool:
+    """Whether what an equation makes goes on, in its program, into a side of a `where`.
+
+    A `where` of the same expression is a library's own, as in `jnp.std`: the user chose no side.
+    """
+    reached, own = set(eqn.outvars), source.place((*around, eqn))
     for after in jaxpr.eqns[jaxpr.eqns.index(eqn) + 1 :]:
         read = [v for v in after.invars if not isinstance(v, compat.Literal) and v in reached]
         if read:
-            if _selects(after):
+            if _selects(after) and not _same(source.place((*around, after)), own):
                 return True
             reached.update(after.outvars)
     return False
