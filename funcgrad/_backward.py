@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from . import _compat as compat
 from . import _interpret as interpret
 from ._errors import GradientError, TreeError, UsageError, describe, differences
+from ._mistakes import explained
 from ._program import plain, traced
 from ._retain import Retain, names_of
 from ._trees import adopt_dtype, conjugate, path_of, scatter, split, takes_gradient
@@ -169,7 +170,8 @@ def vjp(
         gradient (integers, bools) get `None`.
 
     Raises:
-        GradientError: `pullback()` where `out` is not a single real number.
+        GradientError: `pullback()` where `out` is not a single real number, or primals of which
+            none takes a gradient, with no `retain`.
         TreeError: a gradient of another structure, shape or dtype than `out`.
         TagError: `retain` asks for a name that is not there, or a name was used twice.
 
@@ -182,7 +184,10 @@ def vjp(
     """
     _check_callable(fun, "vjp")
     retain = names_of(retain)
-    forward = _forward(lambda whole: fun(*whole), primals, "vjp", has_aux=has_aux, retain=retain)
+    with explained:
+        forward = _forward(
+            lambda whole: fun(*whole), primals, "vjp", has_aux=has_aux, retain=retain
+        )
     if has_aux:
         return forward.out, forward.pullback, forward.aux
     return forward.out, forward.pullback
@@ -229,15 +234,16 @@ def grad(
         `requires_grad` switches off.
 
     Raises:
-        GradientError: the output is not one real number and `gradient` is not given, or a leaf is
-            unused against `allow_unused=False`.
+        GradientError: the output is not one real number and `gradient` is not given, a leaf is
+            unused against `allow_unused=False`, or no leaf at all is of a dtype that takes a
+            gradient (and neither `requires_grad` nor `retain` says that none is meant to).
         TreeError: `gradient` or `requires_grad` does not fit.
         TagError: `retain` asks for a name that is not there, or a name was used twice.
         UsageError: `fun`, `argnums` or an argument is of the wrong type.
 
     Differs from `jax.grad`: complex gradients are PyTorch's, the conjugate of JAX's, so that
-    `p - lr * grad` descends; an output of one element may have any number of axes; integers give
-    `None` instead of an error.
+    `p - lr * grad` descends; an output of one element may have any number of axes; integers beside
+    floating leaves give `None` instead of an error.
 
     >>> import jax.numpy as jnp, funcgrad as fg
     >>> fg.grad(lambda x: 2 * jnp.dot(x, x))(jnp.arange(4.0))
@@ -259,7 +265,8 @@ def grad(
 
     @_wraps(fun, "grad")
     def grad_fun(*args: Any, **kwargs: Any) -> Any:
-        result = transform(args, kwargs)
+        with explained:
+            result = transform(args, kwargs)
         parts = [result.grads]
         parts += [result.aux] if has_aux else []
         parts += [result.retained] if retain is not None else []
@@ -307,7 +314,8 @@ def value_and_grad(
 
     @_wraps(fun, "value_and_grad")
     def value_and_grad_fun(*args: Any, **kwargs: Any) -> Any:
-        result = transform(args, kwargs)
+        with explained:
+            result = transform(args, kwargs)
         value = (result.value, result.aux) if has_aux else result.value
         if retain is None:
             return value, result.grads
@@ -378,7 +386,9 @@ def _positions(function: str, argnums: Any) -> tuple[bool, tuple[int, ...]]:
     try:
         several, given = False, (operator.index(argnums),)
     except TypeError:
-        several, given = True, tuple(argnums) if isinstance(argnums, Iterable) else ()
+        # An array of integers is an argument in the wrong place, and not a sequence of positions.
+        sequence = isinstance(argnums, Iterable) and not hasattr(argnums, "dtype")
+        several, given = True, tuple(argnums) if sequence else ()
     try:
         positions = tuple(map(operator.index, given))
     except TypeError:
@@ -386,7 +396,8 @@ def _positions(function: str, argnums: Any) -> tuple[bool, tuple[int, ...]]:
     if not positions or isinstance(argnums, bool) or any(isinstance(i, bool) for i in given):
         raise UsageError(
             f"`{function}` got argnums={argnums!r}, and wants an integer or a non-empty sequence of"
-            " integers"
+            " integers; arguments go into a second pair of parentheses:"
+            f" funcgrad.{function}(fun)(x)"
         )
     return several, positions
 
@@ -454,6 +465,13 @@ def _forward(
     tell_used: bool = False,
 ) -> _Forward:
     leaves, recipe = split(whole, function, requires_grad)
+    if not leaves and recipe.rest and retain is None and requires_grad is None:
+        raise GradientError(
+            "only Tensors of floating point and complex dtype can require gradients: "
+            f"`{function}` got {', '.join(map(describe, recipe.rest))} to differentiate with"
+            " respect to, and wants a floating leaf among them; make it floating (3.0,"
+            " jnp.arange(4.0), x.astype(jnp.float32)), or name another argument with argnums="
+        )
 
     def flat(leaves: list[Any]) -> tuple[Any, Any]:
         result = fun(recipe.join(leaves))

@@ -81,6 +81,13 @@ def _by_path(tree: Any) -> dict[str, str]:
     }
 
 
+def as_array(leaf: Any) -> str:
+    """What to do about a leaf that is no array: words that end a message, or none."""
+    if type(leaf).__module__.partition(".")[0] != "torch":
+        return ""
+    return "; make an array of the tensor: jnp.asarray(tensor.detach().numpy())"
+
+
 def describe(leaf: Any) -> str:
     """A leaf as `dtype[shape]`, or its type where it is no array.
 

@@ -21,6 +21,7 @@ from jax import lax
 from . import _compat as compat
 from ._bounded import bounded_loop
 from ._errors import GradientError, TreeError, UsageError, describe, differences
+from ._mistakes import explained
 from ._trees import is_array
 
 T = TypeVar("T")
@@ -251,7 +252,8 @@ def _traced(
     name: str, fun: Callable[..., Any], leaves: Sequence[Any]
 ) -> tuple[compat.ClosedJaxpr, list[Any]]:
     """A program and what it closes over, its leading inputs."""
-    closed = jax.make_jaxpr(fun)(*leaves)
+    with explained:
+        closed = jax.make_jaxpr(fun)(*leaves)
     effect = compat.sequenced(closed)
     if effect:
         raise UsageError(

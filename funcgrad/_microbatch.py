@@ -23,6 +23,7 @@ from jax import lax
 
 from . import _compat as compat
 from ._errors import TreeError, UsageError, describe, differences
+from ._mistakes import explained
 from ._trees import Split, is_array, path_of, takes_gradient
 
 WORDS = ("mean", "sum", "stack")
@@ -124,7 +125,8 @@ def microbatch(
         def run(held: list[Any], batch: Any, keys: Any) -> Any:
             others, kwargs = recipe.join(held)
             filled = {**others, **dict(zip(places[0] + places[1], [*batch, *keys], strict=True))}
-            return fun(*(filled[i] for i in range(len(args))), **kwargs)
+            with explained:
+                return fun(*(filled[i] for i in range(len(args))), **kwargs)
 
         task = _Task(run, weight, reduce, parts, axes)
         if mesh is None:

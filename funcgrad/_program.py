@@ -7,7 +7,7 @@ import jax
 
 from . import _compat as compat
 from . import _interpret as interpret
-from ._errors import UsageError, describe
+from ._errors import UsageError, as_array, describe
 from ._retain import Retain, select
 from ._trees import Split, is_array, takes_gradient
 
@@ -70,23 +70,7 @@ def _trace(flat: Flat, leaves: list[Any], function: str) -> tuple[Any, int, Spli
         seen.append((len(out), Split(tree, chosen, rest)))
         return out, [part for part, c in zip(parts, chosen, strict=True) if c]
 
-    try:
-        return jax.make_jaxpr(arrays)(leaves), *seen[-1]
-    except _NEEDS_VALUES as error:
-        error.add_note(
-            f"`{function}` traces the function where `retain`, `allow_unused` or"
-            " `materialize_grads` is given, so neither Python's `if` and `while` nor NumPy can look"
-            " at its values; use jax.numpy, jax.lax.cond and jax.lax.scan, or ask for gradients"
-            " alone"
-        )
-        raise
-
-
-_NEEDS_VALUES = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
+    return jax.make_jaxpr(arrays)(leaves), *seen[-1]
 
 
 def _used(closed: Any, leaves: list[Any], count: int) -> list[bool]:
@@ -107,6 +91,6 @@ def _outputs(out: Any, function: str) -> list[Any]:
         if not is_array(leaf):
             raise UsageError(
                 f"`{function}` got a function that returns {describe(leaf)}, and wants arrays;"
-                " return anything else beside them with has_aux=True"
+                f" return anything else beside them with has_aux=True{as_array(leaf)}"
             )
     return [leaf for leaf in leaves if takes_gradient(leaf)]

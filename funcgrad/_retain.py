@@ -22,7 +22,8 @@ def select(retain: Retain, sites: dict[str, Site], function: str) -> dict[str, S
 
     Raises:
         UsageError: `retain` holds what is no string.
-        TagError: a name is not there or used twice, or stands where no gradient can be told.
+        TagError: a name is not there or used twice, is of a value that nothing uses, or stands
+            where no gradient can be told.
     """
     if retain is None:
         return {}
@@ -60,7 +61,9 @@ def _matches(retain: str | Sequence[str], sites: dict[str, Site], function: str)
                 " a tuple of strings, or ... for all"
             )
         found = {name for name in sites if fnmatch.fnmatchcase(name, pattern)}
-        found = {pattern} if pattern in sites else found
+        if pattern in sites:
+            found = {pattern}
+            _check_used(pattern, sites[pattern], function)
         if not found:
             raise TagError(
                 f"`{function}` got {pattern!r} in `retain`, and no value of that name is tagged:"
@@ -69,6 +72,15 @@ def _matches(retain: str | Sequence[str], sites: dict[str, Site], function: str)
             )
         wanted |= found
     return wanted
+
+
+def _check_used(name: str, site: Site, function: str) -> None:
+    if site.dropped and any(site.chosen):
+        raise TagError(
+            f"`{function}` got {name!r} in `retain`, tagged at {site.where}, and nothing uses what"
+            f" `retain_grad` returned there, so that no gradient reaches it; go on with its result:"
+            f" y = retain_grad(y, {name!r})"
+        )
 
 
 def _twice(name: str, first: Site, second: Site) -> str:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ._errors import TreeError, UsageError, describe, differences
+from ._mistakes import explained
 from ._tags import inject
 from ._trees import adopt_dtype, is_array, takes_gradient
 
@@ -91,7 +92,8 @@ def no_grad(fun: Any = None) -> Any:
     def no_grad_fun(*args: Any, **kwargs: Any) -> Any:
         # Arguments are stopped so that nothing is differentiated inside; the result, because what
         # fun closes over cannot be seen from here.
-        return detach(fun(*detach(args), **detach(kwargs)))
+        with explained:
+            return detach(fun(*detach(args), **detach(kwargs)))
 
     return no_grad_fun
 

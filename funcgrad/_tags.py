@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from . import _compat as compat
-from ._errors import TreeError, UsageError, describe, differences
+from ._errors import TreeError, UsageError, as_array, describe, differences
+from ._mistakes import explained
 from ._trees import adopt_dtype, conjugate, is_array, scatter, takes_gradient
 
 T = TypeVar("T")
@@ -144,7 +145,8 @@ def _checked(hook: Any, tree: Any, chosen: Sequence[bool]) -> Callable[[list[Any
 
     def run(cotangents: list[Any]) -> list[Any]:
         got = conjugate(scatter(tree, chosen, cotangents))
-        new = hook(got)
+        with explained:
+            new = hook(got)
         if new is None:
             return cotangents
         if jax.tree.structure(new) == jax.tree.structure(got):
@@ -192,6 +194,7 @@ def _arrays(tree: Any, function: str) -> tuple[list[Any], Any]:
         if not is_array(leaf):
             raise UsageError(
                 f"`{function}` got {describe(leaf)}, and wants arrays or pytrees of arrays"
+                f"{as_array(leaf)}"
             )
     return [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in leaves], structure
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._errors import TreeError, UsageError, describe
+from ._errors import TreeError, UsageError, as_array, describe
 
 
 def takes_gradient(leaf: Any) -> bool:
@@ -86,7 +86,7 @@ def split(
             raise UsageError(
                 f"`{function}` got {describe(leaf)} at {path_of(whole, index) or 'an argument'} of"
                 " what it differentiates, and wants arrays or numbers; pass it in an argument that"
-                " `argnums` does not name, or close over it"
+                f" `argnums` does not name, or close over it{as_array(leaf)}"
             )
     mask = _mask(whole, function, requires_grad)
     chosen = tuple(m and takes_gradient(leaf) for m, leaf in zip(mask, leaves, strict=True))
@@ -106,7 +106,9 @@ def _mask(whole: Any, function: str, requires_grad: Any) -> list[bool]:
             raise TreeError(
                 f"`{function}` got a `requires_grad` that is not a prefix of the differentiated"
                 f" argument: got {jax.tree.structure(requires_grad)}, wanted a prefix of"
-                f" {jax.tree.structure(whole)}"
+                f" {jax.tree.structure(whole)}; give it bools in the places of the leaves, or"
+                " decide by name: requires_grad="
+                "lambda path, leaf: 'bias' in jax.tree_util.keystr(path)"
             ) from error
     for index, value in enumerate(mask):
         if not isinstance(value, bool | np.bool_):

@@ -96,7 +96,31 @@ def test_integers_bools_and_keys_get_none():
     want = {"x": jnp.array([2.0, 0.0, 2.0]), "n": None, "m": None, "k": None}
     assert_same(fg.grad(fun)(p), want)
     assert_same(jax.jit(fg.grad(fun))(p), want)
-    assert fg.grad(lambda n: 1.0 * n)(3) is None
+
+
+@pytest.mark.parametrize("whole", [3, True, {"n": jnp.arange(3), "k": jax.random.key(0)}])
+def test_nothing_but_integers_bools_and_keys_is_refused_unless_asked_for(whole):
+    def fun(whole):
+        return retain_grad(jnp.float32(2), "y") ** 2
+
+    with pytest.raises(fg.GradientError, match="only Tensors of floating point and complex dtype"):
+        fg.grad(fun)(whole)
+    with pytest.raises(fg.GradientError, match=r"`vjp` got .* make it floating"):
+        fg.vjp(fun, whole)
+    nothing = jax.tree.map(lambda _: None, whole)
+    assert fg.grad(fun, requires_grad=False)(whole) == nothing
+    grads, retained = fg.grad(fun, retain="y")(whole)
+    assert grads == nothing
+    assert_same(retained["y"].grad, jnp.float32(4))
+
+
+def test_an_empty_pytree_has_an_empty_gradient():
+    assert fg.grad(lambda p: jnp.float32(1))({}) == {}
+
+
+def test_an_array_in_the_place_of_argnums_is_refused():
+    with pytest.raises(fg.UsageError, match=r"second pair of parentheses: funcgrad.grad\(fun\)"):
+        fg.grad(square, jnp.arange(2))
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1)])
@@ -537,7 +561,8 @@ def test_python_control_flow_with_retain_is_explained():
     with pytest.raises(jax.errors.TracerBoolConversionError) as error:
         fg.grad(fun, retain="y")(1.0)
     assert any(
-        "`grad` traces the function where `retain`" in note for note in error.value.__notes__
+        "traced (under `jax.jit`, in loops, and where `retain`" in note
+        for note in error.value.__notes__
     )
 
 

@@ -14,6 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up: a module imports only from floors below its own, or beside it in its folder.
 FLOORS = [
     "_errors",
+    "_mistakes",
     "conventions",
     "_compat",
     "_trees",

@@ -201,6 +201,51 @@ def test_tagged_value_that_is_thrown_away_has_gradient_zero():
     assert_same(retained(fun)["y"], Retained(2 * X, jnp.zeros(3)))
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        pytest.param(lambda one: one, id="plain"),
+        pytest.param(jax.jit, id="jit"),
+        pytest.param(jax.vmap, id="vmap"),
+        pytest.param(lambda one: lambda x: lax.scan(lambda c, x: (c, one(x)), 0, x)[1], id="scan"),
+    ],
+)
+def test_asking_by_name_for_a_tag_whose_result_is_thrown_away_is_refused(around):
+    def one(x, use=False):
+        y = x * 2
+        t = retain_grad(y, "y")
+        return t if use else y
+
+    with pytest.raises(fg.TagError, match=r"nothing uses what .*y = retain_grad\(y, 'y'\)"):
+        fg.grad(lambda x: jnp.sum(around(one)(x)), retain="y")(X)
+    used = fg.grad(lambda x: jnp.sum(around(lambda x: one(x, True))(x)), retain="y")(X)[1]
+    assert_same(used["y"].grad, jnp.ones(3))
+
+
+def test_tag_that_only_auxiliary_data_holds_is_no_mistake():
+    def fun(x):
+        return jnp.sum(x), retain_grad(x * 2, "y")
+
+    assert_same(fg.grad(fun, has_aux=True, retain="y")(X)[2]["y"].grad, jnp.zeros(3))
+
+
+def test_integer_tag_whose_result_is_thrown_away_is_no_mistake():
+    def fun(x):
+        retain_grad(jnp.argmax(x), "largest")
+        return jnp.sum(x)
+
+    assert fg.grad(fun, retain="largest")(X)[1]["largest"].value == jnp.argmax(X)
+
+
+def test_tag_in_a_checkpointed_function_under_an_inner_gradient_is_used():
+    def fun(x):
+        inner = jax.checkpoint(lambda x: jnp.sum(retain_grad(jnp.sin(x), "y") ** 2))
+        return jnp.sum(jax.grad(inner)(x) ** 2)
+
+    want = fg.grad(fun, retain=...)(X)[1]["y"]
+    assert_same(fg.grad(fun, retain="y")(X)[1]["y"], want)
+
+
 def test_tagged_value_used_twice_adds_up_and_the_original_does_not_count():
     def fun(x):
         y = x * 2
@@ -768,7 +813,7 @@ def test_names_asked_for_with_a_generator_are_kept_for_every_call():
 def test_numpy_on_a_traced_value_gets_the_note_about_tracing():
     with pytest.raises(jax.errors.TracerArrayConversionError) as error:
         fg.grad(lambda x: jnp.sum(retain_grad(x, "y") * np.sin(x)), retain="y")(X)
-    assert "traces the function where `retain`" in "".join(error.value.__notes__)
+    assert "NumPy and PyTorch cannot compute with traced values" in "".join(error.value.__notes__)
 
 
 # On a mesh.

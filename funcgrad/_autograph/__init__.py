@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._errors import FuncgradError, UsageError
+from .._mistakes import explained
 from ._source import shown
 
 
@@ -97,7 +98,8 @@ def autograph(
 
     @functools.wraps(fun)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return converted(*args, **kwargs)
+        with explained:
+            return converted(*args, **kwargs)
 
     return wrapper
 

@@ -1,5 +1,6 @@
 """Walks a jaxpr: what tags it holds (`find`), and its evaluation with taps at them (`run`)."""
 
+import itertools
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -45,6 +46,7 @@ class Site(NamedTuple):
         blocked: the primitive around it that gradients of inner values cannot be told from, if any.
         repeats: whether it is the recomputation, in a backward pass, of a tag in the forward pass.
         uid: which call of `retain_grad` it is; copies that JAX makes of it share the number.
+        dropped: whether nothing uses what `retain_grad` returned, so that no gradient reaches it.
         clash: another tag of the same name, if there is one.
     """
 
@@ -54,6 +56,7 @@ class Site(NamedTuple):
     blocked: str | None = None
     repeats: bool = False
     uid: int = 0
+    dropped: bool = False
     clash: "Site | None" = None
 
     @property
@@ -104,21 +107,39 @@ def find(jaxpr: compat.Jaxpr | compat.ClosedJaxpr) -> dict[str, Site]:
     jaxpr = compat.open_up(jaxpr)
     if jaxpr not in _FOUND:
         found: dict[str, Site] = {}
+        read = _read(jaxpr) if any(eqn.primitive is tag_p for eqn in jaxpr.eqns) else set()
         for eqn in jaxpr.eqns:
-            for name, site in _sites(eqn):
+            for name, site in _sites(eqn, read):
                 first = found.setdefault(name, site)
-                if first is not site and not (site.repeats and site.uid == first.uid):
+                if first is site:
+                    continue
+                if site.repeats and site.uid == first.uid:
+                    found[name] = first._replace(dropped=first.dropped and site.dropped)
+                else:
                     found[name] = first._replace(clash=site)
         _FOUND[jaxpr] = found
     return _FOUND[jaxpr]
 
 
-def _sites(eqn: compat.JaxprEqn) -> Iterable[tuple[str, Site]]:
+def _read(jaxpr: compat.Jaxpr) -> set[Any]:
+    """The variables that equations or results of `jaxpr` use."""
+    atoms = itertools.chain(jaxpr.outvars, *(eqn.invars for eqn in jaxpr.eqns))
+    return {atom for atom in atoms if not isinstance(atom, compat.Literal)}
+
+
+def _sites(eqn: compat.JaxprEqn, read: set[Any]) -> Iterable[tuple[str, Site]]:
     if eqn.primitive is tag_p:
         params = eqn.params
         leaves = tuple(Leaf(v.aval.shape, v.aval.dtype, compat.varying(v.aval)) for v in eqn.invars)
         repeats = compat.is_recomputation(eqn)
-        site = Site(leaves, params["tree"], params["where"], repeats=repeats, uid=params["uid"])
+        site = Site(
+            leaves,
+            params["tree"],
+            params["where"],
+            repeats=repeats,
+            uid=params["uid"],
+            dropped=read.isdisjoint(eqn.outvars),
+        )
         yield _scoped(eqn, params["name"]), site
         return
     bodies = [found for body in compat.subjaxprs(eqn.params) if (found := find(body))]

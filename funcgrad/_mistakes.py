@@ -1,0 +1,158 @@
+"""Adds the fix to errors that PyTorch's habits run into inside a function given to funcgrad.
+
+JAX's own error says what went wrong there; a note under it (PEP 678) says what to write instead.
+The error's type and message are left alone, and so is an error that no rule here knows.
+"""
+
+import re
+from types import TracebackType
+from typing import NamedTuple
+
+import jax
+
+_NO_CHANGE = (
+    "arrays never change: give the new value a name, `x = x + 1`, `x = x.at[i].set(v)`, and return"
+    " what the caller should see"
+)
+_MOVE = "`jax.device_put(x, device)` moves an array, `x.astype(dtype)` converts it"
+_LOOK = (
+    "values are not there to look at while a function is traced; return them beside the output with"
+    " has_aux=True, print them with `jax.debug.print`, or do outside of the function what needs"
+    " NumPy"
+)
+
+# What a tensor has and an array has not.
+_ATTRIBUTES = {
+    "backward": "an array does not know what it was computed from: write `funcgrad.grad(fun)(x)` of"
+    " the function that computes it",
+    "grad": "a gradient is a result, not an attribute: `g = funcgrad.grad(fun)(x)`; that of an"
+    ' intermediate value is `y = funcgrad.retain_grad(y, "y")` and `retain="y"`',
+    "requires_grad": "what is differentiated is said where the gradient is asked for:"
+    " `funcgrad.grad(fun, argnums, requires_grad=...)`",
+    "requires_grad_": "what is differentiated is said where the gradient is asked for:"
+    " `funcgrad.grad(fun, argnums, requires_grad=...)`",
+    "retain_grad": 'write `y = funcgrad.retain_grad(y, "y")`, and ask with `retain="y"`',
+    "register_hook": "write `x = funcgrad.register_hook(x, hook)`",
+    "detach": "write `funcgrad.detach(x)`",
+    "detach_": "write `x = funcgrad.detach(x)`",
+    "data": "write `funcgrad.detach(x)` to read it, `x = funcgrad.set_data(x, v)` to set it",
+    "grad_fn": "no graph is kept: the program is what `jax.make_jaxpr(fun)(x)` shows",
+    "is_leaf": "no graph is kept: leaves are the arguments that `argnums` names",
+    "zero_": _NO_CHANGE + "; a fresh accumulator is `funcgrad.zero_grad(x)`",
+    "clone": "arrays never change, so none needs a copy: leave it out",
+    "numpy": _LOOK,
+    "tolist": _LOOK,
+    "cpu": _MOVE,
+    "cuda": _MOVE,
+    "to": _MOVE,
+}
+
+
+class _Rule(NamedTuple):
+    """What to write instead where an error of a kind has a message that a pattern is found in."""
+
+    kind: type[Exception]
+    pattern: str
+    fix: str
+
+
+_RULES = (
+    _Rule(
+        jax.errors.TracerBoolConversionError,
+        "",
+        "Python's `if`, `while`, `and`, `or`, `not` need a value, and there is none while a"
+        " function is traced (under `jax.jit`, in loops, and where `retain`, `allow_unused` or"
+        " `materialize_grads` is given): convert the function, `funcgrad.autograph(fun,"
+        " max_steps=...)`, or write `jnp.where`, `jax.lax.cond`, `funcgrad.while_loop`",
+    ),
+    _Rule(
+        jax.errors.TracerArrayConversionError,
+        "",
+        "NumPy and PyTorch cannot compute with traced values: use `jax.numpy`; " + _LOOK,
+    ),
+    _Rule(
+        jax.errors.TracerIntegerConversionError,
+        "",
+        "an index or a length must be known while tracing: for `range(n)` write"
+        " `funcgrad.fori_loop`, for `items[n]` make one array of them, or convert the function,"
+        " `funcgrad.autograph(fun, max_steps=...)`",
+    ),
+    _Rule(jax.errors.ConcretizationTypeError, "", "`float`, `int`, `.item()`: " + _LOOK),
+    _Rule(
+        jax.errors.UnexpectedTracerError,
+        "",
+        "a value was put into a list, a global or an object from inside a function that was traced"
+        " (as `optimizer.step()` and `self.h = h` do in PyTorch); return it instead:"
+        " `funcgrad.value_and_grad(fun, has_aux=True)`",
+    ),
+    _Rule(TypeError, "do not support in-place item assignment", _NO_CHANGE),
+    _Rule(
+        TypeError,
+        r"must be Tensor, not \w*(Tracer|ArrayImpl)"
+        r"|'Tensor' and '\w*(Tracer|ArrayImpl)'|(Tracer|ArrayImpl)' and 'Tensor'",
+        "JAX does not differentiate PyTorch: use `jax.numpy`, `jax.nn`, and make arrays of tensors,"
+        " `jnp.asarray(tensor.detach().numpy())`",
+    ),
+    _Rule(
+        TypeError,
+        "PRNG key",
+        "random numbers come from a key that is passed in, and no state is kept:"
+        " `jax.random.normal(key, shape)`, with a new key for each call from `jax.random.split`",
+    ),
+    _Rule(
+        TypeError,
+        r"unexpected keyword argument '(has_aux|gradient|retain|requires_grad|allow_unused"
+        r"|materialize_grads|argnums)'",
+        "keywords of the gradient go into the first pair of parentheses, the arguments into the"
+        " second: `funcgrad.grad(fun, retain=...)(x)`",
+    ),
+    _Rule(
+        TypeError,
+        r"unexpected keyword argument '(dim|keepdim)'",
+        "`jax.numpy` has NumPy's words: `axis=`, `keepdims=`",
+    ),
+)
+
+
+def fix_for(error: BaseException) -> str | None:
+    """What to write instead of what raised `error`, where that is known.
+
+    >>> fix_for(TypeError("unexpected PRNG key type <class 'tuple'>")).partition(":")[0]
+    'random numbers come from a key that is passed in, and no state is kept'
+    >>> fix_for(TypeError("something else"))
+    """
+    message = str(error)
+    if isinstance(error, AttributeError):
+        return _attribute(error, message)
+    rules = (rule for rule in _RULES if isinstance(error, rule.kind))
+    return next((rule.fix for rule in rules if re.search(rule.pattern, message)), None)
+
+
+def _attribute(error: AttributeError, message: str) -> str | None:
+    # Where an attribute was set and not read, the error holds neither the object nor the name.
+    found = re.search(r"(Tracer|ArrayImpl)'? (?:object )?has no attribute '?(\w+)", message)
+    if not found:
+        return None
+    name = found[2]
+    in_place = name.endswith("_") and not name.endswith("__")
+    return _ATTRIBUTES.get(name, _NO_CHANGE if in_place else None)
+
+
+class _Explained:
+    """Around the call of a user's function: `with explained:`; it lets every error through."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        fix = fix_for(error) if error else None
+        note = f"funcgrad: {fix}"
+        if error and fix and note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+
+
+explained = _Explained()
