@@ -1,0 +1,84 @@
+"""A function of pytrees as one of arrays, some of which are differentiated."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from .._bounded.parts import merge, take
+from .._errors import UsageError, describe
+from .._trees import Split, is_array, takes_gradient
+
+
+class Flat(NamedTuple):
+    """A function of arrays, and the arrays.
+
+    Fields:
+        run: from arrays to the arrays among what the function returns.
+        arrays: the arrays among the arguments, or their types.
+        paths: what each is called, `argument 0['w']`.
+        moving: for each, whether it is differentiated.
+    """
+
+    run: Callable[[Sequence[Any]], list[Any]]
+    arrays: list[Any]
+    paths: list[str]
+    moving: list[bool]
+
+    def taken(self, arrays: Sequence[Any]) -> list[Any]:
+        """Of so many arrays, those that are differentiated."""
+        return take(arrays, self.moving)
+
+    def merged(self, leaves: Sequence[Any], arrays: Sequence[Any]) -> list[Any]:
+        """`arrays` with `leaves` for those that are differentiated."""
+        rest = [x for x, moving in zip(arrays, self.moving, strict=True) if not moving]
+        return merge(self.moving, leaves, rest)
+
+
+def flatten(fun: Any, args: Any, argnums: Any, function: str) -> Flat:
+    """`fun` and its arguments, flat.
+
+    Raises:
+        UsageError: `fun` is no function, `argnums` of a wrong form, or nothing to differentiate.
+    """
+    if not callable(fun):
+        raise UsageError(
+            f"`{function}` got {describe(fun)}, and wants a function and its arguments:"
+            f" {function}(loss, params, batch)"
+        )
+    chosen = _positions(argnums, len(args), function)
+    found = jax.tree_util.tree_leaves_with_path(args)
+    array = [is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct) for _, leaf in found]
+    rest = tuple(leaf for (_, leaf), a in zip(found, array, strict=True) if not a)
+    recipe = Split(jax.tree.structure(args), tuple(array), rest)
+    arrays = take(found, array)
+    moving = [path[0].idx in chosen and _moves(leaf) for path, leaf in arrays]
+    if not any(moving):
+        raise UsageError(
+            f"`{function}` got arguments none of which takes a gradient:"
+            f" {', '.join(describe(leaf) for _, leaf in arrays) or 'no arrays'}; it wants floating"
+            " or complex arrays among those that `argnums` names"
+        )
+
+    def run(arrays: Sequence[Any]) -> list[Any]:
+        return [x for x in jax.tree.leaves(fun(*recipe.join(arrays))) if is_array(x)]
+
+    paths = [f"argument {path[0].idx}{jax.tree_util.keystr(path[1:])}" for path, _ in arrays]
+    return Flat(run, [leaf for _, leaf in arrays], paths, moving)
+
+
+def _moves(leaf: Any) -> bool:
+    return takes_gradient(leaf.dtype if hasattr(leaf, "dtype") else leaf)
+
+
+def _positions(argnums: Any, count: int, function: str) -> set[int]:
+    if argnums is None:
+        return set(range(count))
+    several = argnums if isinstance(argnums, Sequence) else (argnums,)
+    for n in several:
+        if not isinstance(n, int) or isinstance(n, bool) or not -count <= n < count:
+            raise UsageError(
+                f"`{function}` got argnums={argnums!r} and {count} arguments, and wants their"
+                " positions, counted from 0"
+            )
+    return {n % count for n in several}
