@@ -95,6 +95,12 @@ _RULES = (
     ),
     _Rule(
         TypeError,
+        r"requires? (ndarray|array).* got <class '(list|tuple)'>|: '(list|tuple)' and '\w*Tracer'",
+        "a list is a pytree, each element a value of its own: make one array of the list,"
+        " `jnp.stack(items)`, or `jax.tree.map` over it",
+    ),
+    _Rule(
+        TypeError,
         "PRNG key",
         "random numbers come from a key that is passed in, and no state is kept:"
         " `jax.random.normal(key, shape)`, with a new key for each call from `jax.random.split`",

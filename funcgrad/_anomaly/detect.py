@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _compat as compat
 from .._errors import AnomalyError, UsageError, describe
+from .._mistakes import explained
 from .._trees import Split, is_array
 from . import flags, report
 from .values import Value, states
@@ -19,7 +20,7 @@ MODES = ("interpreted", "compiled")
 
 
 def detect_anomaly(
-    fun: Callable[..., Any],
+    fun: Callable[..., Any] | None = None,
     *,
     check_inf: bool = False,
     only_if_reaches_output: bool = False,
@@ -71,8 +72,9 @@ def detect_anomaly(
     backward 0.0 * inf (1,)
     """
     if not callable(fun):
+        got = "nothing" if fun is None else describe(fun)
         raise UsageError(
-            f"`detect_anomaly` got {describe(fun)}, and wants a function:"
+            f"`detect_anomaly` got {got}, and wants a function; it stands before no `with` block:"
             " detect_anomaly(jax.grad(loss))(params)"
         )
     if mode not in MODES:
@@ -115,7 +117,8 @@ def _trace(
 ) -> tuple[compat.ClosedJaxpr, Any]:
     def flat(*arrays: Any) -> Any:
         args, kwargs = recipe.join(arrays)
-        return fun(*args, **kwargs)
+        with explained:
+            return fun(*args, **kwargs)
 
     try:
         closed, shape = jax.make_jaxpr(flat, return_shape=True)(*arrays)

@@ -1,0 +1,151 @@
+"""The page of mistakes: each raises the error it lists, which names the fix, and the fix runs."""
+
+import builtins
+import functools
+import linecache
+
+import jax
+import jax.numpy as jnp
+import pytest
+from page import ROOT, code, settings, tables
+
+import funcgrad as fg
+from funcgrad._mistakes import explained, fix_for
+
+PAGE = ROOT / "docs" / "mistakes.md"
+(SETTING,) = settings(PAGE)
+TABLES = tables(PAGE)
+SILENT = TABLES.pop("Mistakes that no error can tell")
+LOUD = [row for rows in TABLES.values() for row in rows]
+OURS = [row for heading, rows in TABLES.items() for row in rows if heading != "Errors of JAX alone"]
+
+
+def execute(text, names):
+    """Runs code as from a file: `autograph` reads the source of functions."""
+    file = f"<mistakes: {text}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    exec(compile(text, file, "exec"), names)
+    return names
+
+
+@functools.cache
+def setting():
+    return execute(SETTING, {})
+
+
+def run(line, request):
+    if "torch" in line:
+        request.getfixturevalue("torch")
+    execute(line.replace("import torch; ", "import torch\n"), dict(setting()))
+
+
+def kind(name):
+    """The class of that name: funcgrad's, JAX's or Python's."""
+    homes = (fg, jax.errors, builtins)
+    return next(getattr(home, name) for home in homes if hasattr(home, name))
+
+
+@pytest.fixture(autouse=True)
+def as_a_reader():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.parametrize(("mistake", "error", "words", "fix"), LOUD, ids=[row[0] for row in LOUD])
+def test_the_error_of_a_mistake_names_the_fix(mistake, error, words, fix, request):
+    with pytest.raises(kind(error)) as caught:
+        run(code(mistake), request)
+    said = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
+    assert type(caught.value).__name__ == error
+    assert [part for part in words.split(" … ") if part not in said] == []
+    run(code(fix), request)
+
+
+@pytest.mark.parametrize(("mistake", "happens", "fix"), SILENT, ids=[row[0] for row in SILENT])
+def test_a_mistake_that_no_error_can_tell_raises_none(mistake, happens, fix, request):
+    run(code(mistake), request)
+    run(code(fix), request)
+
+
+def test_there_are_the_mistakes_that_people_make():
+    assert len(OURS) >= 50
+
+
+# The notes.
+
+X = jnp.arange(4.0)
+
+
+def wrong(x):
+    return jnp.sum(x.detach())
+
+
+INSIDE = {
+    "grad": lambda: fg.grad(wrong)(X),
+    "value_and_grad": lambda: fg.value_and_grad(wrong)(X),
+    "vjp": lambda: fg.vjp(wrong, X),
+    "jit": lambda: jax.jit(fg.grad(wrong))(X),
+    "vmap": lambda: jax.vmap(fg.grad(wrong))(X),
+    "retain": lambda: fg.grad(wrong, retain=...)(X),
+    "grad of grad": lambda: fg.grad(lambda x: jnp.sum(fg.grad(wrong)(x)))(X),
+    "no_grad": lambda: fg.no_grad(wrong)(X),
+    "register_hook": lambda: fg.register_hook(X, lambda g: g.detach()),
+    "while_loop": lambda: fg.while_loop(lambda x: x < 9, wrong, 1.0, max_steps=9),
+    "while_loop's condition": lambda: fg.while_loop(wrong, lambda x: 2 * x, 1.0, max_steps=9),
+    "fori_loop": lambda: fg.fori_loop(0, 3, lambda i, x: wrong(x), 1.0),
+    "autograph": lambda: fg.autograph(wrong)(X),
+    "microbatch": lambda: fg.microbatch(wrong, 2, batch_argnums=0)(X),
+    "detect_anomaly": lambda: fg.detect_anomaly(wrong)(X),
+}
+
+
+@pytest.mark.parametrize("call", INSIDE.values(), ids=list(INSIDE))
+def test_the_note_is_there_once_whatever_calls_the_function(call):
+    with pytest.raises(AttributeError, match=r"has no attribute '?detach") as caught:
+        call()
+    notes = [note for note in caught.value.__notes__ if note.startswith("funcgrad: ")]
+    assert notes == ["funcgrad: write `funcgrad.detach(x)`"]
+
+
+def test_the_error_is_the_one_that_was_raised_and_points_at_the_users_line():
+    error = TypeError("unexpected PRNG key type")
+
+    def raises(x):
+        raise error
+
+    with pytest.raises(TypeError) as caught:
+        fg.grad(raises)(X)
+    assert caught.value is error
+    assert caught.traceback[-1].name == "raises"
+
+
+class Config:
+    """Somebody's own class, without the attribute that a tensor has."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("w"),
+        TypeError("unsupported operand type(s) for +: 'int' and 'str'"),
+        TypeError("f() got an unexpected keyword argument 'training'"),
+        AttributeError("'Config' object has no attribute 'data'"),
+        AttributeError("'ArrayImpl' object has no attribute 'misspelt'"),
+        AttributeError("'ArrayImpl' object has no attribute '__array_ufunc__'"),
+        AttributeError("module 'jax' has no attribute 'grad_'"),
+        RuntimeError("out of memory"),
+    ],
+    ids=str,
+)
+def test_an_error_that_no_habit_explains_gets_no_note(error):
+    assert fix_for(error) is None
+    with pytest.raises(type(error)) as caught, explained:
+        raise error
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_an_attribute_of_somebody_elses_object_gets_no_note():
+    with pytest.raises(AttributeError) as caught:
+        fg.grad(lambda x: jnp.sum(x * Config().data))(X)
+    notes = getattr(caught.value, "__notes__", ())
+    assert not [note for note in notes if note.startswith("funcgrad: ")]
