@@ -1,0 +1,105 @@
+"""The papers for those who carry funcgrad on say what is so: floors, commands, what is executed."""
+
+import ast
+import re
+from pathlib import Path
+
+import architecture
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from test_package import FLOORS, MODULES, PACKAGE, floor
+
+from funcgrad.cli import status
+from funcgrad.compare import compare, read
+
+ROOT = Path(__file__).parents[1]
+PAPERS = [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "RELEASING", "SECURITY")]
+PATH = re.compile(r"`((?:\.ci|\.github|docs|funcgrad|notebooks|tests)/[\w./-]*)`")
+EVALUATES = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "literal_eval",
+    "loads",
+    "load",
+    "system",
+    "Popen",
+}
+
+
+def test_every_module_stands_on_a_floor():
+    assert {floor(path) for path in MODULES} <= set(FLOORS)
+
+
+def test_the_page_has_the_floors_as_they_are():
+    assert architecture.written() == architecture.table(), "run: python tests/architecture.py"
+
+
+@pytest.mark.parametrize("paper", [*PAPERS, architecture.PAGE], ids=lambda paper: paper.name)
+def test_what_a_paper_names_is_there(paper):
+    named = PATH.findall(paper.read_text())
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("page", PAPERS, ids=lambda paper: paper.name)
+def test_links_of_a_paper_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
+@pytest.mark.parametrize("form", ["bug", "wrong_number", "jax_version"])
+def test_a_form_for_issues_is_whole(form):
+    yaml = pytest.importorskip("yaml")
+    text = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / f"{form}.yml").read_text())
+    assert text.keys() == {"name", "description", "labels", "body"}
+    fields = [field for field in text["body"] if field["type"] != "markdown"]
+    assert all(field["attributes"]["label"] and field["id"] for field in fields)
+
+
+# What is executed.
+
+
+def called(path):
+    """The names of the functions that a file calls, `re.compile` and its like apart."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            place, dot, name = ast.unparse(node.func).rpartition(".")
+            if place not in ("re", "tomllib", "json"):
+                yield name if dot else place + name
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "compare").glob("*.py")), ids=lambda p: p.name)
+def test_nothing_in_compare_evaluates_text(path):
+    assert not EVALUATES & set(called(path))
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A notebook that would leave a file behind, by its cell and by its output, were it run."""
+    left = tmp_path / "left"
+    deed = f"open({str(left)!r}, 'w')"
+    outputs = [new_output("execute_result", data={"text/plain": f"tensor([1., {deed}])"})]
+    for name in ("recording.ipynb", "port.ipynb"):
+        cells = [new_code_cell(deed, execution_count=1, outputs=outputs)]
+        nbformat.write(new_notebook(cells=cells), tmp_path / name)
+    return tmp_path, left
+
+
+def test_a_recording_is_never_executed_and_a_port_not_with_no_run(hostile):
+    folder, left = hostile
+    recording, port = folder / "recording.ipynb", folder / "port.ipynb"
+    read(recording)
+    compare(recording, port, fresh=False)
+    status(["compare", str(recording), str(port), "--no-run", "--html", str(folder / "page.html")])
+    assert not left.exists()
+    (folder / "own.py").write_text("# %%\n1.0\n")
+    compare(recording, folder / "own.py", timeout=120)
+    assert not left.exists()
+
+
+def test_a_port_is_executed(hostile):
+    folder, left = hostile
+    compare(folder / "recording.ipynb", folder / "port.ipynb", timeout=120)
+    assert left.exists()
