@@ -1,7 +1,7 @@
-"""The command line: `funcgrad compare`, also as `python -m funcgrad compare`.
+"""The command line: `funcgrad compare` and `funcgrad bench`, also as `python -m funcgrad compare`.
 
 Whatever stops a command is one line on the standard error stream and exit status 2. The libraries
-behind it come with the extra `funcgrad[compare]`.
+behind it come with the extras `funcgrad[compare]` and `funcgrad[bench]`.
 """
 
 import sys
@@ -21,13 +21,15 @@ def group() -> Any:
     need(["click", "rich"], "the command `funcgrad`")
     import click
 
-    from .compare._command import command
+    from .bench._command import command as bench
+    from .compare._command import command as compare
 
     @click.group(context_settings={"help_option_names": ["-h", "--help"]})
     def funcgrad() -> None:
         """PyTorch's autograd as pure functions on JAX: its tools."""
 
-    funcgrad.add_command(command)
+    funcgrad.add_command(compare)
+    funcgrad.add_command(bench)
     return funcgrad
 
 

@@ -94,3 +94,19 @@ def _group(rest: str) -> int:
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", named[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", named[2]))
     return 0
+
+
+def normalized(text: str) -> str:
+    r"""An optimized HLO module without what differs between equal programs.
+
+    Left out are the module's name, the places in the source, and the names of instructions, which
+    become numbers in the order in which they appear.
+
+    >>> normalized("HloModule jit_f\n%a.7 = f32[] add(%x, %x), metadata={op_name='f/add'}")
+    'HloModule\n%0 = f32[] add(%1, %1)'
+    """
+    text = re.sub(r",? ?(metadata|frontend_attributes)=\{[^}]*\}", "", text)
+    text = re.sub(r"(?ms)^(FileNames|FunctionNames|FileLocations|StackFrames)\n.*?\n\n", "", text)
+    names: dict[str, str] = {}
+    text = re.sub(r"%[\w.\-]+", lambda m: names.setdefault(m[0], f"%{len(names)}"), text)
+    return re.sub(r"HloModule [^\s,]+", "HloModule", text)

@@ -1,0 +1,331 @@
+"""Shows a report of `funcgrad bench`: tables, verdicts, ratios to an earlier report, JSON."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ._case import CONTENDERS, BenchError
+
+Report = dict[str, Any]
+Result = dict[str, Any]
+Rows = list[list[str]]
+
+PEERS = ("equinox", "flax", "optax", "forward")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds with three digits and a unit.
+
+    >>> duration(1.634e-5), duration(0.25), duration(12.0), duration(None)
+    ('16.3 µs', '250 ms', '12.0 s', '-')
+    """
+    if seconds is None:
+        return "-"
+    for unit, scale in (("µs", 1e6), ("ms", 1e3)):
+        if seconds * scale < 999.5:
+            return f"{_digits(seconds * scale)} {unit}"
+    return f"{_digits(seconds)} s"
+
+
+def amount(number: float | None) -> str:
+    """A number of bytes or operations with three digits and a prefix.
+
+    >>> amount(96), amount(2_097_336), amount(None)
+    ('96', '2.10 M', '-')
+    """
+    if number is None or number < 0:
+        return "-"
+    for prefix, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{_digits(number / scale)} {prefix}"
+    return f"{number:.0f}"
+
+
+def _digits(number: float) -> str:
+    return f"{number:.{max(0, 2 - math.floor(math.log10(max(number, 0.01))))}f}"
+
+
+def cell(cost: Result | None) -> str:
+    """The median of a contender, and how far the quartiles are from it."""
+    if cost is None:
+        return ""
+    if "missing" in cost:
+        return str(cost["missing"])
+    off = max(cost["high"] - cost["median"], cost["median"] - cost["low"]) / cost["median"]
+    return f"{duration(cost['median'])} ±{off:.0%}"
+
+
+def present(report: Report) -> list[str]:
+    """The contenders that some case has."""
+    return [n for n in CONTENDERS if any(n in r.get("costs", {}) for r in report["results"])]
+
+
+def times(report: Report) -> Rows:
+    """What a call takes, a row for each case and size, a column for each contender."""
+    names = [name for name in present(report) if name not in PEERS]
+    peers = any(peer in r.get("costs", {}) for r in report["results"] for peer in PEERS)
+    rows = [["case", "size", *(CONTENDERS[n] for n in names), *(["peer"] if peers else [])]]
+    for result in report["results"]:
+        costs = result.get("costs", {})
+        row = [result["case"], result["size"]]
+        if "error" in result:
+            row += [result["error"]] + [""] * (len(rows[0]) - 3)
+        else:
+            row += [cell(costs.get(name)) for name in names]
+            others = [f"{CONTENDERS[p]}: {cell(costs[p])}" for p in PEERS if p in costs]
+            row += ["; ".join(others)] if peers else []
+        rows.append(row)
+    return rows
+
+
+def programs(report: Report) -> Rows:
+    """What it costs before a program runs, and what the compiler says of it."""
+    rows = [
+        ["case", "size", "trace", "/ JAX", "lower", "/ JAX", "compile", "JAX's", "torch.compile's",
+         "flops", "bytes", "temporary", "peak", "/ JAX", "run / JAX", "run / control", "program"]
+    ]  # fmt: skip
+    for result in report["results"]:
+        costs = result.get("costs", {})
+        mine, hand = costs.get("funcgrad", {}), costs.get("jax", {})
+        if "program" not in mine:
+            continue
+        told = mine["program"]
+        rows.append(
+            [
+                result["case"],
+                result["size"],
+                *(duration(mine["trace"]), ratio(mine["trace_to_jax"])),
+                *(duration(mine["lower"]), ratio(mine["lower_to_jax"])),
+                *(duration(one.get("compile")) for one in (mine, hand, costs.get("compile", {}))),
+                *(amount(told[key]) for key in ("flops", "bytes", "temporary", "peak")),
+                _memory(told, hand.get("program")),
+                ratio(mine["to_jax"]),
+                ratio(mine["to_control"]),
+                {True: "the same", False: "another", None: "-"}[told["same"]],
+            ]
+        )
+    return rows
+
+
+def _memory(mine: Result, hand: Result | None) -> str:
+    if hand is None or mine["peak"] is None or not hand["peak"]:
+        return "-"
+    return ratio(mine["peak"] / hand["peak"])
+
+
+def ratio(number: float | None) -> str:
+    """A ratio with two decimals."""
+    return "-" if number is None else f"{number:.2f}"
+
+
+class Verdict(NamedTuple):
+    """Whether one case keeps one promise.
+
+    Fields:
+        rule: which promise.
+        case: name and size.
+        number: what was measured.
+        holds: whether it is kept.
+        note: what else there is to say.
+    """
+
+    rule: str
+    case: str
+    number: float
+    holds: bool
+    note: str = ""
+
+
+RULES = {
+    "original": "a cell of the original is at least 5 times faster than eager PyTorch and than"
+    " torch.compile with backward()",
+    "original-func": "and than torch.compile with torch.func.grad",
+    "fastest": "funcgrad, jitted, is at most 5 % slower than the fastest contender",
+    "run": "funcgrad, jitted, runs within 2 % of hand-written JAX",
+    "trace": "and is traced within 25 % of it",
+    "dispatch": "where calling is all the cost, within 1.5 times of an empty jitted function",
+}
+ORIGINAL = {"original": ("torch", "compile"), "original-func": ("compile-func",)}
+
+
+def verdicts(report: Report) -> list[Verdict]:
+    """Every promise held against every case that it is made for."""
+    return [verdict for result in report["results"] for verdict in _of(result)]
+
+
+def _of(result: Result) -> Iterator[Verdict]:
+    name = f"{result['case']} {result['size']}"
+    costs = {n: c for n, c in result.get("costs", {}).items() if c.get("median")}
+    if "funcgrad" not in costs:
+        return
+    mine = costs["funcgrad"]
+    median = mine["median"]
+    if result["case"].startswith("original/"):
+        for rule, names in ORIGINAL.items():
+            theirs = {n: costs[n]["median"] / median for n in names if n in costs}
+            if theirs:
+                least = min(theirs, key=theirs.__getitem__)
+                yield Verdict(rule, name, theirs[least], theirs[least] >= 5, CONTENDERS[least])
+    yield from _fastest(name, costs)
+    if result["host"]:
+        return
+    same = mine["program"]["same"]
+    note = "the programs are the same, instruction for instruction" if same else ""
+    for rule, number, most in (
+        ("run", mine["to_jax"], 1.02),
+        ("trace", mine["trace_to_jax"], 1.25),
+        ("dispatch", mine["to_control"] if result["dispatch"] else None, 1.5),
+    ):
+        if number is not None:
+            yield Verdict(rule, name, number, number <= most, note if rule == "run" else "")
+
+
+def _fastest(name: str, costs: dict[str, Result]) -> Iterator[Verdict]:
+    mine = costs["funcgrad"]
+    slower = {
+        n: mine["median"] / cost["median"]
+        for n, cost in costs.items()
+        if n not in ("funcgrad", "unjitted", "control")
+    }
+    if "jax" in slower and mine.get("to_jax"):
+        slower["jax"] = mine["to_jax"]
+    if slower:
+        fastest = max(slower, key=slower.__getitem__)
+        yield Verdict(
+            "fastest", name, slower[fastest], slower[fastest] <= 1.05, CONTENDERS[fastest]
+        )
+
+
+def verdict_lines(report: Report) -> list[str]:
+    """The promises, each with how many cases keep it, and below it those that do not."""
+    lines = []
+    everything = verdicts(report)
+    for rule, words in RULES.items():
+        held = [one for one in everything if one.rule == rule]
+        if not held:
+            continue
+        misses = [one for one in held if not one.holds]
+        lines.append(f"{words}: {len(held) - len(misses)} of {len(held)}")
+        for one in sorted(misses, key=lambda one: one.case):
+            note = f" ({one.note})" if one.note else ""
+            lines.append(f"  {one.case}: {one.number:.2f}{note}")
+    return lines
+
+
+def comparison(new: Report, old: Report) -> Rows:
+    """The ratio of new medians to old ones, and of new peak memory, where both reports have them.
+
+    A ratio that lies within the quartiles of both runs is shown in brackets.
+    """
+    before = {(r["case"], r["size"]): r.get("costs", {}) for r in old["results"]}
+    names = [name for name in present(new) if name in present(old)]
+    rows = [["case", "size", *(CONTENDERS[n] for n in names), "trace", "temporary"]]
+    for result in new["results"]:
+        its = before.get((result["case"], result["size"]))
+        if its is None:
+            continue
+        mine = result.get("costs", {})
+        pairs = [(mine.get(name, {}), its.get(name, {})) for name in names]
+        ours = mine.get("funcgrad", {}), its.get("funcgrad", {})
+        memory = [one.get("program", {}).get("temporary") for one in ours]
+        rows.append(
+            [
+                *(result["case"], result["size"]),
+                *(_change(*pair) for pair in pairs),
+                _quotient(*(one.get("trace") for one in ours)),
+                _quotient(*memory),
+            ]
+        )
+    return rows
+
+
+def _change(new: Result, old: Result) -> str:
+    text = _quotient(new.get("median"), old.get("median"))
+    if text and new["low"] <= old["high"] and old["low"] <= new["high"]:
+        return f"({text})"
+    return text
+
+
+def _quotient(new: float | None, old: float | None) -> str:
+    return f"{new / old:.2f}" if new is not None and old else ""
+
+
+def differences(new: Report, old: Report) -> list[str]:
+    """What of the headers differs, so that nobody compares two machines unawares."""
+    pairs = ((key, old["header"].get(key), value) for key, value in new["header"].items())
+    return [
+        f"{key}: {was} then, {now} now"
+        for key, was, now in pairs
+        if was != now and key not in ("date", "load")
+    ]
+
+
+def header_lines(report: Report) -> list[str]:
+    """The header, line by line."""
+    return [f"{key}: {value}" for key, value in report["header"].items() if value is not None]
+
+
+def markdown(rows: Rows) -> str:
+    """Rows as a table of Markdown, the first two columns to the left.
+
+    >>> print(markdown([["case", "size", "time"], ["a", "tiny", "1 s"]]))
+    | case | size | time |
+    |---|---|---:|
+    | a | tiny | 1 s |
+    """
+    head, *body = rows
+    rule = "|".join(["---"] * 2 + ["---:"] * (len(head) - 2))
+    lines = [f"| {' | '.join(row)} |" for row in (head, *body)]
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+
+
+def printed(rows: Rows, console: Any, title: str) -> None:
+    """Rows as a table on a `rich` console."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title)
+    for place, name in enumerate(rows[0]):
+        drawn.add_column(Text(name), justify="left" if place < 2 else "right", overflow="fold")
+    for row, following in zip(rows[1:], [*rows[2:], None], strict=False):
+        last = following is None or following[0] != row[0]
+        drawn.add_row(*map(Text, row), end_section=last and len(rows) < 12)
+    console.print(drawn)
+
+
+def read(path: str | Path) -> Report:
+    """A report from a file.
+
+    Raises:
+        BenchError: it cannot be read, or is no report.
+    """
+    try:
+        report = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path}: cannot be read as a report: {error}") from None
+    if not isinstance(report, dict) or not {"header", "results"} <= set(report):
+        raise BenchError(f"{path}: is no report of `funcgrad bench --json`")
+    return report
+
+
+def as_json(report: Report) -> str:
+    """A report as strict JSON."""
+    return json.dumps(rounded(report), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def rounded(tree: Any) -> Any:
+    """Numbers to four digits, which is more than timing gives; whole numbers as they are.
+
+    >>> rounded({"median": 1.23456e-05, "flops": 123456.0})
+    {'median': 1.235e-05, 'flops': 123456}
+    """
+    if isinstance(tree, dict):
+        return {key: rounded(value) for key, value in tree.items()}
+    if isinstance(tree, Sequence) and not isinstance(tree, str):
+        return [rounded(value) for value in tree]
+    if isinstance(tree, float):
+        return int(tree) if tree.is_integer() else float(f"{tree:.4g}")
+    return tree
