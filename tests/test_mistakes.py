@@ -51,8 +51,9 @@ def as_a_reader():
         yield
 
 
-@pytest.mark.parametrize(("mistake", "error", "words", "fix"), LOUD, ids=[row[0] for row in LOUD])
-def test_the_error_of_a_mistake_names_the_fix(mistake, error, words, fix, request):
+@pytest.mark.parametrize(("mistake", "says", "fix"), LOUD, ids=[row[0] for row in LOUD])
+def test_the_error_of_a_mistake_names_the_fix(mistake, says, fix, request):
+    error, _, words = says.partition(": ")
     with pytest.raises(kind(error)) as caught:
         run(code(mistake), request)
     said = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
