@@ -16,6 +16,8 @@ from ._errors import GradientError as GradientError
 from ._errors import TagError as TagError
 from ._errors import TreeError as TreeError
 from ._errors import UsageError as UsageError
+from ._graph import Picture as Picture
+from ._graph import graph as graph
 from ._loops import fori_loop as fori_loop
 from ._loops import while_loop as while_loop
 from ._microbatch import microbatch as microbatch

@@ -444,6 +444,25 @@ def bools_behind(jaxpr: Jaxpr) -> dict[Any, Any]:
 def jit(eqn: JaxprEqn) -> Call:
     """Reads a `jit` equation; the keywords are `jax.jit`'s, with every operand an argument."""
     params = eqn.params
+def function(jaxpr: Jaxpr) -> tuple[str, str]:
+    """The name of the Python function that a jaxpr was traced from, and its file; may be empty."""
+    info = getattr(jaxpr, "debug_info", None)
+    name, _, where = (getattr(info, "func_src_info", None) or "").partition(" at ")
+    return name, where.rpartition(":")[0]
+
+
+def argument_names(jaxpr: Jaxpr, count: int) -> list[str]:
+    """What the function calls the last `count` inputs of a jaxpr; empty where that is not known."""
+    names = list(getattr(getattr(jaxpr, "debug_info", None), "arg_names", None) or ())[-count:]
+    return [name or "" for name in names] if len(names) == count else [""] * count
+
+
+def reads(jaxpr: Jaxpr) -> set[Any]:
+    """The variables that some equation of a jaxpr uses, or that are its outputs."""
+    used = [v for eqn in jaxpr.eqns for v in eqn.invars]
+    return {v for v in [*used, *jaxpr.outvars] if not isinstance(v, Literal)}
+
+
     donated = params["donated_invars"]
     options = {
         "in_shardings": tuple(map(_specified, params["in_shardings"])),
@@ -516,6 +535,18 @@ class Frame(NamedTuple):
     column: int | None
     end_column: int | None
     key: tuple[Any, int]
+
+def inside_jit(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """The program that a program which does nothing but call it under `jit` calls."""
+    jaxpr = open_up(closed)
+    while len(jaxpr.eqns) == 1 and kind(jaxpr.eqns[0]) == "jit":
+        (eqn,) = jaxpr.eqns
+        if list(eqn.invars) != list(jaxpr.invars) or list(eqn.outvars) != list(jaxpr.outvars):
+            break
+        closed = jit(eqn).body
+        jaxpr = open_up(closed)
+    return closed
+
 
 
 def frames(eqn: JaxprEqn) -> list[Frame]:

@@ -30,6 +30,7 @@ FLOORS = [
     "_retain",
     "_program",
     "_backward",
+    "_graph",
     "compare",
     "launch",
     "bench",

@@ -40,7 +40,7 @@ def place(eqns: Sequence[compat.JaxprEqn]) -> Place | None:
     so that a body which JAX traced once and uses again leads to the line that uses it now.
     """
     every = (frame for eqn in reversed(eqns) for frame in compat.frames(eqn))
-    frames = [frame for frame in every if not _internal(frame.file)]
+    frames = [frame for frame in every if not internal(frame.file)]
     if not frames:
         return None
     own = next((f for f in frames if not f.file.startswith(_INSTALLED)), frames[0])
@@ -65,11 +65,12 @@ def _written_by_library(jaxpr: compat.Jaxpr) -> bool:
 def _by_library(eqn: compat.JaxprEqn) -> bool:
     frames = compat.frames(eqn)
     inside = all(map(_written_by_library, compat.subjaxprs(eqn.params)))
-    return inside and bool(frames) and all(_internal(frame.file) for frame in frames)
+    return inside and bool(frames) and all(internal(frame.file) for frame in frames)
 
 
 @functools.lru_cache(maxsize=1024)
-def _internal(file: str) -> bool:
+def internal(file: str) -> bool:
+    """Whether a file is part of JAX, funcgrad or the standard library."""
     if file.startswith(_INSTALLED):
         return file.startswith(_INTERNAL)
     return file.startswith((*_INTERNAL, *_STDLIB))
