@@ -1,14 +1,14 @@
 """Adds the fix to errors that PyTorch's habits run into inside a function given to funcgrad.
 
 JAX's own error says what went wrong there; a note under it (PEP 678) says what to write instead.
-The error's type and message are left alone, and so is an error that no rule here knows.
+The error's type and message are left alone, and so is an error that no rule here knows. `funcgrad
+compare` says the same of a port that fails.
 """
 
 import re
+from collections.abc import Iterable
 from types import TracebackType
 from typing import NamedTuple
-
-import jax
 
 _NO_CHANGE = (
     "arrays never change: give the new value a name, `x = x + 1`, `x = x.at[i].set(v)`, and return"
@@ -17,8 +17,8 @@ _NO_CHANGE = (
 _MOVE = "`jax.device_put(x, device)` moves an array, `x.astype(dtype)` converts it"
 _LOOK = (
     "values are not there to look at while a function is traced; return them beside the output with"
-    " has_aux=True, print them with `jax.debug.print`, or do outside of the function what needs"
-    " NumPy"
+    " has_aux=True, print them with `jax.debug.print`, or leave it to after the call: its results"
+    " have values, `numpy.asarray(result)`"
 )
 
 # What a tensor has and an array has not.
@@ -49,16 +49,16 @@ _ATTRIBUTES = {
 
 
 class _Rule(NamedTuple):
-    """What to write instead where an error of a kind has a message that a pattern is found in."""
+    """What to write instead where an error of a class has a message that a pattern is found in."""
 
-    kind: type[Exception]
+    kind: str
     pattern: str
     fix: str
 
 
 _RULES = (
     _Rule(
-        jax.errors.TracerBoolConversionError,
+        "TracerBoolConversionError",
         "",
         "Python's `if`, `while`, `and`, `or`, `not` need a value, and there is none while a"
         " function is traced (under `jax.jit`, in loops, and where `retain`, `allow_unused` or"
@@ -66,76 +66,79 @@ _RULES = (
         " max_steps=...)`, or write `jnp.where`, `jax.lax.cond`, `funcgrad.while_loop`",
     ),
     _Rule(
-        jax.errors.TracerArrayConversionError,
+        "TracerArrayConversionError",
         "",
         "NumPy and PyTorch cannot compute with traced values: use `jax.numpy`; " + _LOOK,
     ),
     _Rule(
-        jax.errors.TracerIntegerConversionError,
+        "TracerIntegerConversionError",
         "",
         "an index or a length must be known while tracing: for `range(n)` write"
         " `funcgrad.fori_loop`, for `items[n]` make one array of them, or convert the function,"
         " `funcgrad.autograph(fun, max_steps=...)`",
     ),
-    _Rule(jax.errors.ConcretizationTypeError, "", "`float`, `int`, `.item()`: " + _LOOK),
+    _Rule("ConcretizationTypeError", "", "`float`, `int`, `.item()`: " + _LOOK),
     _Rule(
-        jax.errors.UnexpectedTracerError,
+        "UnexpectedTracerError",
         "",
         "a value was put into a list, a global or an object from inside a function that was traced"
         " (as `optimizer.step()` and `self.h = h` do in PyTorch); return it instead:"
         " `funcgrad.value_and_grad(fun, has_aux=True)`",
     ),
-    _Rule(TypeError, "do not support in-place item assignment", _NO_CHANGE),
+    _Rule("TypeError", "do not support in-place item assignment", _NO_CHANGE),
     _Rule(
-        TypeError,
+        "TypeError",
         r"must be Tensor, not \w*(Tracer|ArrayImpl)"
         r"|'Tensor' and '\w*(Tracer|ArrayImpl)'|(Tracer|ArrayImpl)' and 'Tensor'",
         "JAX does not differentiate PyTorch: use `jax.numpy`, `jax.nn`, and make arrays of tensors,"
         " `jnp.asarray(tensor.detach().numpy())`",
     ),
     _Rule(
-        TypeError,
+        "TypeError",
         r"requires? (ndarray|array).* got <class '(list|tuple)'>|: '(list|tuple)' and '\w*Tracer'",
         "a list is a pytree, each element a value of its own: make one array of the list,"
         " `jnp.stack(items)`, or `jax.tree.map` over it",
     ),
     _Rule(
-        TypeError,
+        "TypeError",
         "PRNG key",
         "random numbers come from a key that is passed in, and no state is kept:"
         " `jax.random.normal(key, shape)`, with a new key for each call from `jax.random.split`",
     ),
     _Rule(
-        TypeError,
+        "TypeError",
         r"unexpected keyword argument '(has_aux|gradient|retain|requires_grad|allow_unused"
         r"|materialize_grads|argnums)'",
         "keywords of the gradient go into the first pair of parentheses, the arguments into the"
         " second: `funcgrad.grad(fun, retain=...)(x)`",
     ),
     _Rule(
-        TypeError,
+        "TypeError",
         r"unexpected keyword argument '(dim|keepdim)'",
         "`jax.numpy` has NumPy's words: `axis=`, `keepdims=`",
     ),
 )
 
 
-def fix_for(error: BaseException) -> str | None:
-    """What to write instead of what raised `error`, where that is known.
+def fix_for(kinds: Iterable[str], message: str) -> str | None:
+    """What to write instead of what raised an error, where that is known.
 
-    >>> fix_for(TypeError("unexpected PRNG key type <class 'tuple'>")).partition(":")[0]
-    'random numbers come from a key that is passed in, and no state is kept'
-    >>> fix_for(TypeError("something else"))
+    Args:
+        kinds: the names of its class and of that one's bases, as far as they are known.
+        message: its text.
+
+    >>> fix_for(["AttributeError"], "'ArrayImpl' object has no attribute 'detach'")
+    'write `funcgrad.detach(x)`'
+    >>> fix_for(["TypeError"], "something else")
     """
-    message = str(error)
-    if isinstance(error, AttributeError):
-        return _attribute(error, message)
-    rules = (rule for rule in _RULES if isinstance(error, rule.kind))
-    return next((rule.fix for rule in rules if re.search(rule.pattern, message)), None)
+    kinds = set(kinds)
+    if "AttributeError" in kinds:
+        return _attribute(message)
+    found = (r.fix for r in _RULES if r.kind in kinds and re.search(r.pattern, message))
+    return next(found, None)
 
 
-def _attribute(error: AttributeError, message: str) -> str | None:
-    # Where an attribute was set and not read, the error holds neither the object nor the name.
+def _attribute(message: str) -> str | None:
     found = re.search(r"(Tracer|ArrayImpl)'? (?:object )?has no attribute '?(\w+)", message)
     if not found:
         return None
@@ -155,9 +158,11 @@ class _Explained:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        fix = fix_for(error) if error else None
+        if error is None:
+            return
+        fix = fix_for([base.__name__ for base in type(error).__mro__], str(error))
         note = f"funcgrad: {fix}"
-        if error and fix and note not in getattr(error, "__notes__", ()):
+        if fix and note not in getattr(error, "__notes__", ()):
             error.add_note(note)
 
 

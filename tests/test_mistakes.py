@@ -139,7 +139,7 @@ class Config:
     ids=str,
 )
 def test_an_error_that_no_habit_explains_gets_no_note(error):
-    assert fix_for(error) is None
+    assert fix_for([type(error).__name__], str(error)) is None
     with pytest.raises(type(error)) as caught, explained:
         raise error
     assert not hasattr(caught.value, "__notes__")
@@ -150,3 +150,14 @@ def test_an_attribute_of_somebody_elses_object_gets_no_note():
         fg.grad(lambda x: jnp.sum(x * Config().data))(X)
     notes = getattr(caught.value, "__notes__", ())
     assert not [note for note in notes if note.startswith("funcgrad: ")]
+
+
+def test_comparing_says_the_fix_where_a_port_fails_outside_of_any_function(tmp_path):
+    pytest.importorskip("nbclient", reason="pip install 'funcgrad[compare]'")
+    from funcgrad.compare import CompareError, compare
+
+    port = tmp_path / "port.py"
+    port.write_text("# %%\nimport jax.numpy as jnp\njnp.sum(jnp.ones(3)).backward()\n")
+    recording = ROOT / "notebooks" / "original_outputs.ipynb"
+    with pytest.raises(CompareError, match=r"'backward'; .* write `funcgrad\.grad\(fun\)\(x\)`"):
+        compare(recording, port)

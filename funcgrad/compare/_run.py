@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .._mistakes import fix_for
 from ._cells import Cell
 from ._errors import CompareError, need
 from ._notebook import cells_of, notebook_of
@@ -87,6 +88,8 @@ def _execute(notebook: Any, path: Path, timeout: int, progress: Progress) -> Non
         raise CompareError(f"{path}: {watch.where()} ran over {timeout} s") from None
     except CellExecutionError as error:
         message = f"{error.ename}: {error.evalue}".strip().splitlines()[0]
+        fix = fix_for([error.ename], error.evalue)
+        message = f"{message}; {fix}" if fix else message
         raise CompareError(f"{path}: {watch.where()} raised {message}") from None
     except (Exception, asyncio.CancelledError) as error:  # jupyter_client and zmq have their own
         if watch.interrupted or isinstance(error, asyncio.CancelledError):
