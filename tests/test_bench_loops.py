@@ -118,7 +118,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path):
     path.write_text("before")
     with pytest.raises(TypeError):
         loops.write(path, {"good": 1, "bad": object()})
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(ValueError, match="there is no folder"):
         loops.write(tmp_path / "nowhere" / "loops.json", {})
     assert path.read_text() == "before"
     assert [path] == list(tmp_path.iterdir())

@@ -122,6 +122,10 @@ def _bars(ax: Any, results: list[Result]) -> None:
         left = [x - 0.42 + (place + 0.5) * width for x, _ in at]
         tops = [_shown(r)[name] for _, r in at]
         ax.bar(left, tops, width * 0.92, color=COLORS[name], zorder=2)
+        costs = [r["costs"][name] for _, r in at]
+        ax.vlines(
+            left, [c["low"] for c in costs], [c["high"] for c in costs], INK, lw=0.7, zorder=3
+        )
         if len(results) == 1:
             for x, top in zip(left, tops, strict=True):
                 ax.annotate(

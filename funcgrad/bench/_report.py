@@ -103,10 +103,20 @@ def programs(report: Report) -> Rows:
                 _memory(told, hand.get("program")),
                 ratio(mine["to_jax"]),
                 ratio(mine["to_control"]),
-                {True: "the same", False: "another", None: "-"}[told["same"]],
+                likeness(told, hand.get("program")),
             ]
         )
     return rows
+
+
+def likeness(mine: Result, hand: Result | None) -> str:
+    """How the compiled program relates to that of the hand-written version."""
+    if hand is None:
+        return "-"
+    if mine["same"]:
+        return "the same"
+    keys = ("flops", "bytes", "outputs", "temporary")
+    return "equal costs" if all(mine[key] == hand[key] for key in keys) else "another"
 
 
 def _memory(mine: Result, hand: Result | None) -> str:
@@ -147,6 +157,10 @@ RULES = {
     "trace": "and is traced within 25 % of it",
     "dispatch": "where calling is all the cost, within 1.5 times of an empty jitted function",
 }
+NOTES = {
+    "the same": "the programs are the same, instruction for instruction",
+    "equal costs": "the programs have equal flops, bytes and memory",
+}
 ORIGINAL = {"original": ("torch", "compile"), "original-func": ("compile-func",)}
 
 
@@ -171,8 +185,7 @@ def _of(result: Result) -> Iterator[Verdict]:
     yield from _fastest(name, costs)
     if result["host"]:
         return
-    same = mine["program"]["same"]
-    note = "the programs are the same, instruction for instruction" if same else ""
+    note = NOTES.get(likeness(mine["program"], costs.get("jax", {}).get("program")), "")
     for rule, number, most in (
         ("run", mine["to_jax"], 1.02),
         ("trace", mine["trace_to_jax"], 1.25),

@@ -45,7 +45,14 @@ def contenders(
     if importlib.util.find_spec("torch") is None:
         return dict.fromkeys(names, "not installed")
     spec = make()
-    return {name: _WAYS[name](spec, gpu) for name in names}
+    return {name: _made(name, spec, gpu) for name in names}
+
+
+def _made(name: str, spec: Torch, gpu: bool) -> Contender | str:
+    try:
+        return _WAYS[name](spec, gpu)
+    except Exception as error:  # whatever a compiler may raise
+        return reason(error)
 
 
 def _eager(spec: Torch, gpu: bool) -> Contender | str:

@@ -34,6 +34,7 @@ from jax import lax
 
 import funcgrad as fg
 
+from ._files import whole
 from ._timer import Times, clock, interleaved, table, uncollected
 
 Function = Callable[..., Any]
@@ -317,13 +318,7 @@ def header() -> dict[str, str]:
 
 def write(path: Path, report: Any) -> None:
     """Writes JSON, the whole of it or, where that fails, nothing."""
-    text = json.dumps(report, indent=1)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text + "\n")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    whole(path, json.dumps(report, indent=1) + "\n")
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:

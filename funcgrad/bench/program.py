@@ -99,8 +99,8 @@ def _group(rest: str) -> int:
 def normalized(text: str) -> str:
     r"""An optimized HLO module without what differs between equal programs.
 
-    Left out are the module's name, the places in the source, and the names of instructions, which
-    become numbers in the order in which they appear.
+    Left out are the names of the module and of arguments, the places in the source, and the names
+    of instructions, which become numbers in the order in which they appear.
 
     >>> normalized("HloModule jit_f\n%a.7 = f32[] add(%x, %x), metadata={op_name='f/add'}")
     'HloModule\n%0 = f32[] add(%1, %1)'
@@ -109,4 +109,5 @@ def normalized(text: str) -> str:
     text = re.sub(r"(?ms)^(FileNames|FunctionNames|FileLocations|StackFrames)\n.*?\n\n", "", text)
     names: dict[str, str] = {}
     text = re.sub(r"%[\w.\-]+", lambda m: names.setdefault(m[0], f"%{len(names)}"), text)
+    text = re.sub(r"[\w.\-]+: (?=\(|[a-z]\w*\[)", "", text)
     return re.sub(r"HloModule [^\s,]+", "HloModule", text)
