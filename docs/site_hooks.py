@@ -18,7 +18,7 @@ from mkdocs.structure.files import File
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[1]
-LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)#\s]+)")
+LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)#\s]+)(?=[)#])")
 LANGUAGES = {".py": "python", ".sh": "sh", ".toml": "toml", ".css": "css", ".yml": "yaml"}
 
 
