@@ -20,8 +20,13 @@ _LOOK = (
     " has_aux=True, print them with `jax.debug.print`, or leave it to after the call: its results"
     " have values, `numpy.asarray(result)`"
 )
+_SHAPES = (
+    "shapes are fixed when a function is traced: `jnp.where(mask, x, 0)` in place of `x[mask]`,"
+    " `jnp.nonzero(x, size=n)`, and numbers that make shapes as static arguments,"
+    " `jax.jit(fun, static_argnums=1)`"
+)
 
-# What a tensor has and an array has not.
+# What a tensor has and an array has not, and no function of that name either.
 _ATTRIBUTES = {
     "backward": "an array does not know what it was computed from: write `funcgrad.grad(fun)(x)` of"
     " the function that computes it",
@@ -42,10 +47,21 @@ _ATTRIBUTES = {
     "clone": "arrays never change, so none needs a copy: leave it out",
     "numpy": _LOOK,
     "tolist": _LOOK,
+    "unsqueeze": "write `jax.numpy.expand_dims(x, axis)`",
+    "permute": "write `jax.numpy.transpose(x, axes)`",
+    "clamp": "write `jax.numpy.clip(x, lowest, highest)`",
+    "mm": "write `a @ b`",
+    "t": "write `x.T`",
+    "numel": "write `x.size`",
+    "dim": "write `x.ndim`",
+    "float": "write `x.astype(jax.numpy.float32)`",
     "cpu": _MOVE,
     "cuda": _MOVE,
     "to": _MOVE,
 }
+
+
+_ARRAY, _LIST = r"[\w.]*(Tracer|ArrayImpl)", "(list|tuple)"
 
 
 class _Rule(NamedTuple):
@@ -77,7 +93,15 @@ _RULES = (
         " `funcgrad.fori_loop`, for `items[n]` make one array of them, or convert the function,"
         " `funcgrad.autograph(fun, max_steps=...)`",
     ),
-    _Rule("ConcretizationTypeError", "", "`float`, `int`, `.item()`: " + _LOOK),
+    _Rule(
+        "ConcretizationTypeError",
+        r"`(float|int|complex)` function|(item|tolist)\(\) method",
+        "`float`, `int`, `.item()`: " + _LOOK,
+    ),
+    _Rule("ConcretizationTypeError", "size argument", _SHAPES),
+    _Rule("NonConcreteBooleanIndexError", "", _SHAPES),
+    _Rule("TypeError", "Shapes must be 1D sequences of concrete values", _SHAPES),
+    _Rule("NotImplementedError", r"array\.view\(\)", "write `x.reshape(shape)`"),
     _Rule(
         "UnexpectedTracerError",
         "",
@@ -88,14 +112,14 @@ _RULES = (
     _Rule("TypeError", "do not support in-place item assignment", _NO_CHANGE),
     _Rule(
         "TypeError",
-        r"must be Tensor, not \w*(Tracer|ArrayImpl)"
-        r"|'Tensor' and '\w*(Tracer|ArrayImpl)'|(Tracer|ArrayImpl)' and 'Tensor'",
+        rf"must be Tensor, not {_ARRAY}|'Tensor' and '{_ARRAY}'|{_ARRAY}' and 'Tensor'",
         "JAX does not differentiate PyTorch: use `jax.numpy`, `jax.nn`, and make arrays of tensors,"
         " `jnp.asarray(tensor.detach().numpy())`",
     ),
     _Rule(
         "TypeError",
-        r"requires? (ndarray|array).* got <class '(list|tuple)'>|: '(list|tuple)' and '\w*Tracer'",
+        rf"requires? (ndarray|array).* got <class '{_LIST}'>"
+        rf"|: '{_LIST}' and '{_ARRAY}'|{_ARRAY}' and '{_LIST}'",
         "a list is a pytree, each element a value of its own: make one array of the list,"
         " `jnp.stack(items)`, or `jax.tree.map` over it",
     ),
@@ -143,8 +167,18 @@ def _attribute(message: str) -> str | None:
     if not found:
         return None
     name = found[2]
-    in_place = name.endswith("_") and not name.endswith("__")
-    return _ATTRIBUTES.get(name, _NO_CHANGE if in_place else None)
+    in_place = name.endswith("_") and not name.startswith("_")
+    return _ATTRIBUTES.get(name, _NO_CHANGE if in_place else _function(name))
+
+
+def _function(name: str) -> str | None:
+    """The function that a tensor has as a method, where JAX has one of that name."""
+    import jax
+
+    homes = {"jax.numpy": jax.numpy, "jax.nn": jax.nn, "jax.numpy.linalg": jax.numpy.linalg}
+    found = (path for path, home in homes.items() if callable(getattr(home, name, None)))
+    path = None if name.startswith("_") else next(found, None)
+    return path and f"arrays have few methods: write `{path}.{name}(x)`"
 
 
 class _Explained:
