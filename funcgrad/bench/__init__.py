@@ -1,1 +1,1 @@
-"""Benchmarks of funcgrad, each a module to run, like `python -m funcgrad.bench.tracing`."""
+"""Benchmarks: the cases of `funcgrad bench`, and closer looks like `funcgrad.bench.loops`."""

@@ -26,6 +26,7 @@ COLORS = {
     "forward": "#8a63b8",
     "control": "#57606a",
 }
+FONTS = ["DejaVu Sans", "sans-serif"]
 SUFFIXES = {".svg": "svg", ".png": "png", ".pdf": "pdf"}
 MARKS = {"funcgrad": "o", "jax": "s", "torch": "^", "control": "x"}
 
@@ -54,8 +55,12 @@ def check(path: str | Path) -> str:
 
 def drawn(report: Report, form: str) -> bytes:
     """The picture of a report as a file's content, in the format `form`."""
+    from matplotlib import rc_context
+
     content = io.BytesIO()
-    figure(report).savefig(content, format=form, facecolor=GROUND, dpi=110)
+    nothing = {"Date": None} if form == "svg" else {}
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "funcgrad", "font.family": FONTS}):
+        figure(report).savefig(content, format=form, facecolor=GROUND, dpi=110, metadata=nothing)
     return content.getvalue()
 
 
