@@ -117,13 +117,14 @@ def _facts(model: Model, node: Node) -> list[str]:
     if node.kind != "folded":
         found = [model.facts.get(name, Fact()) for name in node.names]
         return [line for fact in found for line in _lines(fact)]
-    scopes = [model.groups[group].title for group in reversed(model.around(node.group))]
-    outside = "/".join([*scopes, node.title, ""])
+    around = [model.groups[group] for group in reversed(model.around(node.group))]
+    outside = "".join(f"{group.title}/" for group in around if group.kind == "scope")
     lines = []
     for name in node.names[:MOST_NAMES]:
         fact = model.facts.get(name, Fact())
         known = _lines(fact)
-        lines.append(f"{short(name.removeprefix(outside))} {known[0] if known else ''}".strip())
+        inside = name.removeprefix(outside).removeprefix(f"{node.title}/")
+        lines.append(f"{short(inside)} {known[0] if known else ''}".strip())
         lines += known[1:]
     more = len(node.names) - MOST_NAMES
     return [*lines, *([f"and {more} more named values"] if more > 0 else [])]
