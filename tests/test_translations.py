@@ -26,7 +26,7 @@ def test_a_page_has_the_headings_of_the_english_one(chinese, english):
 
 @each
 def test_a_page_has_the_code_of_the_english_one(chinese, english):
-    ours, theirs = (translations.FENCE.findall(page.read_text()) for page in (chinese, english))
+    ours, theirs = (translations.SAME.findall(page.read_text()) for page in (chinese, english))
     assert ours == theirs, "run: python tests/translations.py"
 
 
@@ -39,7 +39,6 @@ def test_the_tables_of_a_page_have_the_code_of_the_english_ones(chinese, english
 @each
 def test_a_page_leads_where_the_english_one_does(chinese, english):
     ours, theirs = translations.targets(chinese), translations.targets(english)
-    assert {path for path in ours if not path.exists()} == set()
     assert ours - {english} == theirs - {chinese}
 
 

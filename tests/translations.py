@@ -1,6 +1,6 @@
 """The pages that exist in Chinese too, and which state of the English page each was made from.
 
-    python tests/translations.py              copy the English code into the Chinese pages
+    python tests/translations.py              copy the English code and made tables to the Chinese
     python tests/translations.py docs/zh/X.md the page says what the English one says now
 
 What was translated is noted section by section in `translations.json`, as a digest of its prose.
@@ -14,7 +14,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NOTED = Path(__file__).with_suffix(".json")
-FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+# Code, and what a program writes into a page: the same in both languages.
+SAME = re.compile(
+    r"^```.*?^```$|^<!-- made by .*?^<!-- end of what was made -->$", re.DOTALL | re.MULTILINE
+)
 HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)")
 SPAN = re.compile(r"`[^`\n]+`")
@@ -38,7 +41,7 @@ def name(page):
 
 
 def prose(text):
-    return FENCE.sub("", text)
+    return SAME.sub("", text)
 
 
 def levels(text):
@@ -72,9 +75,9 @@ def noted():
 
 
 def copy_code(chinese, english):
-    """Gives a Chinese page the code blocks of the English one, in their order."""
-    blocks = iter(FENCE.findall(english.read_text()))
-    text = FENCE.sub(lambda old: next(blocks, old.group()), chinese.read_text())
+    """Gives a Chinese page the blocks of the English one that are the same in both, in order."""
+    blocks = iter(SAME.findall(english.read_text()))
+    text = SAME.sub(lambda old: next(blocks, old.group()), chinese.read_text())
     chinese.write_text(text)
 
 
