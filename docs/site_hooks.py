@@ -14,12 +14,26 @@ from typing import Any
 
 import griffe
 import nbformat
+from jinja2 import DictLoader
 from mkdocs.structure.files import File
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)#\s]+)(?=[)#])")
 LANGUAGES = {".py": "python", ".sh": "sh", ".toml": "toml", ".css": "css", ".yml": "yaml"}
+
+# Outputs in a fence of their own, to be told from code.
+TEMPLATE = {
+    "page.md.j2": """{% extends "markdown/index.md.j2" %}
+{% macro shown(text) %}
+`````` { .text .output }
+{{ text | strip_ansi }}
+``````
+{% endmacro %}
+{% block stream %}{{ shown(output.text) }}{% endblock %}
+{% block data_text %}{{ shown(output.data["text/plain"]) }}{% endblock %}
+"""
+}
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -100,7 +114,8 @@ def _markdown(place: str) -> str:
 
 def _notebook(place: str) -> str:
     """A notebook with the outputs it has stored, as Markdown; pictures are part of the page."""
-    body, resources = MarkdownExporter().from_filename(str(ROOT / place))
+    exporter = MarkdownExporter(extra_loaders=[DictLoader(TEMPLATE)], template_file="page.md.j2")
+    body, resources = exporter.from_filename(str(ROOT / place))
     for name, data in resources["outputs"].items():
         kind = {".png": "png", ".jpg": "jpeg", ".svg": "svg+xml"}[Path(name).suffix]
         uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
