@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote, urldefrag, urljoin
 
+import browser
 import pytest
 
 import funcgrad
@@ -143,27 +143,9 @@ def served(site):
 
 @pytest.fixture(scope="module")
 def phone(served):
-    """A browser page 390 wide; what it asked for elsewhere, and what went wrong, is noted."""
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
-    )
-    found = map(shutil.which, ["chromium-headless-shell", "chromium", "google-chrome"])
-    path = next(filter(None, found), None)
-    if path is None:
-        pytest.skip("no Chromium on this machine: apt install chromium-headless-shell")
-    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=options)
-        page = browser.new_page(viewport={"width": 390, "height": 844})
-        page.noted = []
-        page.on("console", lambda message: page.noted.append(message.text))
-        page.on("pageerror", lambda error: page.noted.append(str(error)))
-        page.on(
-            "request",
-            lambda request: request.url.startswith(served) or page.noted.append(request.url),
-        )
-        yield page
-        browser.close()
+    """A browser page 390 wide."""
+    with browser.chromium() as chromium:
+        yield browser.noting(chromium, served, viewport={"width": 390, "height": 844})
 
 
 EMPTY_INDEX = {

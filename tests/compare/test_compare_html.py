@@ -1,8 +1,8 @@
 """The page: what it holds, that it is inert, and how it looks in a real browser."""
 
-import shutil
 from html.parser import HTMLParser
 
+import browser
 import pytest
 from nbformat.v4 import new_output
 
@@ -112,36 +112,21 @@ def test_a_long_value_is_cut_and_counted(notebook):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
-    )
-    found = map(shutil.which, ["chromium-headless-shell", "chromium", "google-chrome"])
-    path = next(filter(None, found), None)
-    if path is None:
-        pytest.skip("no Chromium on this machine: apt install chromium-headless-shell")
-    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=options)
-        yield browser
-        browser.close()
+def chromium():
+    with browser.chromium() as chromium:
+        yield chromium
 
 
 @pytest.fixture
-def opened(browser, report, tmp_path):
+def opened(chromium, report, tmp_path):
     """Open the page; what it asked for, said, or ran is noted."""
     path = tmp_path / "report.html"
     path.write_text(as_html(report), encoding="utf-8")
 
     def open_page(**options):
-        page = browser.new_page(**options)
-        page.noted = []
-        page.on("console", lambda message: page.noted.append(message.text))
-        page.on("pageerror", lambda error: page.noted.append(str(error)))
-        page.on("dialog", lambda dialog: page.noted.append(dialog.message))
-        page.on("request", lambda request: page.noted.append(request.url))
+        page = browser.noting(chromium, path.as_uri(), **options)
         page.goto(path.as_uri())
-        assert page.noted == [path.as_uri()]
+        assert page.noted == []
         return page
 
     return open_page
