@@ -128,6 +128,14 @@ def test_a_library_function_is_one_operation_and_its_inside_is_shown_on_request(
     assert "exp" in titles(fg.graph(fun, x, depth=None), "operation")
 
 
+def test_operations_say_the_numbers_they_are_done_with():
+    def fun(x):
+        return 1 - jnp.maximum(0.5, (2 * x - 3) ** 2)
+
+    wanted = ["mul 2", "sub 3", "integer_pow 2", "maximum 0.5", "sub(1, ·)"]
+    assert titles(fg.graph(fun, 1.0), "operation") == wanted
+
+
 def test_each_run_of_a_python_loop_is_an_operation():
     def fun(x):
         for _ in range(5):
@@ -418,6 +426,9 @@ def test_a_name_that_retain_refuses_leaves_the_others():
         (np.arange(10) > 2, "7 of 10 true"),
         (np.append(np.arange(10.0), [np.nan, np.inf]), "0 to 9, mean 4.5, 2 of 12 not finite"),
         (np.full(10, np.nan), "10 of 10 not finite"),
+        (np.append(np.ones(9), np.nan), "1, 1 of 10 not finite"),
+        (np.full((5, 5), 0.5, jnp.bfloat16), "all 0.5"),
+        (np.arange(10).astype(jnp.bfloat16), "0 to 9, mean 4.5"),
         (np.arange(10) * (3 + 4j), "size up to 45"),
         (np.array([np.nan, -np.inf]), "[nan, -inf]"),
         (np.float32(1e30), "1e+30"),

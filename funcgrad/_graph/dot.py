@@ -29,6 +29,7 @@ _BOXES = {
     "part": ('"rounded,dotted,filled"', "#8a80d0", '"#8a80d010"'),
 }
 MOST_NAMES = 4
+MANY = 20
 
 
 def dot(model: Model) -> str:
@@ -42,16 +43,19 @@ def dot(model: Model) -> str:
         f'    fontcolor="{_DARK}"]',
         f'  edge [color="{_GREY}", arrowsize=0.55, penwidth=0.9]',
         *_contents(model, _Tree(model), 0, "  "),
-        *(f"  n{a} -> n{b} [weight={_weight(model, a)}]" for a, b in sorted(model.edges)),
+        *(f"  n{a} -> n{b} [{_edge(model, a)}]" for a, b in sorted(model.edges)),
         *(f"  n{a} -> n{b} [style=dashed, constraint=false]" for a, b in sorted(model.returns)),
         "}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _weight(model: Model, source: int) -> int:
-    """How straight an edge should be: what is computed goes down, weights come in from the side."""
-    return 1 if model.nodes[source].kind in ("input", "constant") else 4
+def _edge(model: Model, source: int) -> str:
+    """How an edge is drawn: what is computed goes straight down, weights come from the side."""
+    node = model.nodes[source]
+    if node.kind == "input" and node.operations > MANY:
+        return f'weight=0, constraint=false, color="{_GREY}60"'  # it is used all over the place
+    return f"weight={1 if node.kind in ('input', 'constant') else 4}"
 
 
 def _note(model: Model) -> str:

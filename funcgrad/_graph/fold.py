@@ -51,8 +51,8 @@ def _as_call(nodes: Sequence[Node]) -> Node:
         name = ""
     if len(nodes) > 1:
         return _merged(nodes, name)._replace(kind="operation", origin=origin)
-    _, *details = nodes[0].title.split(" ")
-    return nodes[0]._replace(title=" ".join([name, *details])) if name else nodes[0]
+    details = re.sub(r"^\w+", "", nodes[0].title)  # the numbers, if any
+    return nodes[0]._replace(title=name + details) if name else nodes[0]
 
 
 def _merged(nodes: Sequence[Node], title: str = "", kind: str = "folded") -> Node:

@@ -34,7 +34,7 @@ class PictureError(FuncgradError, OSError):
     """A picture that could not be drawn or written."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Picture:
     """A picture of a computation: the result of `graph`.
 

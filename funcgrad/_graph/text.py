@@ -56,15 +56,18 @@ def numbers(array: Any) -> str:
         return _nested(host)
     if host.dtype == bool:
         return f"{int(host.sum())} of {host.size} true"
-    bad = ~np.isfinite(host)
-    good = host[~bad].astype(complex if np.iscomplexobj(host) else np.float64)
-    words = [f"{int(bad.sum())} of {host.size} not finite"] if bad.any() else []
+    finite = np.isfinite(host)
+    good = host if finite.all() else host[finite]
+    words = [f"{host.size - good.size} of {host.size} not finite"] if good.size < host.size else []
     if good.size and np.iscomplexobj(host):
         words.insert(0, f"size up to {_plain(np.abs(good).max())}")
     elif good.size and good.min() == good.max():
-        words.insert(0, f"{'the others' if words else 'all'} {_plain(good[0])}")
+        words.insert(0, f"{'' if words else 'all '}{_plain(good.flat[0])}")
     elif good.size:
-        words.insert(0, f"{_plain(good.min())} to {_plain(good.max())}, mean {_plain(good.mean())}")
+        words.insert(
+            0,
+            f"{_plain(good.min())} to {_plain(good.max())}, mean {_plain(good.mean(dtype=float))}",
+        )
     return ", ".join(words)
 
 
@@ -83,21 +86,30 @@ def _plain(x: Any) -> str:
 
 
 def operation(eqn: compat.JaxprEqn) -> str:
-    """What an equation does, with the numbers it is done with: `mul 2`, `integer_pow 2`."""
+    """What an equation does, with the numbers it is done with: `mul 2`, `sub(1, ·)`."""
     primitive, params = eqn.primitive.name, eqn.params
     bodies = compat.subjaxprs(params)
     if bodies and primitive != "register_hook":
         name = params.get("name") or compat.function(bodies[0])[0]
         return short(str(name).strip("_") or primitive)
-    words = [_OWN.get(primitive, primitive)]
-    words += [
-        _plain(v.val) for v in eqn.invars if isinstance(v, compat.Literal) and not v.aval.shape
-    ]
+    title = _OWN.get(primitive, primitive)
+    given = [_plain(v.val) if _is_number(v) else "·" for v in eqn.invars]
+    literals = [text for text in given if text != "·"]
+    if literals and given[-len(literals) :] != literals and primitive not in _COMMUTATIVE:
+        return short(f"{title}({', '.join(given)})")
+    words = [title, *literals]
     if primitive == "integer_pow":
         words.append(str(params["y"]))
     if primitive.startswith("reduce_") and params.get("axes"):
         words.append(f"axis {', '.join(map(str, params['axes']))}")
     return short(" ".join(words))
+
+
+_COMMUTATIVE = {"add", "mul", "max", "min", "eq", "ne", "and", "or", "xor"}
+
+
+def _is_number(atom: Any) -> bool:
+    return isinstance(atom, compat.Literal) and not atom.aval.shape
 
 
 def call(text: str) -> str:
