@@ -14,7 +14,17 @@ import pytest
 
 import funcgrad as fg
 from funcgrad import cli
-from funcgrad.bench import _case, _files, _measure, _plot, _report, _run, _torch, _worker
+from funcgrad.bench import (
+    _case,
+    _files,
+    _measure,
+    _plot,
+    _report,
+    _run,
+    _torch,
+    _worker,
+    page,
+)
 from funcgrad.bench._case import CONTENDERS, BenchError, Problem, Torch
 from funcgrad.bench.program import normalized
 
@@ -248,7 +258,14 @@ def made():
         for n in ("1", "100")
     ]
     return {
-        "header": {"device": "cpu: cpu", "processor": "", "threads": 2, "jax": "1", "torch": "2"},
+        "header": {
+            "device": "cpu: cpu",
+            "processor": "",
+            "threads": 2,
+            "jax": "1",
+            "torch": "2",
+            "date": "2026-01-01",
+        },
         "results": [
             result("original/in21", "tiny", cells, dispatch=True),
             result("original/in22", "tiny", slow, dispatch=True),
@@ -297,8 +314,11 @@ def test_tables_show_what_is_missing_and_what_failed():
     assert rows[-1][2] == "`jax` is off by 1"
     assert {len(row) for row in [head, *rows]} == {len(head)}
     programs = _report.programs(report)
-    assert [row[-1] for row in programs[1:3]] == ["the same", "equal costs"]
-    assert len(_report.markdown(programs).splitlines()) == len(programs) + 1
+    assert [row[4] for row in programs[1:3]] == ["the same", "equal costs"]
+    assert _report.stages(report)[1][2:5] == ["10.0 ms", "1.00", "10.0 ms"]
+    for table in (programs, _report.stages(report)):
+        assert {len(row) for row in table} == {len(table[0])}
+        assert len(_report.markdown(table).splitlines()) == len(table) + 1
 
 
 def test_a_report_survives_the_way_through_a_file(tmp_path):
@@ -467,3 +487,31 @@ def test_the_list_has_every_case(capsys):
     assert cli.status(["bench", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0].removesuffix(" (extra)") for line in lines] == list(CASES)
+
+
+def test_the_pages_show_the_committed_results():
+    """`python -m funcgrad.bench.page` brings them in step."""
+    found = page.reports()
+    for name, make in page.PAGES.items():
+        text = (ROOT / name).read_text()
+        assert text.count(page.BEGIN) == text.count(page.END) == 1
+        assert page.renewed(text, make(found)) == text, name
+    assert {path.stem for path in page.RESULTS.glob("*.svg")} == set(found)
+
+
+def test_committed_results_are_whole():
+    for name, report in page.reports().items():
+        failed = [one["case"] for one in report["results"] if "error" in one]
+        assert not failed, name
+        assert report["header"]["device"].startswith(name)
+
+
+def test_a_page_shows_every_result():
+    text = page.tables({"cpu": made()})
+    assert "### CPU" in text
+    assert "| original/in22 | tiny | 10.0 µs ±10% |" in text
+    assert "    - original/in22 tiny: 1.30" in text
+    assert "- models/mlp tiny failed: `jax` is off by 1" in text
+    assert "`original/in21` | tiny | 10.0 µs | 10.0 µs | 40.0 µs |  |  |" in page.short(
+        {"cpu": made()}
+    )

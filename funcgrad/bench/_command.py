@@ -135,8 +135,9 @@ def show(report: Report, old: Report | None = None, width: int | None = None) ->
 
     lines(_report.header_lines(report))
     _report.printed(_report.times(report), console, "Time of a call: median ± quartile")
-    if len(rows := _report.programs(report)) > 1:
-        _report.printed(rows, console, "Programs: funcgrad, jitted; ratios to hand-written JAX")
+    if any(_report.compiled(report)):
+        _report.printed(_report.stages(report), console, "Before it runs: funcgrad, jitted")
+        _report.printed(_report.programs(report), console, "Programs: funcgrad, jitted")
     if old:
         rows = _report.comparison(report, old)
         _report.printed(rows, console, "New / old (in brackets: within the quartiles of both)")

@@ -90,19 +90,20 @@ def figure(report: Report, columns: int = 4) -> Any:
     here = [n for n in CONTENDERS if any(n in _shown(r) for rs in panels.values() for r in rs)]
     head = report["header"]
     drawn.suptitle(
-        f"Time of a call (log scale) — {head.get('processor') or head['device']},"
-        f" {head['threads']} threads, JAX {head['jax']}, PyTorch {head['torch']}",
-        color=INK, fontsize=11, x=0.01, ha="left",
+        f"Time of a call (log scale){' — ' if columns > 2 else chr(10)}"
+        f"{head.get('processor') or head['device']}, {head['threads']} threads,"
+        f" JAX {head['jax']}, PyTorch {head['torch']}",
+        color=INK, fontsize=11 if columns > 1 else 9, x=0.01, ha="left",
     )  # fmt: skip
+    across = min(len(here), 2 * columns if columns < 4 else 6)
     drawn.legend(
         [_patch(name) for name in here],
         [CONTENDERS[name] for name in here],
-        loc="outside lower center", ncols=min(6, len(here)), frameon=False,
-        fontsize=9, labelcolor=INK,
+        loc="outside lower center", ncols=across, frameon=False, fontsize=9, labelcolor=INK,
     )  # fmt: skip
-    foot = 0.62 if len(here) > 6 else 0.42
+    foot = 0.2 + 0.22 * math.ceil(len(here) / across)
     height = drawn.get_figheight()
-    drawn.tight_layout(rect=(0, foot / height, 1, 1 - 0.12 / height))
+    drawn.tight_layout(rect=(0, foot / height, 1, 1 - (0.12 if columns > 2 else 0.2) / height))
     return drawn
 
 
@@ -132,9 +133,9 @@ def _bars(ax: Any, results: list[Result]) -> None:
             left, [c["low"] for c in costs], [c["high"] for c in costs], INK, lw=0.7, zorder=3
         )
         if len(results) == 1:
-            for x, top in zip(left, tops, strict=True):
+            for x, top, cost in zip(left, tops, costs, strict=True):
                 ax.annotate(
-                    duration(top), (x, top), xytext=(0, 2), textcoords="offset points",
+                    duration(top), (x, cost["high"]), xytext=(0, 2), textcoords="offset points",
                     ha="center", fontsize=6.5, color=INK,
                 )  # fmt: skip
     ax.set_xticks(range(len(results)), [r["size"] for r in results])

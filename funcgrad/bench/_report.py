@@ -80,32 +80,40 @@ def times(report: Report) -> Rows:
     return rows
 
 
-def programs(report: Report) -> Rows:
-    """What it costs before a program runs, and what the compiler says of it."""
-    rows = [
-        ["case", "size", "trace", "/ JAX", "lower", "/ JAX", "compile", "JAX's", "torch.compile's",
-         "flops", "bytes", "temporary", "peak", "/ JAX", "run / JAX", "run / control", "program"]
-    ]  # fmt: skip
+def compiled(report: Report) -> Iterator[tuple[Result, Result, Result]]:
+    """The results of compiled programs, with what ours and the hand-written version cost."""
     for result in report["results"]:
         costs = result.get("costs", {})
-        mine, hand = costs.get("funcgrad", {}), costs.get("jax", {})
-        if "program" not in mine:
-            continue
-        told = mine["program"]
-        rows.append(
-            [
-                result["case"],
-                result["size"],
-                *(duration(mine["trace"]), ratio(mine["trace_to_jax"])),
-                *(duration(mine["lower"]), ratio(mine["lower_to_jax"])),
-                *(duration(one.get("compile")) for one in (mine, hand, costs.get("compile", {}))),
-                *(amount(told[key]) for key in ("flops", "bytes", "temporary", "peak")),
-                _memory(told, hand.get("program")),
-                ratio(mine["to_jax"]),
-                ratio(mine["to_control"]),
-                likeness(told, hand.get("program")),
-            ]
-        )
+        if "program" in (mine := costs.get("funcgrad", {})):
+            yield result, mine, costs.get("jax", {})
+
+
+def stages(report: Report) -> Rows:
+    """What it costs before a program runs."""
+    rows = [["case", "size", "trace", "/ JAX", "lower", "/ JAX", "compile", "JAX", "torch.compile"]]
+    for result, mine, hand in compiled(report):
+        torch = result["costs"].get("compile", {})
+        row = [duration(mine["trace"]), ratio(mine["trace_to_jax"])]
+        row += [duration(mine["lower"]), ratio(mine["lower_to_jax"])]
+        row += [duration(one.get("compile")) for one in (mine, hand, torch)]
+        rows.append([result["case"], result["size"], *row])
+    return rows
+
+
+def programs(report: Report) -> Rows:
+    """What the compiler says of programs, and how close the three that are close run."""
+    rows = [
+        [
+            *("case", "size", "run / JAX", "run / control", "program"),
+            *("flops", "bytes", "temporary", "peak", "peak / JAX"),
+        ]
+    ]
+    for result, mine, hand in compiled(report):
+        told, its = mine["program"], hand.get("program")
+        row = [ratio(mine["to_jax"]), ratio(mine["to_control"]), likeness(told, its)]
+        row += [amount(told[key]) for key in ("flops", "bytes", "temporary", "peak")]
+        row.append(ratio(told["peak"] / its["peak"]) if its and its["peak"] else "-")
+        rows.append([result["case"], result["size"], *row])
     return rows
 
 
@@ -117,12 +125,6 @@ def likeness(mine: Result, hand: Result | None) -> str:
         return "the same"
     keys = ("flops", "bytes", "outputs", "temporary")
     return "equal costs" if all(mine[key] == hand[key] for key in keys) else "another"
-
-
-def _memory(mine: Result, hand: Result | None) -> str:
-    if hand is None or mine["peak"] is None or not hand["peak"]:
-        return "-"
-    return ratio(mine["peak"] / hand["peak"])
 
 
 def ratio(number: float | None) -> str:

@@ -20,6 +20,7 @@ from ._report import (
     markdown,
     programs,
     read,
+    stages,
     times,
     verdict_lines,
 )
@@ -54,7 +55,9 @@ def _tables(name: str, report: Report) -> str:
         facts,
         "Time of a call, median ± quartile:",
         markdown(escaped(times(report))),
-        "Programs: funcgrad, jitted; ratios to hand-written JAX:",
+        "Before it runs (funcgrad, jitted; at the end what the others take to compile):",
+        markdown(escaped(stages(report))),
+        "Programs (funcgrad, jitted):",
         markdown(escaped(programs(report))),
         "Verdicts, with every case that misses:",
         "\n".join(held + failed),
