@@ -162,7 +162,7 @@ def _run(*flat: Any, loop: Loop) -> list[Any]:
     limit, conds, consts, init, xs = loop.operands(flat)
     body = compat.jaxpr_as_fun(loop.body)
     rows = loop.types()[1]
-    buffers = [zeros(row.update(shape=(loop.length, *row.shape))) for row in rows]
+    buffers = [_buffer(row.update(shape=(loop.length, *row.shape))) for row in rows]
 
     def running(state: Any) -> Any:
         step, carry, _ = state
@@ -181,6 +181,13 @@ def _run(*flat: Any, loop: Loop) -> list[Any]:
     start = (limit * 0, init, buffers)
     steps, carry, ys = lax.while_loop(running, advance, start)
     return [steps, *carry, *ys]
+
+
+def _buffer(aval: Any) -> Any:
+    """Zeros to write rows into; in the memory that the rows are in, where that is the host's."""
+    space = aval.memory_space
+    made = zeros(aval)
+    return jax.device_put(made, space) if space == jax.memory.Space.Host else made
 
 
 def _read(x: Any, at: Any) -> Any:

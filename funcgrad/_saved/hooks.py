@@ -130,12 +130,13 @@ def save_on_cpu(
     return saved_tensors_hooks(fun, _to_host, _to_device, argnums=argnums)
 
 
+# With `src` the transpose, which a second derivative takes, moves the other way.
 def _to_host(x: Any) -> Any:
-    return jax.device_put(x, jax.memory.Space.Host)
+    return jax.device_put(x, jax.memory.Space.Host, src=jax.memory.Space.Device)
 
 
 def _to_device(x: Any) -> Any:
-    return jax.device_put(x, jax.memory.Space.Device)
+    return jax.device_put(x, jax.memory.Space.Device, src=jax.memory.Space.Host)
 
 
 class Map(NamedTuple):

@@ -14,7 +14,7 @@ import jax
 
 from .. import _compat as compat
 from .._anomaly import source
-from .._errors import UsageError, describe
+from .._errors import TagError, UsageError, describe
 from .._mistakes import explained
 from .._trees import takes_gradient
 from .flat import Flat, flatten
@@ -96,12 +96,19 @@ class SavedTensors:
         return len(self.rows)
 
     def __getitem__(self, name: str) -> SavedTensor:
-        """The row of a name."""
+        """The row of a name.
+
+        Raises:
+            TagError: there is none; it lists those that are.
+        """
         for row in self.rows:
             if row.name == name:
                 return row
-        known = ", ".join(repr(row.name) for row in self.rows if row.name) or "none"
-        raise KeyError(f"`saved_tensors` has no row of the name {name!r}; there is {known}")
+        known = ", ".join(repr(row.name) for row in self.rows if row.name) or "none at all"
+        raise TagError(
+            f"`saved_tensors` got the name {name!r}, and nothing of that name is kept: there is"
+            f" {known}; name a value with y = retain_grad(y, {name!r})"
+        )
 
     def _summary(self) -> str:
         return (

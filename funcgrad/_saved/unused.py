@@ -96,12 +96,11 @@ def disconnected(
     program = jax.make_jaxpr(tapped)(*flat.arrays, *leaves)
     reasons = _reasons(program, [*flat.moving, *[True] * len(leaves)])
     inputs, rest = cut(reasons, len(flat.arrays))
-    values = iter(rest)
-    # A named value is disconnected where each of its leaves is.
-    named = {name: [next(values) for tap in tap if tap is not None] for name, tap in taps.items()}
+    named = {name: jax.tree.leaves(why) for name, why in tree.unflatten(rest).items()}
     return Disconnected(
         {path: why for path, why in zip(flat.paths, inputs, strict=True) if why},
-        {name: _joined(why) for name, why in named.items() if why and all(why)},
+        # A named value is disconnected where each of its leaves is.
+        {name: _joined(named[name]) for name in taps if named[name] and all(named[name])},
         unknown,
     )
 
