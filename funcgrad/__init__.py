@@ -21,6 +21,13 @@ from ._graph import graph as graph
 from ._loops import fori_loop as fori_loop
 from ._loops import while_loop as while_loop
 from ._microbatch import microbatch as microbatch
+from ._saved import Disconnected as Disconnected
+from ._saved import SavedTensor as SavedTensor
+from ._saved import SavedTensors as SavedTensors
+from ._saved import disconnected as disconnected
+from ._saved import save_on_cpu as save_on_cpu
+from ._saved import saved_tensors as saved_tensors
+from ._saved import saved_tensors_hooks as saved_tensors_hooks
 from ._stop import detach as detach
 from ._stop import no_grad as no_grad
 from ._stop import set_data as set_data

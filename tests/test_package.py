@@ -27,6 +27,7 @@ FLOORS = [
     "_accumulate",
     "_microbatch",
     "_anomaly",
+    "_saved",
     "_retain",
     "_program",
     "_backward",
