@@ -213,6 +213,7 @@ def test_a_cond():
     assert boxes(picture) == {"cond", "cond/if False", "cond/if True"}
     pick = "pick a branch"
     assert {("sin", pick), ("mul", pick), (pick, "out"), ("x", "sin")} <= drawn(picture)
+    assert ("convert_element_type", pick) in drawn(picture)
     assert picture.model.facts["y"] == ("0", "0")
     assert_whole(picture)
 
@@ -563,13 +564,19 @@ def test_the_limit_holds_whatever_the_program(limit):
 
 
 def test_a_folded_run_keeps_the_graph_acyclic():
-    def fun(x):
-        a = jnp.sin(x) * 2
-        b = jnp.sort(a)  # between a and what else uses it
-        return jnp.cos(a) + b
+    def between(x):
+        a = jnp.sin(x)
+        return a + jnp.sort(x)  # the sort is between the two that are folded
 
-    for limit in range(1, 8):
-        assert_whole(fg.graph(fun, jnp.ones(3), limit=limit))
+    def used_twice(x):
+        a = jnp.sin(x)
+        return jnp.cos(a) + jnp.sort(a)  # were the first three one, it would use what it makes
+
+    for fun in (between, used_twice):
+        for limit in range(1, 7):
+            assert_whole(fg.graph(fun, jnp.ones(3), limit=limit))
+    assert "sin · add" in titles(fg.graph(between, jnp.ones(3), limit=4))
+    assert "cos · add" in titles(fg.graph(used_twice, jnp.ones(3), limit=5))
 
 
 # Drawn

@@ -148,9 +148,9 @@ _INNER = (*_FOLDABLE, "named", "port")
 
 
 def _stretched(model: Model, key: Callable[[Node], object]) -> Iterator[list[int]]:
-    """Indices of consecutive nodes of one group and one key, which is not `None`."""
-    keys = [(node.group, key(node)) for node in model.nodes]
-    for (_, found), members in groupby(range(len(keys)), keys.__getitem__):
+    """Indices of consecutive nodes of one key, which is not `None`, once all groups are closed."""
+    keys = [key(node) for node in model.nodes]
+    for found, members in groupby(range(len(keys)), keys.__getitem__):
         indices = list(members)
         if found is not None and len(indices) > 1:
             yield indices
