@@ -6,6 +6,7 @@ link leads somewhere on the site too.
 """
 
 import base64
+import html
 import os.path
 import re
 from collections.abc import Iterable, Iterator
@@ -15,11 +16,13 @@ from typing import Any
 import griffe
 import nbformat
 from jinja2 import DictLoader
+from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)#\s]+)(?=[)#])")
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 LANGUAGES = {".py": "python", ".sh": "sh", ".toml": "toml", ".css": "css", ".yml": "yaml"}
 
 # Outputs in a fence of their own, to be told from code.
@@ -68,6 +71,18 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
     source = page.file.src_uri.startswith("source/")
     return markdown if source else LINK.sub(led, markdown)
+
+
+def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
+    """Has browsers set formulas: MathML in place of TeX, so that no script is needed."""
+
+    def formula(match: re.Match[str]) -> str:
+        tex = html.unescape(match[2])
+        if match[1] == "span":
+            return convert(tex)
+        return f'<div class="formula">{convert(tex, display="block")}</div>'
+
+    return FORMULA.sub(formula, content)
 
 
 def _linked(place: str) -> Iterator[str]:

@@ -97,6 +97,12 @@ def test_nothing_is_loaded_from_elsewhere(pages):
     assert [link for link in loads if re.match(r"(\w+:)?//", link)] == []
 
 
+def test_formulas_need_no_script(site):
+    texts = [path.read_text(encoding="utf-8") for path in site.rglob("notebooks/*/index.html")]
+    assert sum(text.count("<math") for text in texts) > 10
+    assert not [text for text in texts if "arithmatex" in text]
+
+
 def public(module):
     return [
         f"{module.__name__}.{name}"
