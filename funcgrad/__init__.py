@@ -12,10 +12,14 @@ from ._backward import value_and_grad as value_and_grad
 from ._backward import vjp as vjp
 from ._errors import AnomalyError as AnomalyError
 from ._errors import FuncgradError as FuncgradError
+from ._errors import GradcheckError as GradcheckError
 from ._errors import GradientError as GradientError
 from ._errors import TagError as TagError
 from ._errors import TreeError as TreeError
 from ._errors import UsageError as UsageError
+from ._gradcheck import GradientMismatch as GradientMismatch
+from ._gradcheck import gradcheck as gradcheck
+from ._gradcheck import gradgradcheck as gradgradcheck
 from ._graph import Picture as Picture
 from ._graph import graph as graph
 from ._loops import fori_loop as fori_loop

@@ -28,6 +28,20 @@ class AnomalyError(FuncgradError, FloatingPointError):
         self.anomaly = anomaly
 
 
+class GradcheckError(FuncgradError, RuntimeError):
+    """A derivative that is not what finite differences say; see `gradcheck`.
+
+    Attributes:
+        mismatches: the pairs of input and output whose derivatives disagree, the first told in
+            full in the message, each a [`GradientMismatch`][funcgrad.GradientMismatch]; empty
+            where a derivative cannot be taken at all.
+    """
+
+    def __init__(self, message: str, mismatches: tuple[Any, ...] = ()):
+        super().__init__(message)
+        self.mismatches = mismatches
+
+
 class TagError(FuncgradError, ValueError):
     """A name given to `retain_grad` or asked for with `retain=` that cannot be served."""
 

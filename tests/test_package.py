@@ -31,6 +31,7 @@ FLOORS = [
     "_retain",
     "_program",
     "_backward",
+    "_gradcheck",
     "_graph",
     "compare",
     "launch",

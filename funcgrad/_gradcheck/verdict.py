@@ -1,0 +1,163 @@
+"""Compares derivatives, block by block, and picks the entry that is furthest off."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .problem import Problem
+from .slopes import Bases
+
+NUMERICAL = "finite differences"
+TRUST = 4  # times the estimated errors
+
+
+class GradientMismatch(NamedTuple):
+    """Derivatives of one output by one input that disagree; see `GradcheckError.mismatches`.
+
+    Fields:
+        check: what was compared: `"reverse mode against finite differences"`, for instance.
+        input, output: the names of the arrays, with their paths.
+        input_index, output_index: the entry furthest off; `None` in fast mode, which has only one
+            number for each pair of arrays.
+        got, wanted: the two derivatives there.
+        tolerance: by how much they may differ there.
+        error: the estimated error of `wanted` where that is by finite differences; else 0.
+        wrong, entries: how many entries differ by more than that, and how many there are.
+        precision: the dtype in which the derivatives were taken.
+    """
+
+    check: str
+    input: str
+    output: str
+    input_index: tuple[int, ...] | None
+    output_index: tuple[int, ...] | None
+    got: float
+    wanted: float
+    tolerance: float
+    error: float
+    wrong: int
+    entries: int
+    precision: str
+
+
+class Comparison(NamedTuple):
+    """Two matrices of derivatives that should agree.
+
+    Fields:
+        names: the words for both.
+        got, wanted: the matrices.
+        allowed: by how much each entry may differ.
+        error: the estimated errors of `wanted` where it is by finite differences.
+        scale: for each row, a derivative too small to matter beside the output; with `error`.
+    """
+
+    names: tuple[str, str]
+    got: np.ndarray
+    wanted: np.ndarray
+    allowed: np.ndarray
+    error: np.ndarray | None = None
+    scale: np.ndarray | None = None
+
+
+class Fault(NamedTuple):
+    """A mismatch and what is needed to show it.
+
+    Fields:
+        mismatch: what is made public.
+        comparison: where it was found.
+        row, column: the entry furthest off, in the whole matrices.
+        block: the rows and columns of the two arrays.
+        bad: which entries of the block differ.
+        unknown: whether finite differences give no number there that could be trusted.
+    """
+
+    mismatch: GradientMismatch
+    comparison: Comparison
+    row: int
+    column: int
+    block: tuple[slice, slice]
+    bad: np.ndarray
+    unknown: bool
+
+
+def tolerances(
+    basis: Bases, eps: float, value: np.ndarray, wanted: np.ndarray, atol: Any, rtol: Any
+) -> np.ndarray:
+    """By how much each entry may differ from `wanted`: `atol + rtol * abs(wanted)`.
+
+    By default `rtol` is the square root of the machine epsilon, and `atol` the same share of the
+    largest derivative of the same output by the same array, since rounding errors are of its size,
+    with a few roundings of the output itself.
+    """
+    relative = np.sqrt(eps) if rtol is None else rtol
+    size = np.abs(wanted)
+    if atol is not None:
+        return atol + relative * _finite(size)
+    largest = np.zeros_like(size)
+    for column in basis.columns:
+        largest[:, column] = np.max(_finite(size[:, column]), axis=1, keepdims=True, initial=0.0)
+    rounding = 8 * eps * sizes(basis, value)
+    return np.sqrt(eps) * largest + rounding + relative * _finite(size)
+
+
+def sizes(basis: Bases, value: np.ndarray) -> np.ndarray:
+    """For each row, the size of the output, or 1 where that is more."""
+    size = _finite(np.abs(value))
+    return np.maximum(1.0, np.abs(basis.outputs) @ size if basis.fast else size)[:, None]
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(x), x, 0.0)
+
+
+def faults(problem: Problem, basis: Bases, comparison: Comparison, precision: str) -> list[Fault]:
+    """Every pair of arrays for which a comparison fails, with the entry furthest off."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        off = np.abs(comparison.got - comparison.wanted)
+        excess = np.where(comparison.got == comparison.wanted, 0.0, off / comparison.allowed)
+        excess = np.where(np.isnan(excess), np.inf, excess)
+        vague = _vague(basis, comparison)
+    bad = (excess > 1) | vague
+    found = []
+    for o, rows in enumerate(basis.rows):
+        for i, columns in enumerate(basis.columns):
+            block = rows, columns
+            if not np.any(bad[block]):
+                continue
+            # What is known to be wrong comes before what is not known.
+            rank = np.where(bad[block], np.where(vague[block], 0.5, excess[block]), -1.0)
+            at = np.unravel_index(np.argmax(rank), rank.shape)
+            row, column = rows.start + int(at[0]), columns.start + int(at[1])
+            mismatch = GradientMismatch(
+                " against ".join(comparison.names),
+                str(problem.inputs[i]),
+                str(problem.outputs[o]),
+                _index(int(at[1]), problem.inputs[i].shape, basis),
+                _index(int(at[0]), problem.outputs[o].shape, basis),
+                float(comparison.got[row, column]),
+                float(comparison.wanted[row, column]),
+                float(comparison.allowed[row, column]),
+                0.0 if comparison.error is None else float(comparison.error[row, column]),
+                int(np.sum(bad[block])),
+                bad[block].size,
+                precision,
+            )
+            unknown = bool(vague[row, column])
+            found.append(Fault(mismatch, comparison, row, column, block, bad[block], unknown))
+    return found
+
+
+def _index(flat: int, shape: tuple[int, ...], basis: Bases) -> tuple[int, ...] | None:
+    return None if basis.fast else tuple(map(int, np.unravel_index(flat, shape)))
+
+
+def _vague(basis: Bases, comparison: Comparison) -> np.ndarray:
+    """Where finite differences are less sure than the derivatives of the output are large."""
+    vague = np.zeros(comparison.got.shape, bool)
+    if comparison.error is None:
+        return vague
+    for column in basis.columns:
+        size = np.maximum(*(np.abs(_finite(m[:, column])) for m in comparison[1:3]))
+        limit = np.maximum(np.max(size, axis=1, keepdims=True, initial=0.0), comparison.scale)
+        vague[:, column] = ~(TRUST * comparison.error[:, column] <= limit)
+    return vague

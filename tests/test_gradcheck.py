@@ -1,0 +1,355 @@
+"""`gradcheck` and `gradgradcheck`: what they find, what they say of it, and PyTorch's verdicts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import funcgrad as fg
+
+X = jnp.array([0.3, -0.7, 1.2])
+W = jnp.array([[0.5, -1.0], [0.25, 2.0], [-0.75, 1.5]])
+Z = jnp.array([0.3 + 0.5j, -0.7 + 0.5j, 1.2 + 0.5j])
+
+
+def wrong_by(factor, fun, at=None):
+    """`fun` with a derivative off by a factor, at one entry if `at` says which."""
+    wrong = jax.custom_jvp(fun)
+
+    @wrong.defjvp
+    def _(primals, tangents):
+        out, dots = jax.jvp(fun, primals, tangents)
+        scale = (
+            jnp.full(out.shape, factor) if at is None else jnp.ones(out.shape).at[at].set(factor)
+        )
+        return out, dots * scale.astype(dots.dtype)
+
+    return wrong
+
+
+def found(fun, *args, **options):
+    """The error that `gradcheck` raises."""
+    with pytest.raises(fg.GradcheckError) as caught:
+        fg.gradcheck(fun, args, **options)
+    return caught.value
+
+
+def custom_vjp(backward):
+    square = jax.custom_vjp(lambda x: x**2)
+    square.defvjp(lambda x: (x**2, x), lambda x, g: (backward(x, g),))
+    return square
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "complex64"])
+def test_right_passes_and_a_thousandth_more_does_not(dtype, fast):
+    x = X.astype(dtype)
+    assert fg.gradcheck(jnp.sin, (x,), fast=fast, batched=False) is True
+    error = found(wrong_by(1.001, jnp.sin), x, fast=fast, batched=False)
+    assert "in float64" in str(error)
+    assert "1.001 times" in str(error)
+
+
+def test_the_error_names_input_output_entry_and_numbers():
+    fun = lambda p, n: {"y": wrong_by(2.0, jnp.sin, at=1)(p["w"]) * n, "z": p["b"]}
+    with jax.enable_x64(True):
+        error = found(fun, {"w": np.array([0.3, -0.7, 1.2]), "b": np.ones(2)}, 3)
+    first = error.mismatches[0]
+    assert (first.input, first.input_index) == ("argument 0['w']", (1,))
+    assert (first.output, first.output_index) == ("result['y']", (1,))
+    np.testing.assert_allclose((first.got, first.wanted), (6 * np.cos(0.7), 3 * np.cos(0.7)))
+    assert (first.wrong, first.entries, first.precision) == (1, 9, "float64")
+    assert first.check == "forward mode against finite differences"
+    assert first.tolerance < 1e-6
+    assert {m.check for m in error.mismatches} == {
+        "forward mode against finite differences",
+        "reverse mode against finite differences",
+    }
+    assert "argument 0['w'] at [1]" in str(error)
+    assert "forward mode, outputs 0 to 2 by inputs 0 to 2:" in str(error)
+
+
+def test_the_block_around_the_entry_is_shown_of_large_ones():
+    error = found(wrong_by(2.0, jnp.sin, at=17), jnp.linspace(0.1, 1, 20), batched=False)
+    assert "outputs 15 to 19 by inputs 15 to 19:" in str(error)
+
+
+@pytest.mark.parametrize("fun", [jnp.tanh, lambda x: x @ x, lambda x: jnp.outer(x, x)])
+def test_second_order(fun):
+    assert fg.gradgradcheck(fun, (X,), batched=False)
+
+
+def test_second_order_finds_what_first_order_cannot():
+    cube = jax.custom_jvp(lambda x: x**3)
+    cube.defjvp(lambda p, t: (p[0] ** 3, 3 * lax.stop_gradient(p[0]) ** 2 * t[0]))
+    assert fg.gradcheck(cube, (X,), batched=False)
+    with pytest.raises(fg.GradcheckError, match="disagree") as caught:
+        fg.gradgradcheck(cube, (X,), batched=False)
+    assert caught.value.mismatches[0].input == "argument 0"
+    given = jnp.ones(3)
+    with pytest.raises(fg.GradcheckError, match="disagree"):
+        fg.gradgradcheck(cube, X, given, batched=False)
+
+
+def test_second_order_of_some_arguments_integers_and_complex():
+    fun = lambda n, x, z: {"a": x**n, "b": z * jnp.conj(z) * z, "d": jnp.abs(z) * x[0], "c": n}
+    z = jnp.array([0.5 + 1j])
+    assert fg.gradgradcheck(fun, (2, X, z), argnums=(2, 1), batched=False)
+
+
+@pytest.mark.parametrize(
+    "fun",
+    [lambda z: z * z, jnp.conj, jnp.abs, lambda z: jnp.real(z) ** 2, lambda z: z * jnp.conj(z)],
+)
+def test_complex_holomorphic_or_not(fun):
+    assert fg.gradcheck(fun, (jnp.array([0.3 + 0.5j, -1 + 0.25j]),))
+
+
+def test_parts_of_complex_arrays_are_named():
+    conj = jax.custom_jvp(jnp.conj)
+    conj.defjvp(lambda p, t: (jnp.conj(p[0]), t[0]))
+    first = found(conj, jnp.array([0.3 + 0.5j]), batched=False).mismatches[0]
+    assert first.input == "the imaginary part of argument 0"
+    assert first.output == "the imaginary part of result"
+    assert (round(first.got), round(first.wanted)) == (1, -1)
+
+
+def test_integers_are_left_alone_and_argnums_choose():
+    bad = lambda x, n, y: x * n + wrong_by(2.0, jnp.sin)(y)
+    assert fg.gradcheck(bad, (X, 2, X), argnums=0, batched=False)
+    assert fg.gradcheck(lambda x: (x, jnp.argmax(x)), X, batched=False)
+    first = found(bad, X, 2, X, argnums=-1, batched=False).mismatches[0]
+    assert first.input == "argument 2"
+
+
+def test_custom_rules_are_checked_in_the_mode_they_have():
+    assert fg.gradcheck(custom_vjp(lambda x, g: 2 * x * g), (X,))
+    error = found(custom_vjp(lambda x, g: 2.002 * x * g), X)
+    assert {m.check.partition(" against")[0] for m in error.mismatches} == {"reverse mode"}
+    with pytest.raises(fg.GradcheckError, match="modes asked for: TypeError: can't apply forward"):
+        fg.gradcheck(custom_vjp(lambda x, g: 2 * x * g), (X,), modes=("fwd",))
+
+
+def test_a_dynamic_loop_is_checked_forward_and_funcgrads_both_ways():
+    double = lambda loop: loop(lambda x: jnp.sum(x * x) < 100, lambda x: jnp.sinh(2 * x))
+    assert fg.gradcheck(lambda x: double(lambda c, b: lax.while_loop(c, b, x)), (X,), batched=False)
+    ours = lambda x: double(lambda c, b: fg.while_loop(c, b, x, max_steps=9))
+    assert fg.gradcheck(ours, (X,), batched=False)
+    with pytest.raises(fg.GradcheckError, match="Reverse-mode differentiation does not work"):
+        fg.gradcheck(lambda x: double(lambda c, b: lax.while_loop(c, b, x)), (X,), modes=("rev",))
+
+
+def test_a_rule_that_fails_is_an_error_and_not_left_out():
+    square = jax.custom_jvp(lambda x: x**2)
+    square.defjvp(lambda p, t: (p[0] ** 2, jnp.sin(t[0])))
+    with pytest.raises(fg.GradcheckError, match="could not take the derivative in reverse mode"):
+        fg.gradcheck(square, (X,))
+
+
+def test_what_cannot_be_batched_is_an_error_that_says_so():
+    host = lambda x: jax.pure_callback(np.cos, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+    sine = jax.custom_jvp(lambda x: jnp.sin(x))
+    sine.defjvp(lambda p, t: (jnp.sin(p[0]), t[0] * jnp.cos(p[0]) + 0 * host(t[0])))
+    assert fg.gradcheck(sine, (X,), modes="fwd", batched=False)
+    with pytest.raises(fg.GradcheckError, match=r"under `vmap`; `batched=False` leaves it out"):
+        fg.gradcheck(sine, (X,), modes="fwd")
+
+
+def test_a_batching_rule_that_is_wrong():
+    scale = jax.custom_batching.custom_vmap(lambda g: g * 2)
+    scale.def_vmap(lambda size, batched, g: (g * 2.1, batched[0]))
+    fun = jax.custom_vjp(lambda x: x * 2)
+    fun.defvjp(lambda x: (x * 2, None), lambda _, g: (scale(g),))
+    assert fg.gradcheck(fun, (X,), batched=False)
+    assert found(fun, X).mismatches[0].check == "reverse mode under `vmap` against reverse mode"
+
+
+def test_a_hook_that_changes_the_gradient_is_named():
+    assert fg.gradcheck(lambda x: fg.register_hook(x, lambda g: None) ** 2, (X,))
+    fun = lambda x: fg.register_hook(x, lambda g: -g) ** 2
+    text = str(found(fun, X))
+    assert "a hook changes this gradient by intent (`register_hook` at " in text
+    assert "test_gradcheck.py" in text
+    assert 'modes=("fwd",)' in text
+    assert fg.gradcheck(fun, (X,), modes=("fwd",))
+    assert fg.gradgradcheck(fun, (X,), batched=False)
+
+
+@pytest.mark.parametrize(
+    ("fun", "name"),
+    [
+        (lambda x: fg.detach(x) * x, "stop_gradient"),
+        (lambda x: lax.stop_gradient(x) * x, "stop_gradient"),
+        (lambda x: fg.set_data(x, x * 3), "set_data"),
+    ],
+)
+def test_what_cuts_the_gradient_by_intent_is_named(fun, name):
+    text = str(found(fun, X, batched=False))
+    assert f"`{name}` makes the gradient another than the derivative, by intent, at " in text
+
+
+def test_what_jax_detaches_itself_is_not_named():
+    fun = lambda x: wrong_by(1.01, jnp.sin)(jax.nn.softmax(x))
+    assert "stop_gradient" not in str(found(fun, X, batched=False))
+
+
+@pytest.mark.parametrize(
+    ("fun", "at", "note"),
+    [
+        (jax.nn.relu, 0.0, "a kink: the slope from the left is 0, from the right 1"),
+        (lambda x: jnp.abs(x - 1) + x, 1.0, "a kink: the slope from the left is 0"),
+        (jnp.floor, 2.0, "has a jump"),
+        (jnp.sqrt, 0.0, "at the edge of where it is defined"),
+        (jnp.log, -1.0, "the output is nan at this point"),
+    ],
+)
+def test_kinks_and_edges_are_pointed_out(fun, at, note):
+    error = found(fun, jnp.array(at), batched=False, modes="fwd")
+    assert note in str(error)
+
+
+def test_a_smooth_function_has_no_kink_and_a_kink_nearby_does_no_harm():
+    assert "kink" not in str(found(wrong_by(1.001, jnp.sin), X, batched=False))
+    assert fg.gradcheck(jnp.abs, (jnp.array([1e-3, -1e-4]),), batched=False)
+    text = str(found(jax.nn.relu, jnp.array([1e-3]), batched=False, eps=64.0))
+    assert "near this point the function has a kink" in text
+
+
+def test_results_that_differ_from_run_to_run():
+    draw = np.random.default_rng(0)
+    error = found(lambda x: x * draw.random(), X)
+    assert "run once against the same, run again" in str(error)
+    noisy = lambda x: x * (1 + 1e-12 * draw.random())
+    with jax.enable_x64(True):
+        x = np.array([0.3, -0.7])
+        assert "run again" in str(found(noisy, x))
+        assert fg.gradcheck(noisy, (x,), nondet_tol=1e-9)
+
+
+def test_python_control_flow_is_followed():
+    def fun(x):
+        return x**2 if x[0] > 0 else jnp.sin(x)
+
+    assert fg.gradcheck(fun, (X,))
+    assert fg.gradcheck(fun, (-X,))
+    found(lambda x: wrong_by(1.001, fun)(x) if x[0] > 0 else x, -X * -1)
+
+
+def test_a_function_with_a_dtype_of_its_own_is_checked_in_that():
+    rounded = lambda x: (jnp.sin(x.astype(jnp.bfloat16)) * 2).astype(jnp.float32)
+    assert fg.gradcheck(rounded, (X,))
+    assert "disagree" in str(found(wrong_by(1.5, rounded), X))
+    key = jax.random.key(0)
+    dropout = lambda x: jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x * 2, 0.0)
+    assert fg.gradcheck(dropout, (jnp.linspace(0.1, 2, 9),))
+    normal = lambda x: x * jax.random.normal(key, x.shape)
+    assert fg.gradcheck(normal, (X,))
+    assert "in float32" in str(found(wrong_by(1.01, normal), X))
+
+
+def test_constants_and_numbers_keep_their_dtype():
+    assert fg.gradcheck(lambda x, p: jnp.abs(x) ** p, (X.astype("bfloat16"), 2.5), batched=False)
+    w = W.astype("bfloat16")
+    assert fg.gradcheck(lambda x: jnp.tanh(x @ w), (X.astype("bfloat16"),), batched=False)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_low_precision_cannot_hold_is_found(dtype):
+    # The same in exact arithmetic; in half precision the difference is all rounding.
+    cancelling = jax.custom_jvp(jnp.sin)
+    cancelling.defjvp(lambda p, t: (jnp.sin(p[0]), (1000 + jnp.cos(p[0])) * t[0] - 1000 * t[0]))
+    error = found(cancelling, jnp.array([0.3, 0.7], dtype), batched=False, modes="rev")
+    assert error.mismatches[0].precision == dtype
+
+
+def test_no_flag_is_left_changed_and_64_bits_may_be_on():
+    before = jax.config.jax_enable_x64, jax.config.jax_numpy_dtype_promotion
+    fg.gradcheck(jnp.sin, (X,))
+    found(wrong_by(2.0, jnp.sin), X)
+    assert (jax.config.jax_enable_x64, jax.config.jax_numpy_dtype_promotion) == before
+    with jax.enable_x64(True):
+        assert fg.gradcheck(jnp.sin, (np.array([0.3, -0.7]),))
+
+
+def test_tolerances_and_step_are_as_given():
+    wrong = wrong_by(1.001, jnp.sin)
+    assert fg.gradcheck(wrong, (X,), rtol=0.01)
+    assert fg.gradcheck(wrong, (X,), atol=0.01)
+    assert fg.gradcheck(jnp.sin, (X,), eps=1e-3)
+    found(wrong, X, eps=1e-3)
+
+
+def test_tiny_and_huge_numbers():
+    with jax.enable_x64(True):
+        assert fg.gradcheck(jnp.log, (np.array([1e-6, 1.0, 1e6]),), batched=False)
+        assert fg.gradcheck(jnp.sin, (np.array([1e-9, 1e4]),), batched=False)
+        assert fg.gradcheck(jnp.exp, (np.array([-40.0, 300.0]),), batched=False)
+        found(wrong_by(1.001, jnp.log), np.array([1e-6, 1e6]), batched=False)
+        found(wrong_by(1.001, lambda x: 1e-9 * x), np.array([1.0]), batched=False)
+
+
+def test_wrong_calls():
+    with pytest.raises(fg.UsageError, match="without a floating or complex array"):
+        fg.gradcheck(lambda n: n * 2.0, (3,))
+    with pytest.raises(fg.UsageError, match="without floating or complex results"):
+        fg.gradcheck(jnp.argmax, (X,))
+    with pytest.raises(fg.UsageError, match=r'modes=.*"fwd", "rev" or both'):
+        fg.gradcheck(jnp.sin, (X,), modes=("forward",))
+    with pytest.raises(fg.UsageError, match="got argnums=3"):
+        fg.gradcheck(jnp.sin, (X,), argnums=3)
+    with pytest.raises(fg.UsageError, match="returns str"):
+        fg.gradcheck(lambda x: "text", (X,))
+    with pytest.raises(fg.UsageError, match="traced arguments"):
+        jax.jit(lambda x: fg.gradcheck(jnp.sin, (x,)))(X)
+
+
+def _torch_square(torch, factor):
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x**2
+
+        @staticmethod
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            return g * 2 * factor * x.conj()
+
+    return Square.apply
+
+
+def _jax_square(factor):
+    fun = jax.custom_vjp(lambda x: x**2)
+    fun.defvjp(lambda x: (x**2, x), lambda x, g: (g * 2 * factor * x,))
+    return fun
+
+
+CASES = {
+    "right": (lambda t: _torch_square(t, 1.0), _jax_square(1.0), X),
+    "wrong": (lambda t: _torch_square(t, 1.01), _jax_square(1.01), X),
+    "complex, right": (lambda t: _torch_square(t, 1.0), _jax_square(1.0), Z),
+    "complex, wrong": (lambda t: _torch_square(t, 1j), _jax_square(-1j), Z),
+    "of the real part": (lambda t: lambda x: t.real(x) ** 2, lambda x: jnp.real(x) ** 2, Z),
+    "at a kink": (lambda t: t.relu, jax.nn.relu, jnp.array([0.0, 1.0])),
+    "detached": (lambda t: lambda x: x.detach() * x, lambda x: fg.detach(x) * x, X),
+    "random": (
+        lambda t: lambda x: x * t.rand(()),
+        lambda x: x * np.random.random(),
+        X,
+    ),
+    "matrix": (lambda t: t.linalg.inv, jnp.linalg.inv, jnp.eye(3) + 0.1 * jnp.outer(X, X)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_verdicts_are_pytorchs(case, torch):
+    theirs, ours, x = CASES[case]
+    with jax.enable_x64(True):
+        wide = np.asarray(x).astype(np.complex128 if jnp.iscomplexobj(x) else np.float64)
+        tensor = torch.tensor(wide, requires_grad=True)
+        verdict = torch.autograd.gradcheck(theirs(torch), (tensor,), raise_exception=False)
+        try:
+            assert fg.gradcheck(ours, (wide,), modes=("rev",), batched=False) == verdict
+        except fg.GradcheckError:
+            assert not verdict
