@@ -334,6 +334,19 @@ def test_a_picture_made_while_tracing_has_no_values():
     assert titles(seen[0], "named") == ["y", "z"]
 
 
+def test_a_picture_of_what_closes_over_a_traced_value():
+    seen = []
+
+    @jax.jit
+    def fun(x):
+        seen.append(fg.graph(lambda scale: fg.retain_grad(scale * x, "y"), 2.0))
+        return x
+
+    fun(jnp.arange(4.0))
+    assert seen[0].model.facts["y"] == ("", "")
+    assert_whole(seen[0])
+
+
 def test_a_model_too_large_to_run_is_drawn_from_types():
     x = jax.ShapeDtypeStruct((10**6, 10**6), jnp.float32)
     picture = fg.graph(lambda x: jnp.sum(fg.retain_grad(x @ x, "y")), x)
@@ -429,6 +442,7 @@ def test_a_name_that_retain_refuses_leaves_the_others():
         (np.full(10, np.nan), "10 of 10 not finite"),
         (np.append(np.ones(9), np.nan), "1, 1 of 10 not finite"),
         (np.full((5, 5), 0.5, jnp.bfloat16), "all 0.5"),
+        (np.arange(-8, 8).astype(jnp.int4), "-8 to 7, mean -0.5"),
         (np.arange(10).astype(jnp.bfloat16), "0 to 9, mean 4.5"),
         (np.arange(10) * (3 + 4j), "size up to 45"),
         (np.array([np.nan, -np.inf]), "[nan, -inf]"),

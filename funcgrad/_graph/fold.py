@@ -117,9 +117,9 @@ def deeper(model: Model, depth: int) -> list[int]:
 def fit(model: Model, limit: int) -> Model:
     """The model with at most `limit` nodes where that can be, and notes on what was folded.
 
-    One way after another is tried, each only while there are too many nodes: inputs of one
-    argument, runs of elementwise operations, groups from the innermost outwards, operations of one
-    line, stretches of the program. Named values are the last to go.
+    One way after another is tried, each only while there are too many nodes: inputs used in one
+    place, runs of elementwise operations, groups from the innermost outwards, inputs of one
+    argument, operations of one line, stretches of the program. Named values are the last to go.
     """
     steps: list[tuple[str, str, Callable[[Model], Model]]] = [
         ("inputs", "inputs used in one place are shown as one", _siblings),

@@ -134,11 +134,11 @@ def graph(
 
     Raises:
         UsageError: an argument is of the wrong type.
-        GradientError, TreeError: `gradient` does not fit the output, as for `grad`.
+        TreeError: `gradient` does not fit the output, as for `grad`.
 
     `fun` is traced, so Python's `if` on values is refused, as under `jit`; then it runs once,
-    compiled. Showing and saving as SVG or PNG needs `pip install 'funcgrad[graph]'`, and nothing
-    else: the drawing program comes with it. Results that nobody uses are not drawn.
+    operation by operation. Results that nobody uses are not drawn. Showing, and saving as SVG or
+    PNG, needs `pip install 'funcgrad[graph]'` and nothing else: the drawing program comes with it.
 
     >>> import jax.numpy as jnp, funcgrad as fg
     >>> def f(x):

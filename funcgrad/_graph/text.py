@@ -43,15 +43,21 @@ def kinds(avals: Any, most: int = 2) -> tuple[str, ...]:
 def numbers(array: Any) -> str:
     """An array in words: all of a few numbers; of many their range, their mean, what is bad.
 
+    Empty for keys, and where values are not at hand.
+
     >>> numbers(jnp.arange(4.0)), numbers(jnp.float32(28.0))
     ('[0, 1, 2, 3]', '28')
     >>> numbers(jnp.linspace(-1.0, 3.0, 100))
     '-1 to 3, mean 1'
     """
     array = jnp.asarray(array)
-    if jnp.issubdtype(array.dtype, jax.dtypes.extended) or not array.is_fully_addressable:
+    if isinstance(array, jax.core.Tracer) or jnp.issubdtype(array.dtype, jax.dtypes.extended):
+        return ""
+    if not array.is_fully_addressable:  # parts of it are in other processes
         return ""
     host = np.asarray(array)
+    if host.dtype.kind == "V":  # NumPy has no bfloat16, float8 or int4 of its own
+        host = host.astype(np.float32)
     if host.size <= MOST_NUMBERS:
         return _nested(host)
     if host.dtype == bool:
