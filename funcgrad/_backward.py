@@ -116,8 +116,8 @@ class Pullback:
 
     def _one(self) -> Any:
         """The gradient 1 that a scalar output has where none is given."""
-        shown = ", ".join(map(describe, self.out)) or "nothing"
         if len(self.out) != 1 or self.out[0].size != 1:
+            shown = ", ".join(map(describe, self.out)) or "nothing"
             raise GradientError(
                 "grad can be implicitly created only for scalar outputs: "
                 f"`{self.function}` got a function that returns {shown}; reduce it to one number"
@@ -129,7 +129,8 @@ class Pullback:
         if not takes_gradient(out):
             raise GradientError(
                 "element 0 of tensors does not require grad and does not have a grad_fn: "
-                f"`{self.function}` got a function that returns {shown}, and wants a floating one"
+                f"`{self.function}` got a function that returns {describe(out)}, and wants a"
+                " floating one"
             )
         if jnp.issubdtype(out.dtype, jnp.complexfloating):
             raise GradientError(
@@ -409,7 +410,7 @@ def _places(function: str, positions: tuple[int, ...], count: int) -> list[int]:
         raise UsageError(
             f"`{function}` got argnums {positions} for a call with {count} positional"
             f" argument{'' if count == 1 else 's'}, and wants different positions among them;"
-            " arguments passed by keyword are not differentiated"
+            " arguments passed by keyword are not differentiated, nor is what the function closes over"
         )
     return places
 
@@ -482,8 +483,7 @@ def _forward(
     else:
         program = traced(flat, leaves, function, retain, tell_used)
     sites = program.sites
-    taps = {name: site.taps() for name, site in sites.items()}
-    _, pull, ((out, aux), values) = jax.vjp(program.run, leaves, taps, has_aux=True)
+    _, pull, ((out, aux), values) = jax.vjp(program.run, leaves, program.taps, has_aux=True)
     out_leaves, out_tree = jax.tree.flatten(out)
     pullback = Pullback(
         pull=pull,

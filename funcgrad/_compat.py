@@ -5,12 +5,14 @@ equation, or registers for a primitive of its own, goes through here, so that a 
 by editing this file. JAX's private modules are not used, here or elsewhere.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir, partial_eval
 
@@ -197,6 +199,67 @@ def program(
     """
     part = jaxpr.replace(constvars=[], invars=list(invars), outvars=list(outvars), eqns=list(eqns))
     return core.jaxpr_as_fun(core.ClosedJaxpr(part, ()))
+
+
+def shared(jaxpr: Jaxpr) -> dict[JaxprEqn, JaxprEqn]:
+    """For each equation that can be, a call of an inlined jitted function that does the same.
+
+    JAX finds the derivative of a jitted function once, and that of an operation each time anew;
+    `jax.numpy` is made of inlined jitted functions for that, and a jaxpr no more. One function
+    stands for all equations that do the same, in this jaxpr and others. What is staged is as it
+    was: each equation under its own source line and scopes.
+    """
+    calls = {}
+    for eqn in jaxpr.eqns:
+        operation = _operation(eqn)
+        if operation is None:
+            continue
+        if operation not in _SHARED:
+            if len(_SHARED) >= _ROOM:
+                _SHARED.clear()
+            _SHARED[operation] = _inlined(jaxpr, eqn)
+        calls[eqn] = _SHARED[operation](eqn)
+    return calls
+
+
+_SHARED: dict[Any, Callable[[JaxprEqn], JaxprEqn]] = {}
+_ROOM = 4096  # operations; each takes some kilobytes
+
+
+def _operation(eqn: JaxprEqn) -> Any:
+    """What an equation does, equal for equations that do the same; `None` if it is not to share."""
+    variables = _variables(eqn)
+    if not variables or eqn.effects or len(eqn.outvars) != 1 or subjaxprs(eqn.params):
+        return None
+    operands = [
+        (v.aval, np.asarray(v.val).tobytes()) if isinstance(v, Literal) else variables.index(v)
+        for v in eqn.invars
+    ]
+    types = [v.aval for v in variables]
+    operation = eqn.primitive, *eqn.params.items(), *operands, *types, eqn.ctx
+    try:
+        hash(operation)
+    except TypeError:
+        return None
+    return operation
+
+
+def _inlined(jaxpr: Jaxpr, eqn: JaxprEqn) -> Callable[[JaxprEqn], JaxprEqn]:
+    """Makes of equations that do the same as `eqn` calls of one inlined jitted function."""
+    source = eqn.source_info
+    bare = eqn.replace(source_info=source.replace(name_stack=source.name_stack[:0]))
+    body, operands = alone(jaxpr, bare)
+    like = _jit_of(len(operands))
+    params = {**like.params, "jaxpr": body, "name": eqn.primitive.name}
+    return lambda eqn: eqn.replace(primitive=like.primitive, params=params, invars=_variables(eqn))
+
+
+@functools.cache
+def _jit_of(count: int) -> JaxprEqn:
+    """An equation that calls some inlined jitted function of `count` operands and one result."""
+    (eqn,) = jax.make_jaxpr(jax.jit(lambda *xs: -xs[0]))(*[0.0] * count).eqns
+    early = jax.Inline.JAX_EARLY if hasattr(jax, "Inline") else True  # by JAX, not by XLA
+    return eqn.replace(params={**eqn.params, "inline": early})
 
 
 def used_inputs(closed: ClosedJaxpr, wanted: Sequence[bool] | None = None) -> list[bool]:
@@ -388,6 +451,25 @@ _KINDS = {
 }
 
 
+def function(jaxpr: Jaxpr) -> tuple[str, str]:
+    """The name of the Python function that a jaxpr was traced from, and its file; may be empty."""
+    info = getattr(jaxpr, "debug_info", None)
+    name, _, where = (getattr(info, "func_src_info", None) or "").partition(" at ")
+    return name, where.rpartition(":")[0]
+
+
+def argument_names(jaxpr: Jaxpr, count: int) -> list[str]:
+    """What the function calls the last `count` inputs of a jaxpr; empty where that is not known."""
+    names = list(getattr(getattr(jaxpr, "debug_info", None), "arg_names", None) or ())[-count:]
+    return [name or "" for name in names] if len(names) == count else [""] * count
+
+
+def reads(jaxpr: Jaxpr) -> set[Any]:
+    """The variables that some equation of a jaxpr uses, or that are its outputs."""
+    used = [v for eqn in jaxpr.eqns for v in eqn.invars]
+    return {v for v in [*used, *jaxpr.outvars] if not isinstance(v, Literal)}
+
+
 def kind(eqn: JaxprEqn) -> str:
     """What an equation is, under a name that does not change with the release of JAX."""
     primitive = eqn.params.get("_prim")  # JAX 0.12's primitives made of objects
@@ -444,25 +526,6 @@ def bools_behind(jaxpr: Jaxpr) -> dict[Any, Any]:
 def jit(eqn: JaxprEqn) -> Call:
     """Reads a `jit` equation; the keywords are `jax.jit`'s, with every operand an argument."""
     params = eqn.params
-def function(jaxpr: Jaxpr) -> tuple[str, str]:
-    """The name of the Python function that a jaxpr was traced from, and its file; may be empty."""
-    info = getattr(jaxpr, "debug_info", None)
-    name, _, where = (getattr(info, "func_src_info", None) or "").partition(" at ")
-    return name, where.rpartition(":")[0]
-
-
-def argument_names(jaxpr: Jaxpr, count: int) -> list[str]:
-    """What the function calls the last `count` inputs of a jaxpr; empty where that is not known."""
-    names = list(getattr(getattr(jaxpr, "debug_info", None), "arg_names", None) or ())[-count:]
-    return [name or "" for name in names] if len(names) == count else [""] * count
-
-
-def reads(jaxpr: Jaxpr) -> set[Any]:
-    """The variables that some equation of a jaxpr uses, or that are its outputs."""
-    used = [v for eqn in jaxpr.eqns for v in eqn.invars]
-    return {v for v in [*used, *jaxpr.outvars] if not isinstance(v, Literal)}
-
-
     donated = params["donated_invars"]
     options = {
         "in_shardings": tuple(map(_specified, params["in_shardings"])),
@@ -478,6 +541,18 @@ def reads(jaxpr: Jaxpr) -> set[Any]:
 
 def _specified(sharding: Any) -> Any:
     return None if type(sharding).__name__ == "UnspecifiedValue" else sharding
+
+
+def inside_jit(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """The program that a program which does nothing but call it under `jit` calls."""
+    jaxpr = open_up(closed)
+    while len(jaxpr.eqns) == 1 and kind(jaxpr.eqns[0]) == "jit":
+        (eqn,) = jaxpr.eqns
+        if list(eqn.invars) != list(jaxpr.invars) or list(eqn.outvars) != list(jaxpr.outvars):
+            break
+        closed = jit(eqn).body
+        jaxpr = open_up(closed)
+    return closed
 
 
 def call(eqn: JaxprEqn) -> Call:
@@ -514,9 +589,14 @@ def while_loop(eqn: JaxprEqn) -> While:
 
 def alone(jaxpr: Jaxpr, eqn: JaxprEqn) -> tuple[ClosedJaxpr, list[Any]]:
     """One equation of `jaxpr` as a program, and the variables that are its inputs."""
-    inputs = list(dict.fromkeys(v for v in eqn.invars if not isinstance(v, Literal)))
+    inputs = _variables(eqn)
     part = jaxpr.replace(constvars=[], invars=inputs, outvars=list(eqn.outvars), eqns=[eqn])
     return core.ClosedJaxpr(part, ()), inputs
+
+
+def _variables(eqn: JaxprEqn) -> list[Any]:
+    """The variables an equation reads, each once."""
+    return list(dict.fromkeys(v for v in eqn.invars if not isinstance(v, Literal)))
 
 
 class Frame(NamedTuple):
@@ -535,18 +615,6 @@ class Frame(NamedTuple):
     column: int | None
     end_column: int | None
     key: tuple[Any, int]
-
-def inside_jit(closed: ClosedJaxpr) -> ClosedJaxpr:
-    """The program that a program which does nothing but call it under `jit` calls."""
-    jaxpr = open_up(closed)
-    while len(jaxpr.eqns) == 1 and kind(jaxpr.eqns[0]) == "jit":
-        (eqn,) = jaxpr.eqns
-        if list(eqn.invars) != list(jaxpr.invars) or list(eqn.outvars) != list(jaxpr.outvars):
-            break
-        closed = jit(eqn).body
-        jaxpr = open_up(closed)
-    return closed
-
 
 
 def frames(eqn: JaxprEqn) -> list[Frame]:

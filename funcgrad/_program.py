@@ -1,5 +1,6 @@
 """A function to differentiate as a program of leaves and taps: as it stands, or traced."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,11 +22,13 @@ class Program(NamedTuple):
     Fields:
         run: `(leaves, taps) -> (differentiated output leaves, ((out, aux), retained values))`.
         sites: the tags that get a tap, by name.
+        taps: zeros for each of them.
         used: for each leaf, whether the output depends on it; true where nobody asked.
     """
 
     run: Callable[[list[Any], dict[str, Any]], Any]
     sites: dict[str, interpret.Site]
+    taps: interpret.Values
     used: list[bool]
 
 
@@ -36,7 +39,7 @@ def plain(flat: Flat, leaves: list[Any], function: str) -> Program:
         out, aux = flat(leaves)
         return _outputs(out, function), ((out, aux), {})
 
-    return Program(run, {}, [True] * len(leaves))
+    return Program(run, {}, {}, [True] * len(leaves))
 
 
 def traced(
@@ -44,13 +47,18 @@ def traced(
 ) -> Program:
     """The function traced, once, with a tap at each tag that `retain` asks for."""
     closed, count, returned = _trace(flat, leaves, function)
+    sites = select(retain, interpret.find(closed), function)
+    zeros = functools.cache(interpret.Leaf.zeros)
+    taps = {name: site.taps(zeros) for name, site in sites.items()}
+    # What is shared is compiled once for each jaxpr: where nothing is staged, at each call anew.
+    staged = any(isinstance(tap, jax.core.Tracer) for tap in jax.tree.leaves(taps))
 
-    def run(leaves: list[Any], taps: dict[str, Any]) -> Any:
-        results, values = interpret.run(closed, leaves, taps)
+    def run(leaves: list[Any], taps: interpret.Values) -> Any:
+        results, values = interpret.run(closed, leaves, taps, share=staged)
         return results[:count], (returned.join(results[count:]), values)
 
     used = _used(closed, leaves, count) if tell_used else [True] * len(leaves)
-    return Program(run, select(retain, interpret.find(closed), function), used)
+    return Program(run, sites, taps, used)
 
 
 def _trace(flat: Flat, leaves: list[Any], function: str) -> tuple[Any, int, Split]:
@@ -77,11 +85,10 @@ def _used(closed: Any, leaves: list[Any], count: int) -> list[bool]:
     """Which leaves the first `count` results depend on, in the sense of derivatives."""
     program = compat.jaxpr_as_fun(closed)
 
-    def linear(leaves: list[Any], dots: list[Any]) -> Any:
-        _, derivative = jax.linearize(lambda *leaves: program(*leaves)[:count], *leaves)
-        return derivative(*dots)
+    def derivative(leaves: list[Any], dots: list[Any]) -> Any:
+        return jax.jvp(lambda *leaves: program(*leaves)[:count], leaves, dots)[1]
 
-    return compat.used_inputs(jax.make_jaxpr(linear)(leaves, leaves))[len(leaves) :]
+    return compat.used_inputs(jax.make_jaxpr(derivative)(leaves, leaves))[len(leaves) :]
 
 
 def _outputs(out: Any, function: str) -> list[Any]:

@@ -1,231 +1,378 @@
-"""Tags cost nothing: the compiled program equals the one that is written by hand."""
+"""funcgrad costs nothing: what it compiles to equals what is written by hand, by every count."""
 
+import fnmatch
+import gc
 import re
+import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from by_hand import (
+    BY_HAND,
+    IDIOMS,
+    PROGRAMS,
+    W,
+    X,
+    chain,
+    layer,
+    loss,
+    mlp,
+    retaining,
+    retaining_by_hand,
+    transformer,
+    untagged,
+)
 from jax import lax
 
 import funcgrad as fg
-
-X = jnp.linspace(0.1, 1.0, 64)
-W = jnp.linspace(-1.0, 1.0, 64 * 64).reshape(64, 64)
-
-
-def untagged(value, name):
-    return value
+from funcgrad import _compat as compat
+from funcgrad.bench._case import cases
+from funcgrad.bench.program import collectives, normalized
 
 
-def chain(x, tag):
-    for n in range(6):
-        x = tag(jnp.sin(x) * x, f"y{n}")
-    return jnp.sum(x)
+class Cost(NamedTuple):
+    """What the compiler says of a program, and counts of its instructions."""
+
+    flops: float
+    accessed: float
+    temporary: int
+    outputs: int
+    fusions: int
+    collectives: int
 
 
-def mlp(x, tag):
-    for n in range(3):
-        x = tag(jnp.tanh(W @ x), f"y{n}")
-    return jnp.sum(x**2)
+def lowered(fun, args):
+    # The counts are those of HLO; what LLVM makes of it takes long and is not looked at.
+    return jax.jit(fun, compiler_options={"xla_backend_optimization_level": 0}).lower(*args)
 
 
-def rnn(x, tag):
-    step = lambda h, a: (jnp.tanh(tag(W @ h + a, "y")), h[0])
-    h, ys = lax.scan(step, x, jnp.linspace(0.0, 1.0, 16))
-    return jnp.sum(h * h) + jnp.sum(ys)
+def cost(program):
+    analysis, memory, text = program.cost_analysis(), program.memory_analysis(), program.as_text()
+    return Cost(
+        analysis.get("flops", 0.0),
+        analysis.get("bytes accessed", 0.0),
+        memory.temp_size_in_bytes,
+        memory.output_size_in_bytes,
+        len(re.findall(r" fusion\(", text)),
+        len(collectives(text)),
+    )
 
 
-def checkpointed(x, tag):
-    block = jax.checkpoint(lambda x: tag(jnp.tanh(W @ jnp.tanh(W @ x)), "y"))
-    return jnp.sum(jnp.sin(block(x)))
+def costs(fun, *args):
+    return cost(lowered(fun, args).compile())
 
 
-def branched(x, tag):
-    yes = lambda x: tag(jnp.tanh(W @ x), "y")
-    return jnp.sum(lax.cond(x[0] > 0, yes, lambda x: x, x) ** 2)
+def hlo(fun, *args):
+    return normalized(lowered(fun, args).compile().as_text())
 
 
-def jitted(x, tag):
-    return jnp.sum(jax.jit(lambda x: tag(jnp.tanh(W @ x), "y") ** 2)(x))
-
-
-def vmapped(x, tag):
-    return jnp.sum(jax.vmap(lambda row: tag(jnp.tanh(row @ x), "y"))(W) ** 2)
-
-
-def transformer(x, tag):
-    """Two checkpointed blocks of attention and a feed-forward net, on 4 tokens of 16 features."""
-
-    def block(x, n):
-        q, k, v = (x @ W[:16, 16 * i : 16 * i + 16] for i in range(3))
-        weights = tag(jax.nn.softmax(q @ k.T / 4.0), f"weights{n}")
-        x = x + weights @ v
-        hidden = tag(jnp.tanh(x @ W[:16]), f"hidden{n}")
-        return x + hidden @ W[:, :16]
-
-    x = x.reshape(4, 16)
-    for n in range(2):
-        x = jax.checkpoint(block, static_argnums=1)(x, n)
-    return jnp.sum(x**2)
-
-
-PROGRAMS = [chain, mlp, rnn, checkpointed, branched, jitted, vmapped, transformer]
-
-
-def compiled(fun, *args):
-    return jax.jit(fun).lower(*args).compile()
-
-
-def hlo(program):
-    """The optimised program without the places in the source and the names that come from them."""
-    text = re.sub(r",? ?(metadata|frontend_attributes)=\{[^}]*\}", "", program.as_text())
-    text = re.sub(r"(?ms)^(FileNames|FunctionNames|FileLocations|StackFrames)\n.*?\n\n", "", text)
-    names: dict[str, str] = {}
-    number = lambda match: names.setdefault(match[0], f"%{len(names)}")
-    text = re.sub(r"%[\w.\-]+", number, text)
-    return re.sub(r"HloModule \S+", "HloModule", text)
+def both(ours, by_hand, args):
+    """The costs of two programs, the sizes of what XLA is given, and whether they are the same."""
+    programs = [lowered(fun, args) for fun in (ours, by_hand)]
+    lines = [len(program.as_text().splitlines()) for program in programs]
+    compiled = [program.compile() for program in programs]
+    texts = {normalized(program.as_text()) for program in compiled}
+    return [cost(program) for program in compiled], lines, len(texts) == 1
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_unasked_tags_leave_no_trace_in_the_compiled_gradient(program):
-    tagged = compiled(jax.grad(lambda x: program(x, fg.retain_grad)), X)
-    plain = compiled(jax.grad(lambda x: program(x, untagged)), X)
-    assert hlo(tagged) == hlo(plain)
+    tagged = hlo(jax.grad(lambda x: program(x, fg.retain_grad)), X)
+    assert tagged == hlo(jax.grad(lambda x: program(x, untagged)), X)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_transforms_of_ours_compile_to_those_of_jax(program):
     fun = lambda x: program(x, untagged)
-    assert hlo(compiled(fg.grad(fun), X)) == hlo(compiled(jax.grad(fun), X))
-    ours = compiled(fg.value_and_grad(fun), X)
-    assert hlo(ours) == hlo(compiled(jax.value_and_grad(fun), X))
+    assert hlo(fg.grad(fun), X) == hlo(jax.grad(fun), X)
+    assert hlo(fg.value_and_grad(fun), X) == hlo(jax.value_and_grad(fun), X)
 
 
 def test_a_program_that_differs_is_told_apart():
-    plain = compiled(jax.grad(lambda x: mlp(x, untagged)), X)
     hooked = lambda x: mlp(x, lambda y, _: fg.register_hook(y, lambda g: 2 * g))
-    assert hlo(compiled(jax.grad(hooked), X)) != hlo(plain)
+    assert hlo(jax.grad(hooked), X) != hlo(jax.grad(lambda x: mlp(x, untagged)), X)
 
 
 def test_a_forward_pass_with_hooks_compiles_to_one_without():
     hooked = lambda x: mlp(x, lambda y, _: fg.register_hook(y, lambda g: -g))
-    plain = lambda x: mlp(x, untagged)
-    assert hlo(compiled(hooked, X)) == hlo(compiled(plain, X))
-
-
-def cost(program):
-    analysis, memory = program.cost_analysis(), program.memory_analysis()
-    return {
-        "flops": analysis["flops"],
-        "bytes accessed": analysis["bytes accessed"],
-        "temporary bytes": memory.temp_size_in_bytes,
-    }
-
-
-def chain_by_hand(x, zeros):
-    kept = {}
-    for name, zero in zeros.items():
-        kept[name] = jnp.sin(x) * x
-        x = kept[name] + zero
-    return jnp.sum(x), kept
-
-
-def mlp_by_hand(x, zeros):
-    kept = {}
-    for name, zero in zeros.items():
-        kept[name] = jnp.tanh(W @ x)
-        x = kept[name] + zero
-    return jnp.sum(x**2), kept
-
-
-def rnn_by_hand(x, zeros):
-    def step(h, slices):
-        a, zero = slices
-        y = W @ h + a
-        return jnp.tanh(y + zero), (h[0], y)
-
-    h, (ys, kept) = lax.scan(step, x, (jnp.linspace(0.0, 1.0, 16), zeros["y"]))
-    return jnp.sum(h * h) + jnp.sum(ys), {"y": kept}
-
-
-def checkpointed_by_hand(x, zeros):
-    @jax.checkpoint
-    def block(x, zero):
-        y = jnp.tanh(W @ jnp.tanh(W @ x))
-        return y + zero, y
-
-    y, kept = block(x, zeros["y"])
-    return jnp.sum(jnp.sin(y)), {"y": kept}
-
-
-def branched_by_hand(x, zeros):
-    def yes(x, zero):
-        y = jnp.tanh(W @ x)
-        return y + zero, y
-
-    no = lambda x, zero: (x, jnp.zeros(64))
-    y, kept = lax.cond(x[0] > 0, yes, no, x, zeros["y"])
-    return jnp.sum(y**2), {"y": kept}
-
-
-def transformer_by_hand(x, zeros):
-    kept = {}
-
-    @jax.checkpoint
-    def run(x, zeros):
-        made = {}
-
-        def tag(value, name):
-            made[name] = value
-            return value + zeros[name]
-
-        q, k, v = (x @ W[:16, 16 * i : 16 * i + 16] for i in range(3))
-        x = x + tag(jax.nn.softmax(q @ k.T / 4.0), "weights") @ v
-        return x + tag(jnp.tanh(x @ W[:16]), "hidden") @ W[:, :16], made
-
-    x = x.reshape(4, 16)
-    for n in range(2):
-        x, made = run(x, {name: zeros[f"{name}{n}"] for name in ("weights", "hidden")})
-        kept |= {f"{name}{n}": value for name, value in made.items()}
-    return jnp.sum(x**2), kept
-
-
-BY_HAND = [
-    (chain, chain_by_hand, {f"y{n}": (64,) for n in range(6)}),
-    (mlp, mlp_by_hand, {f"y{n}": (64,) for n in range(3)}),
-    (rnn, rnn_by_hand, {"y": (16, 64)}),
-    (checkpointed, checkpointed_by_hand, {"y": (64,)}),
-    (branched, branched_by_hand, {"y": (64,)}),
-    (
-        transformer,
-        transformer_by_hand,
-        {
-            f"{name}{n}": shape
-            for n in range(2)
-            for name, shape in (("weights", (4, 4)), ("hidden", (4, 64)))
-        },
-    ),
-]
+    assert hlo(hooked, X) == hlo(lambda x: mlp(x, untagged), X)
 
 
 @pytest.mark.parametrize(("program", "by_hand", "shapes"), BY_HAND)
-def test_retaining_costs_no_more_than_zeros_added_by_hand(program, by_hand, shapes):
-    ours = fg.value_and_grad(lambda x: program(x, fg.retain_grad), retain=...)
+def test_retaining_costs_what_zeros_added_by_hand_cost(program, by_hand, shapes):
+    (mine, theirs), (lines, allowed), _ = both(
+        retaining(program), retaining_by_hand(by_hand, shapes), (X,)
+    )
+    assert theirs.flops > 0
+    if program is transformer:  # under `checkpoint` XLA does add a zero; a tap of ours is nothing
+        assert all(spent <= limit for spent, limit in zip(mine, theirs, strict=True))
+        assert mine.flops >= 0.999 * theirs.flops
+    else:
+        assert mine == theirs
+    assert lines <= allowed
 
-    def theirs(x):
-        zeros = {name: jnp.zeros(shape) for name, shape in shapes.items()}
-        (value, kept), grads = jax.value_and_grad(by_hand, (0, 1), has_aux=True)(x, zeros)
-        return value, grads[0], {n: fg.Retained(kept[n], grads[1][n]) for n in shapes}
 
-    spent, allowed = cost(compiled(ours, X)), cost(compiled(theirs, X))
-    assert allowed["flops"] > 0
-    assert {key: spent[key] for key in spent if spent[key] > allowed[key]} == {}, allowed
+# What differs: one more operation on the integer that counts steps; and lines of the program that
+# XLA is given, before it has looked at it, where the body of a loop is a function of its own.
+MORE_FLOPS = {"while_loop": 1}
+MORE_LINES = {"fori_loop": 13, "a hook per example": 1}
+
+
+@pytest.mark.parametrize("name", IDIOMS)
+def test_an_idiom_costs_what_it_costs_by_hand(name):
+    args, ours, by_hand = IDIOMS[name]
+    (mine, theirs), (lines, allowed), _ = both(ours, by_hand, args)
+    assert mine == theirs._replace(flops=theirs.flops + MORE_FLOPS.get(name, 0))
+    assert lines <= allowed + MORE_LINES.get(name, 0)
+
+
+@pytest.mark.parametrize("name", IDIOMS)
+def test_an_idiom_and_its_form_by_hand_compute_the_same(name):
+    args, ours, by_hand = IDIOMS[name]
+    mine, theirs = ours(*args), by_hand(*args)
+    assert jax.tree.structure(mine) == jax.tree.structure(theirs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), mine, theirs)
+
+
+def smallest(name):
+    case = cases()[name]
+    return case.build(next(iter(case.sizes.values())))
+
+
+GROUPS = ("original/", "models/", "accumulation/", "second-order/")
+# In [25] is a loop: see below. Of the larger networks, the one with all idioms is enough.
+LEFT_OUT = ("original/in25", "models/cnn-*", "models/transformer-*")
+EQUAL = [
+    name
+    for name in cases()
+    if name.startswith(GROUPS) and not any(fnmatch.fnmatchcase(name, p) for p in LEFT_OUT)
+]
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_a_case_of_the_benchmark_costs_what_it_costs_by_hand(name):
+    problem = smallest(name)
+    args = jax.tree.map(jnp.asarray, problem.args)
+    (mine, theirs), (lines, allowed), _ = both(problem.ours, problem.hand, args)
+    assert mine == theirs
+    assert lines <= allowed
+
+
+# Loops of a length that is not known are held against scans of one that is. Reverse mode keeps less
+# where a value follows from another that is kept, and more where it keeps rows for steps that may
+# never be taken. XLA counts the flops of a loop's body once.
+LOOPS = {
+    "original/in25": Cost(1, 1, 2, 1, 1, 1),
+    "loops/while": Cost(1.4, 1.05, 1.05, 1, 1.2, 1),
+    "loops/fixed": Cost(1.2, 1.05, 1.05, 1, 1.1, 1),
+    "loops/autograph": Cost(1, 1, 1, 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_costs_about_what_a_scan_of_known_length_does(name):
+    if name == "loops/autograph":
+        pytest.importorskip("malt", reason="autograph needs diastatic-malt")
+    problem = smallest(name)
+    args = jax.tree.map(jnp.asarray, problem.args)
+    mine, theirs = costs(problem.ours, *args), costs(problem.hand, *args)
+    allowed = [limit * spent for limit, spent in zip(LOOPS[name], theirs, strict=True)]
+    assert all(spent <= limit for spent, limit in zip(mine, allowed, strict=True)), (mine, theirs)
+
+
+def sharded(fun, by_hand):
+    """Both on eight devices, each with its rows of the batch."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.device_put(jnp.ones((16, 64)), jax.NamedSharding(mesh, jax.P("data")))
+    w = jax.device_put(W, jax.NamedSharding(mesh, jax.P()))
+    return [costs(one, w, rows) for one in (fun, by_hand)]
+
+
+def test_on_a_mesh_it_communicates_what_it_does_by_hand():
+    def net(w, rows, kept):
+        return jnp.mean(kept(jnp.tanh(rows @ w)) ** 2)
+
+    def by_hand(w, rows):
+        fun = lambda w, zero: (net(w, rows, lambda y: y + zero), jnp.tanh(rows @ w))
+        (value, y), (grad, of_y) = jax.value_and_grad(fun, (0, 1), has_aux=True)(
+            w, jnp.zeros((16, 64))
+        )
+        return value, grad, {"y": (y, of_y)}
+
+    ours = fg.value_and_grad(lambda *xs: net(*xs, lambda y: fg.retain_grad(y, "y")), retain="y")
+    mine, theirs = sharded(ours, by_hand)
+    assert mine.collectives == theirs.collectives > 0
+    assert mine == theirs
+
+
+@pytest.mark.parametrize("name", ["abs", "clip", "leaky_relu", "norm", "max", "sort"])
+def test_conventions_leave_the_forward_pass_as_it_is(name):
+    theirs = getattr(jnp, name, None) or getattr(jax.nn, name, None) or jnp.linalg.norm
+    args = (X, 0.2, 0.5) if name == "clip" else (X,)
+    ours = getattr(fg.conventions, name)
+    assert costs(lambda x: ours(x, *args[1:]), X) == costs(lambda x: theirs(x, *args[1:]), X)
+
+
+def slow_retain_grad(y, name):
+    """One that adds a zero that the compiler cannot know to be one."""
+    return fg.retain_grad(y + 0 * y, name)
+
+
+def slow_hook(x, w):
+    return jnp.sum(fg.register_hook(layer(x, w), lambda g: 0 * g - g) ** 2)
+
+
+def forward_twice(x, w):
+    return loss(lax.optimization_barrier(x), w), fg.grad(loss)(x, w)
+
+
+def slow_detach(y):
+    return lax.stop_gradient(lax.sort(y)) * 0 + lax.stop_gradient(y)
+
+
+PLANTED = {
+    "retain_grad that adds": (
+        (X,),
+        fg.value_and_grad(lambda x: mlp(x, slow_retain_grad), retain=...),
+        retaining_by_hand(*BY_HAND[1][1:]),
+    ),
+    "a hook that adds": ((X, W), fg.grad(slow_hook), IDIOMS["register_hook"][2]),
+    "a forward pass for the value alone": ((X, W), forward_twice, jax.value_and_grad(loss)),
+    "detach that sorts": (
+        (X, W),
+        fg.grad(lambda x, w: jnp.sum(slow_detach(layer(x, w)) * x)),
+        IDIOMS["detach"][2],
+    ),
+    "a tag that nobody asked for": (
+        (X,),
+        lambda x: retaining(chain)(x),
+        lambda x: (*jax.value_and_grad(lambda x: chain(x, untagged))(x), {}),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_slow_idiom_is_found(name):
+    args, slow, by_hand = PLANTED[name]
+    (mine, theirs), _, same = both(slow, by_hand, args)
+    assert not same
+    assert mine != theirs
 
 
 def test_what_is_not_asked_for_is_not_kept():
-    rows = lambda retain: compiled(
-        fg.value_and_grad(lambda x: chain(x, fg.retain_grad), retain=retain), X
-    ).memory_analysis()
+    outputs = lambda retain: (
+        costs(fg.value_and_grad(lambda x: chain(x, fg.retain_grad), retain=retain), X).outputs
+    )
     one = 2 * X.nbytes
-    assert rows("y1").output_size_in_bytes - rows(()).output_size_in_bytes <= one + 32
-    assert rows(...).output_size_in_bytes - rows(()).output_size_in_bytes >= 6 * one
+    assert outputs("y1") - outputs(()) <= one + 32
+    assert outputs(...) - outputs(()) >= 6 * one
+
+
+def python_functions(fun, *args):
+    """The Python functions that run while `fun` does, but for `fun` itself if it is one."""
+    ran = []
+
+    def note(frame, event, arg):
+        if event == "call":
+            ran.append(frame.f_code)
+
+    gc.disable()  # JAX has it call a function of Python's
+    sys.setprofile(note)
+    try:
+        fun(*args)
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    return ran
+
+
+JITTED = {
+    "grad": fg.grad(loss),
+    "value_and_grad": fg.value_and_grad(loss, (0, 1)),
+    "hook": IDIOMS["register_hook"][1],
+    "vjp": lambda x, w: fg.vjp(loss, x, w)[1](),
+    "set_data": IDIOMS["set_data"][1],
+    "while_loop": IDIOMS["while_loop"][1],
+    "retain nothing": fg.grad(lambda x, w: mlp(x, fg.retain_grad), retain=()),
+}
+
+
+@pytest.mark.parametrize("name", JITTED)
+def test_a_jitted_call_runs_no_python(name):
+    jitted = jax.jit(JITTED[name])
+    for _ in range(2):
+        jitted(X, W)
+    assert python_functions(jitted, X, W) == []
+
+
+def test_a_jitted_call_with_retained_values_makes_the_pairs_and_no_more():
+    jitted = jax.jit(retaining(mlp))
+    for _ in range(2):
+        _, _, retained = jitted(X)
+    makes_a_pair = fg.Retained.__new__.__code__
+    assert python_functions(jitted, X) == [makes_a_pair] * len(retained)
+
+
+def test_python_that_runs_is_noticed():
+    eager = fg.grad(loss)
+    assert len(python_functions(eager, X, W)) > 50
+
+
+def traced(fun):
+    """How many Python functions run while `fun` is traced, once JAX knows its own functions."""
+    ran = python_functions(jax.jit(lambda x: fun(x)).trace, X)
+    return len(python_functions(jax.jit(lambda x: fun(x)).trace, X)) if ran else 0
+
+
+def line(x, tag):
+    """A hundred steps, every tenth one tagged."""
+    for n in range(100):
+        x = jnp.sin(x) * 1.01
+        x = tag(x, f"y{n}") if n % 10 == 0 else x
+    return jnp.sum(x)
+
+
+def line_by_hand(x, zeros):
+    kept = {}
+
+    def tag(value, name):
+        kept[name] = value
+        return value + zeros[name]
+
+    return line(x, tag), kept
+
+
+LINE = (line, line_by_hand, {f"y{n}": (64,) for n in range(0, 100, 10)})
+
+
+@pytest.mark.parametrize(("program", "by_hand", "shapes"), [*BY_HAND, LINE])
+def test_tracing_takes_about_as_many_calls_as_by_hand(program, by_hand, shapes):
+    ours, theirs = traced(retaining(program)), traced(retaining_by_hand(by_hand, shapes))
+    assert theirs > 500
+    assert ours <= 1.25 * theirs
+
+
+def scoped(x):
+    for n in range(4):
+        with jax.named_scope(f"layer{n}"):
+            x = fg.retain_grad(jnp.sin(x) * x, "y")
+    x = jnp.sin(x) * x
+    return jnp.sum(x)
+
+
+def test_operations_that_share_a_derivative_keep_their_lines_and_scopes(monkeypatch):
+    def places():
+        jaxpr = jax.make_jaxpr(jax.jit(lambda x: retaining(lambda x, _: scoped(x))(x)))(X)
+        (call,) = compat.open_up(jaxpr).eqns
+        eqns = compat.open_up(compat.jit(call).body).eqns
+        mine = lambda eqn: [f.line for f in compat.frames(eqn) if f.file == __file__][:1]
+        return [(e.primitive.name, str(e.source_info.name_stack), mine(e)) for e in eqns]
+
+    shared = places()
+    monkeypatch.setattr(compat, "shared", lambda jaxpr: {})
+    assert shared == places()
+    assert {scope for _, scope, _ in shared if "layer2" in scope}
+    assert len({tuple(lines) for _, _, lines in shared}) > 2

@@ -11,7 +11,9 @@ tag is asked for; no gradient is ever dropped silently.
 """
 
 from . import branches, calls, loops, meshes
+from .walk import Leaf as Leaf
 from .walk import Site as Site
+from .walk import Values as Values
 from .walk import find as find
 from .walk import run as run
 

@@ -12,7 +12,7 @@ from .walk import Leaf, Run, Values, find, rule
 
 def _outside(eqn: compat.JaxprEqn, leaf: Leaf) -> Leaf:
     axes = compat.shard_map(eqn).axes
-    return Leaf((*axes.values(), *leaf.shape), leaf.dtype, leaf.varying - axes.keys())
+    return Leaf((*axes.values(), *leaf.shape), leaf.dtype, leaf.varying.difference(axes))
 
 
 @rule("shard_map", outside=_outside)

@@ -2,7 +2,7 @@
 
 import itertools
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -64,10 +64,10 @@ class Site(NamedTuple):
         """For each leaf, whether it takes a gradient."""
         return tuple(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in self.leaves)
 
-    def taps(self) -> list[Any]:
-        """A tap for each leaf: zeros, and `None` where the leaf takes no gradient."""
+    def taps(self, zeros: Callable[[Leaf], Any] = Leaf.zeros) -> list[Any]:
+        """A tap for each leaf: its zeros, and `None` where the leaf takes no gradient."""
         pairs = zip(self.leaves, self.chosen, strict=True)
-        return [leaf.zeros() if chosen else None for leaf, chosen in pairs]
+        return [zeros(leaf) if chosen else None for leaf, chosen in pairs]
 
 
 class Rule(NamedTuple):
@@ -170,7 +170,9 @@ def _scoped(eqn: compat.JaxprEqn, name: str) -> str:
     return "/".join([*compat.scopes(eqn), name])
 
 
-def run(closed: compat.ClosedJaxpr, args: Sequence[Any], taps: Values) -> tuple[list[Any], Values]:
+def run(
+    closed: compat.ClosedJaxpr, args: Sequence[Any], taps: Values, *, share: bool = False
+) -> tuple[list[Any], Values]:
     """Evaluates a jaxpr with a tap at each tag that `taps` names.
 
     Args:
@@ -178,6 +180,8 @@ def run(closed: compat.ClosedJaxpr, args: Sequence[Any], taps: Values) -> tuple[
         args: its inputs.
         taps: for each asked name a zero for each leaf of the site, `None` for leaves without
             gradient. Differentiating with respect to a tap gives the gradient at the tag.
+        share: whether to have JAX find the derivative of an operation that repeats but once; of use
+            where what is evaluated is differentiated and staged at the same time.
 
     Returns:
         The program's results, and the leaves of each asked value.
@@ -190,11 +194,11 @@ def run(closed: compat.ClosedJaxpr, args: Sequence[Any], taps: Values) -> tuple[
         return atom.val if isinstance(atom, compat.Literal) else env[atom]
 
     values: Values = {}
-    for step in _plan(jaxpr, frozenset(taps)):
+    for step in _plan(jaxpr, frozenset(taps), compat.shared(jaxpr) if share else {}):
         operands = [read(v) for v in step.invars]
         if step.names:
             inner = {name: taps[full] for name, full in step.names.items()}
-            results, found = _tagged(step.eqn, operands, inner)
+            results, found = _tagged(step.eqn, operands, inner, share)
             values.update({step.names[name]: leaves for name, leaves in found.items()})
         else:
             results = step.program(*operands)
@@ -205,12 +209,18 @@ def run(closed: compat.ClosedJaxpr, args: Sequence[Any], taps: Values) -> tuple[
     return results, values
 
 
-def _tagged(eqn: compat.JaxprEqn, operands: list[Any], taps: Values) -> tuple[list[Any], Values]:
+_inject_inlined = jax.jit(inject, inline=True)
+
+
+def _tagged(
+    eqn: compat.JaxprEqn, operands: list[Any], taps: Values, share: bool
+) -> tuple[list[Any], Values]:
     """One equation that holds asked tags, or is one; `taps` by the names of its inside."""
     if eqn.primitive is tag_p:
         ((name, sinks),) = taps.items()
+        add = _inject_inlined if share else inject
         leaves = [
-            x if sink is None else inject(x, compat.placed_like(sink, jax.typeof(x)))
+            x if sink is None else add(x, compat.placed_like(sink, jax.typeof(x)))
             for x, sink in zip(operands, sinks, strict=True)
         ]
         return leaves, {name: [jnp.asarray(x) for x in operands]}
@@ -231,8 +241,15 @@ class Step(NamedTuple):
     program: Any = None
 
 
-def _plan(jaxpr: compat.Jaxpr, asked: frozenset[str]) -> list[Step]:
-    """Cuts a jaxpr at its tagged equations; linear in the number of equations and operands."""
+def _plan(
+    jaxpr: compat.Jaxpr,
+    asked: frozenset[str],
+    instead: Mapping[compat.JaxprEqn, compat.JaxprEqn],
+) -> list[Step]:
+    """Cuts a jaxpr at its tagged equations; linear in the number of equations and operands.
+
+    In the stretches between them `instead` tells what to evaluate in place of an equation.
+    """
     bools = compat.bools_behind(jaxpr)
     last_use: dict[Any, int] = {}
     for index, eqn in enumerate(jaxpr.eqns):
@@ -244,7 +261,7 @@ def _plan(jaxpr: compat.Jaxpr, asked: frozenset[str]) -> list[Step]:
     for index, eqn in enumerate(jaxpr.eqns):
         names = _asked_inside(eqn, asked)
         if not names:
-            stretch.append(eqn)
+            stretch.append(instead.get(eqn, eqn))
             continue
         steps += _stretch(jaxpr, stretch, last_use, index)
         stretch = []
