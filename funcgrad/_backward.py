@@ -410,7 +410,8 @@ def _places(function: str, positions: tuple[int, ...], count: int) -> list[int]:
         raise UsageError(
             f"`{function}` got argnums {positions} for a call with {count} positional"
             f" argument{'' if count == 1 else 's'}, and wants different positions among them;"
-            " arguments passed by keyword are not differentiated, nor is what the function closes over"
+            " arguments passed by keyword are not differentiated, nor is what the function"
+            " closes over"
         )
     return places
 

@@ -1,6 +1,5 @@
 """Walks a jaxpr: what tags it holds (`find`), and its evaluation with taps at them (`run`)."""
 
-import itertools
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -107,7 +106,7 @@ def find(jaxpr: compat.Jaxpr | compat.ClosedJaxpr) -> dict[str, Site]:
     jaxpr = compat.open_up(jaxpr)
     if jaxpr not in _FOUND:
         found: dict[str, Site] = {}
-        read = _read(jaxpr) if any(eqn.primitive is tag_p for eqn in jaxpr.eqns) else set()
+        read = compat.reads(jaxpr) if any(eqn.primitive is tag_p for eqn in jaxpr.eqns) else set()
         for eqn in jaxpr.eqns:
             for name, site in _sites(eqn, read):
                 first = found.setdefault(name, site)
@@ -119,12 +118,6 @@ def find(jaxpr: compat.Jaxpr | compat.ClosedJaxpr) -> dict[str, Site]:
                     found[name] = first._replace(clash=site)
         _FOUND[jaxpr] = found
     return _FOUND[jaxpr]
-
-
-def _read(jaxpr: compat.Jaxpr) -> set[Any]:
-    """The variables that equations or results of `jaxpr` use."""
-    atoms = itertools.chain(jaxpr.outvars, *(eqn.invars for eqn in jaxpr.eqns))
-    return {atom for atom in atoms if not isinstance(atom, compat.Literal)}
 
 
 def _sites(eqn: compat.JaxprEqn, read: set[Any]) -> Iterable[tuple[str, Site]]:
