@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._backward import vjp
-from .._errors import UsageError, describe
+from .._errors import GradcheckError, UsageError, describe
 from .._trees import is_array, takes_gradient
 from . import report
 from .analysis import BATCHED, MODES, Analysis, Run, analyst, possible, traces_alike
@@ -124,7 +124,8 @@ def gradgradcheck(
         GradcheckError: as `gradcheck` does.
         UsageError: the same.
 
-    A hook is part of what the backward pass computes, and its own derivative is checked.
+    A hook is part of what the backward pass computes. Where reverse mode goes through it a second
+    time it acts once more, which finite differences do not see; the error then names it.
 
     >>> import jax.numpy as jnp, funcgrad as fg
     >>> fg.gradgradcheck(lambda x: jnp.sum(x**3), jnp.arange(1.0, 4.0))
@@ -208,6 +209,7 @@ def _analysed(problem: Problem, basis: Bases, task: _Task) -> tuple[list[str], R
         analyse = analyst(problem, basis, task.ways)
         return task.ways, analyse, analyse(problem.point)
     except Exception:  # told apart way by way, where it costs something
+        problem.call(problem.point)  # an error of the function's own is raised as it is
         ways = possible(problem, basis, task.ways, task.function)
     analyse = analyst(problem, basis, ways)
     return ways, analyse, analyse(problem.point)
@@ -216,7 +218,17 @@ def _analysed(problem: Problem, basis: Bases, task: _Task) -> tuple[list[str], R
 def _repeated(
     problem: Problem, basis: Bases, first: Analysis, again: Analysis, task: _Task
 ) -> list[Fault]:
-    """What differs when it is computed a second time."""
+    """The derivatives that differ when they are computed a second time; the result must not."""
+    off = np.where(first.value == again.value, 0.0, np.abs(first.value - again.value))
+    off = np.where(np.isnan(first.value) & np.isnan(again.value), 0.0, off)
+    if not np.all(off <= task.nondet_tol):
+        at = int(np.argmax(np.where(np.isnan(off), np.inf, off)))
+        raise GradcheckError(
+            f"`{task.function}` got a function whose result differs from run to run, by more than"
+            f" nondet_tol={task.nondet_tol}: entry {at} of all results was"
+            f" {first.value[at]:.12g}, then {again.value[at]:.12g}; draw random numbers from a"
+            " `jax.random.key` that is an argument or a constant"
+        )
     found = []
     for way, matrix in first.jacobians.items():
         other = again.jacobians[way]

@@ -77,10 +77,10 @@ def pose(
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     paths = [path for path, leaf in jax.tree_util.tree_leaves_with_path(whole) if _taken(leaf)]
     names = [f"argument {argnums[p[0].idx]}{jax.tree_util.keystr(p[1:])}" for p in paths]
-    if not leaves:
+    if not sum(leaf.size for leaf in leaves):
         raise UsageError(
-            f"`{function}` got arguments without a floating or complex array, and wants one to"
-            f" differentiate with respect to: {', '.join(map(describe, args)) or 'no arguments'}"
+            f"`{function}` got arguments without an entry that is floating or complex, and wants"
+            f" one to differentiate with respect to: {', '.join(map(describe, args)) or 'none'}"
         )
     seen: list[list[Leaf]] = []
 
@@ -101,10 +101,10 @@ def pose(
     inputs = [p for name, x in zip(names, leaves, strict=True) for p in _parts(name, x)]
     program = traced(call, point)
     results = program.out_avals if program else call(point)
-    if not results:
+    if not sum(math.prod(x.shape) for x in results):
         raise UsageError(
-            f"`{function}` got a function without floating or complex results, and wants one that"
-            " can be differentiated"
+            f"`{function}` got a function whose results have no floating or complex entry, and"
+            " wants one that can be differentiated"
         )
     return Problem(call, point, inputs, seen[-1], program, _eps(program, [*point, *results]))
 

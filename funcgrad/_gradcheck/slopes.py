@@ -57,24 +57,26 @@ def _directions(leaves: list[Leaf], fast: bool, draw: Any) -> tuple[np.ndarray, 
     places = [slice(*pair) for pair in itertools.pairwise(ends)]
     if not fast:
         return np.eye(ends[-1]), places
-    rows = np.zeros((len(leaves), ends[-1]))
-    for row, place in zip(rows, places, strict=True):
+    filled = [place for place in places if place.stop > place.start]
+    rows = np.zeros((len(filled), ends[-1]))
+    for row, place in zip(rows, filled, strict=True):
         # Eighths from 1/2 to 1, which every dtype holds exactly, of either sign.
-        size = row[place].size
+        size = place.stop - place.start
         row[place] = draw.integers(4, 9, size) / 8 * draw.choice([-1, 1], size)
-    return rows, [slice(i, i + 1) for i in range(len(leaves))]
+    starts = np.cumsum([0, *(place in filled for place in places)])
+    return rows, [slice(*pair) for pair in itertools.pairwise(starts)]
 
 
 def leaves_of(rows: np.ndarray, like: list[Any]) -> list[Any]:
     """Rows over all entries as arrays like `like`, with an axis in front for the rows."""
     ends = np.cumsum([x.size for x in like])[:-1]
     pieces = np.split(rows, ends, axis=1)
-    return [_array(p.reshape(-1, *x.shape), x) for p, x in zip(pieces, like, strict=True)]
+    return [_array(p.reshape(len(rows), *x.shape), x) for p, x in zip(pieces, like, strict=True)]
 
 
 def flat(leaves: list[Any], lead: int) -> np.ndarray:
     """The inverse in float64: arrays with one leading axis of length `lead`, side by side."""
-    pieces = [np.asarray(x).astype(np.float64).reshape(lead, -1) for x in leaves]
+    pieces = [np.asarray(x).astype(np.float64).reshape(lead, x.size // lead) for x in leaves]
     return np.concatenate(pieces, axis=1)
 
 
