@@ -33,7 +33,10 @@ def main() -> None:
     job = json.load(sys.stdin)
     jax.config.update("jax_enable_compilation_cache", False)
     torch = bool({*NAMES} & {*job["contenders"]}) and importlib.util.find_spec("torch") is not None
-    gpu = jax.default_backend() == "gpu"
+    try:
+        gpu = jax.default_backend() == "gpu"
+    except Exception as error:  # whatever a plugin may raise
+        sys.exit(f"JAX finds no such device ({' '.join(str(error).split()) or repr(error)})")
     settle(torch, job["threads"], gpu)
 
     def answer(it: Any) -> None:

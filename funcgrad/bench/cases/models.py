@@ -431,7 +431,7 @@ MODELS: dict[str, tuple[Function, str, dict[str, Size]]] = {
     "rnn": (
         rnn,
         "a scanned recurrent network",
-        {"tiny": Size(2, 8, 4), "medium": Size(16, 64, 16), "large": Size(64, 256, 32)},
+        {"tiny": Size(2, 8, 4), "medium": Size(16, 64, 8), "large": Size(64, 256, 16)},
     ),
     "transformer": (
         transformer,
