@@ -625,6 +625,7 @@ def frames(eqn: JaxprEqn) -> list[Frame]:
     )
 
 
+@functools.lru_cache(maxsize=4096)  # operations share most of the calls that led to them
 def _frame(code: Any, instruction: int) -> Frame:
     positions = itertools.islice(code.co_positions(), instruction // 2, None)
     line, end_line, column, end_column = next(positions, (None, None, None, None))

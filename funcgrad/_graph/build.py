@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from .. import _compat as compat
 from .. import _interpret as interpret
 from .._anomaly.flags import BODIES, ELEMENTWISE, MOVES
-from .._anomaly.source import expression, internal, of_library, place
+from .._anomaly.source import Place, expression, internal, of_library, place
 from .._bounded.parts import cut
 from .._tags import tag_p
 from .model import Edge, Group, Model, Node, Origin
@@ -138,16 +138,17 @@ def _rule(*names: str) -> Callable[[Any], Any]:
 def _operation(sketch: _Sketch, eqn: compat.JaxprEqn, sources: Sources, at: _Where) -> Sources:
     bodies = [] if of_library(eqn) else compat.subjaxprs(eqn.params)
     hidden = {name: None for body in bodies for name in interpret.find(body)}
+    found = place([eqn])
     node = Node(
         "folded" if hidden else "operation",
         operation(eqn),
         kinds(v.aval for v in eqn.outvars),
         at.group,
-        tip(eqn, place([eqn])),
+        tip(eqn, found),
         tuple("/".join([*at.scopes, name]) for name in hidden),
         1,
         eqn.primitive.name in ELEMENTWISE | MOVES,
-        None if hidden or eqn.primitive.name in _APART else _origin(eqn),
+        None if hidden or eqn.primitive.name in _APART else _origin(eqn, found),
     )
     return [sketch.add(node, sources)] * len(eqn.outvars)
 
@@ -155,8 +156,7 @@ def _operation(sketch: _Sketch, eqn: compat.JaxprEqn, sources: Sources, at: _Whe
 _APART = {"register_hook", "inject_gradient"}
 
 
-def _origin(eqn: compat.JaxprEqn) -> Origin | None:
-    found = place([eqn])
+def _origin(eqn: compat.JaxprEqn, found: Place | None) -> Origin | None:
     if found is None:
         return None
     own = found.own
