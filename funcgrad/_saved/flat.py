@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from .._bounded.parts import merge, take
 from .._errors import UsageError, describe
-from .._trees import Split, is_array, takes_gradient
+from .._trees import Split, is_array
 
 
 class Flat(NamedTuple):
@@ -52,7 +53,7 @@ def flatten(fun: Any, args: Any, argnums: Any, function: str) -> Flat:
     rest = tuple(leaf for (_, leaf), a in zip(found, array, strict=True) if not a)
     recipe = Split(jax.tree.structure(args), tuple(array), rest)
     arrays = take(found, array)
-    moving = [path[0].idx in chosen and _moves(leaf) for path, leaf in arrays]
+    moving = [path[0].idx in chosen and inexact(leaf) for path, leaf in arrays]
     if not any(moving):
         raise UsageError(
             f"`{function}` got arguments none of which takes a gradient:"
@@ -67,8 +68,10 @@ def flatten(fun: Any, args: Any, argnums: Any, function: str) -> Flat:
     return Flat(run, [leaf for _, leaf in arrays], paths, moving)
 
 
-def _moves(leaf: Any) -> bool:
-    return takes_gradient(leaf.dtype if hasattr(leaf, "dtype") else leaf)
+def inexact(x: Any) -> bool:
+    """Whether an array or a type is floating or complex; keys of random numbers are neither."""
+    dtype = x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
 def _positions(argnums: Any, count: int, function: str) -> set[int]:

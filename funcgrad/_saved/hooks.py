@@ -18,7 +18,8 @@ from .._bounded.parts import but, merge, take
 from .._errors import GradientError, TreeError, UsageError, describe, differences
 from .._interpret.walk import Leaf, Run, Values, rule
 from .._mistakes import explained
-from .._trees import Split, adopt_dtype, is_array, takes_gradient
+from .._trees import Split, adopt_dtype, is_array
+from .flat import inexact
 from .graph import Graph, constants
 
 
@@ -232,7 +233,7 @@ def _types(*operands: Any, body: compat.ClosedJaxpr, hooked: Hooked) -> list[Any
 
 def _jvp(primals: Any, tangents: Any, *, body: compat.ClosedJaxpr, hooked: Hooked) -> Any:
     moving = tuple(type(dot) is not compat.Zero for dot in tangents)
-    able = [takes_gradient(v.aval) for v in compat.open_up(body).outvars]
+    able = [inexact(v.aval) for v in compat.open_up(body).outvars]
     reached = tuple(
         can and any(d and m for d, m in zip(row, moving, strict=True))
         for can, row in zip(able, compat.dependencies(body), strict=True)
@@ -314,7 +315,7 @@ def _linearized(
     firsts = [keys.index(key) for key in keys]
     once = sorted(set(firsts))
     chosen = [
-        takes_gradient(leaves[i])
+        inexact(leaves[i])
         and values[i] not in fixed
         and (values[i].role != "input" or hooked.packed[values[i].index])
         for i in once
@@ -405,9 +406,7 @@ def _pack_types(*_: Any, body: compat.ClosedJaxpr) -> list[Any]:
 def _pack_jvp(primals: Any, tangents: Any, *, body: compat.ClosedJaxpr) -> Any:
     """A second derivative: refused where integers would lose it."""
     types = _pack_types(body=body)
-    if any(type(dot) is not compat.Zero for dot in tangents) and not all(
-        map(takes_gradient, types)
-    ):
+    if any(type(dot) is not compat.Zero for dot in tangents) and not all(map(inexact, types)):
         raise GradientError(
             "`saved_tensors_hooks` got a second derivative through `pack`, which makes"
             f" {', '.join(map(describe, types))} of {describe(primals[-1])}, and integers carry no"

@@ -16,8 +16,7 @@ from .. import _compat as compat
 from .._anomaly import source
 from .._errors import TagError, UsageError, describe
 from .._mistakes import explained
-from .._trees import takes_gradient
-from .flat import Flat, flatten
+from .flat import Flat, flatten, inexact
 from .graph import Graph, Value, constants, names
 
 
@@ -35,8 +34,9 @@ class SavedTensor:
             anyway, but where the caller lets go of them.
         recomputable: whether it follows from arguments and other arrays that are kept, by
             arithmetic on each element. To compute it again costs less than to keep it.
-        operation: what made it, `tanh` for example; `tanh, packed` for what `saved_tensors_hooks`
-            packed of it. Empty for arguments and constants from outside.
+        operation: what made it, `tanh` for example. With `, carried` it is what a step of a loop
+            takes over from the step before, with `, packed` what `saved_tensors_hooks` made of it.
+            Empty for arguments and constants from outside.
         file, line, function: the user's line that made it; `None` where JAX has not kept it.
         expression: the source text of the expression there.
     """
@@ -207,7 +207,7 @@ def saved_tensors(
     for value, aval in sizes.items():
         kind = "argument" if value.role == "input" else "intermediate"
         kind = "constant" if value in constant else kind
-        origin = _origin(value, constant)
+        origin, notes = _origin(value, constant)
         rows.append(
             SavedTensor(
                 name=flat.paths[origin.index] if origin.role == "input" else tagged.get(origin, ""),
@@ -217,7 +217,7 @@ def saved_tensors(
                 share=_bytes(aval) / total,
                 kind=kind,
                 recomputable=kind == "intermediate" and value in cheap,
-                **_where(origin, packed=value.operation == "pack"),
+                **_where(origin, notes),
             )
         )
     return SavedTensors(tuple(sorted(rows, key=lambda row: -row.bytes)))
@@ -228,7 +228,7 @@ def _forward(flat: Flat) -> compat.ClosedJaxpr:
 
     def forward(*arrays: Any) -> list[Any]:
         def run(*leaves: Any) -> list[Any]:
-            return [x for x in flat.run(flat.merged(leaves, arrays)) if takes_gradient(x)]
+            return [x for x in flat.run(flat.merged(leaves, arrays)) if inexact(x)]
 
         out, pullback = jax.vjp(run, *flat.taken(arrays))
         if not out:
@@ -271,26 +271,36 @@ def _recomputable(graph: Graph, kept: Sequence[Value]) -> set[Value]:
     }
 
 
-def _origin(value: Value, constant: set[Value]) -> Value:
-    """The value whose name and line a kept one bears: that of which a loop keeps a row per step."""
+def _origin(value: Value, constant: set[Value]) -> tuple[Value, str]:
+    """The value whose name and line a kept one bears, and what to add to its operation.
+
+    Of a stack it is what a loop keeps of each step, of what was packed the value before.
+    """
     seen: set[Value] = set()
+    notes = dict[str, None]()
     while value not in seen:
         seen.add(value)
         value = value.same
-        if value.role in ("stack", "row", "last") or value.operation == "pack":
-            value = value.sources[-1]
+        if value.role in ("stack", "row"):
+            value = value.sources[0]
+        elif value.role == "last":
+            value = value.sources[0].sources[1]
         elif value.role == "carry":
+            notes["carried"] = None
             value = value.sources[1]
         elif value.role == "branch":
             ways = [way for way in value.sources[1:] if way not in constant]
             value = ways[0] if ways else value
-    return value
+        elif value.operation == "pack":
+            notes["packed"] = None
+            value = value.sources[-1]
+    return value, "".join(f", {note}" for note in notes)
 
 
-def _where(value: Value, packed: bool) -> dict[str, Any]:
+def _where(value: Value, notes: str) -> dict[str, Any]:
     """What made a value, and the user's line."""
     operation = value.operation if value.path else ""
-    found: dict[str, Any] = {"operation": f"{operation}, packed" if packed else operation}
+    found: dict[str, Any] = {"operation": f"{operation}{notes}"}
     if place := source.place(value.path):
         frame = place.own
         found.update(file=frame.file, line=frame.line, function=frame.function)

@@ -17,8 +17,7 @@ from .. import _interpret as interpret
 from .._anomaly import source
 from .._bounded.parts import but, cut, merge, take
 from .._mistakes import explained
-from .._trees import takes_gradient
-from .flat import flatten
+from .flat import flatten, inexact
 from .graph import Graph, Value
 
 
@@ -140,7 +139,7 @@ def _links(program: compat.ClosedJaxpr, moving: Sequence[bool]) -> list[list[boo
     """
     jaxpr, run = compat.open_up(program), compat.jaxpr_as_fun(program)
     avals = [v.aval for v in jaxpr.invars]
-    able = [takes_gradient(v.aval.dtype) for v in jaxpr.outvars]
+    able = [inexact(v.aval) for v in jaxpr.outvars]
     count = len(avals)
 
     def backward(*inputs: Any) -> Any:
@@ -212,7 +211,7 @@ class _Search:
             return f"as what `{made.operation}` decides by{where}"
         if made.operation == "stop_gradient":
             return f"under `detach`{where}"
-        if not takes_gradient(made.aval.dtype):
+        if not inexact(made.aval):
             return f"through `{made.operation}`, which makes {made.aval.dtype}{where}"
         if made.role != "made" or self._passes(value, made):
             return ""
@@ -226,7 +225,7 @@ class _Search:
         operands = [v for v, x in zip(eqn.invars, made.sources, strict=True) if x is value]
         if id(eqn) not in self._known:
             closed, inputs = compat.alone(made.jaxpr, eqn)
-            moving = [takes_gradient(v.aval.dtype) for v in inputs]
+            moving = [inexact(v.aval) for v in inputs]
             links = _links(closed, moving)
             still = [[False] * len(eqn.outvars)] * (len(moving) - sum(moving))
             self._known[id(eqn)] = dict(zip(inputs, merge(moving, links, still), strict=True))
