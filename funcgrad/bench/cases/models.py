@@ -161,11 +161,11 @@ def transformer(size: Size, heads: int = 4) -> Model:
             x = x - jnp.mean(x, -1, keepdims=True)
             return x * lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-5)
 
-        (x,) = batch
+        x = batch[0].reshape(-1, width)  # on a CPU XLA multiplies matrices faster than batches
         split = jnp.split(normalized(x) @ p["qkv"], 3, -1)
         q, k, v = (part.reshape(rows, length, heads, -1) for part in split)
         mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
-        x = x + kept(mixed.reshape(x.shape)) @ p["frozen"]
+        x = x + kept(mixed.reshape(rows, length, width)).reshape(-1, width) @ p["frozen"]
         x = x + clipped(jax.nn.gelu(normalized(x) @ p["up"])) @ p["down"]
         return jnp.mean(x**2)
 
