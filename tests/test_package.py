@@ -74,11 +74,34 @@ def test_only_one_module_opens_the_door_to_jax_internals(path):
         assert not [name for name in names if name.startswith(("jax.extend", "jax.interpreters"))]
 
 
+def loaded(code):
+    """The modules that `code` loads, in a Python of its own."""
+    code = f"import sys; {code}; print(*sys.modules, sep=chr(10))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
 def test_importing_funcgrad_imports_jax_and_nothing_heavy():
     heavy = "torch malt IPython nbclient nbformat rich click lark matplotlib chex optax pytest"
-    code = f"import funcgrad, sys; print([m for m in {heavy.split()!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    modules = loaded("import funcgrad")
+    assert not modules & set(heavy.split())
+    more = {name.partition(".")[0] for name in modules - loaded("import jax")}
+    assert more == {"funcgrad", "jax"}
+    later = {*funcgrad._LATER.values(), ".compare", ".bench", ".launch", ".cli"}
+    assert not modules & {f"funcgrad{module}" for module in later}
+    # Each takes about a third of a millisecond, and jax.extend twenty.
+    assert sum(name.partition(".")[0] == "funcgrad" for name in modules) <= 40
+
+
+def test_what_is_imported_later_is_there():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (checking,) = (node for node in tree.body if isinstance(node, ast.If))
+    names = [alias.name for node in checking.body for alias in node.names]
+    assert names == list(funcgrad._LATER)
+    assert all(getattr(funcgrad, name).__name__ for name in names)
+    assert set(names) <= set(dir(funcgrad))
+    with pytest.raises(AttributeError, match="module 'funcgrad' has no attribute 'backward'"):
+        _ = funcgrad.backward
 
 
 def test_every_public_name_has_a_docstring_with_an_example():
