@@ -118,7 +118,7 @@ OWN = {name: _call(name, V, W) for name in BINARY.split()} | {
     "block": _fixed("block", lambda f, x, y: f([x, y]), V, W),
     "broadcast_to": _call("broadcast_to", V, shape=(2, 3)),
     "choose": _fixed("choose", lambda f, x, y: f(np.array([0, 1, 0]), [x, y]), V, W),
-    "clip": _call("clip", V, -0.5, 1.0),
+    "clip": _call("clip", V, np.array(-0.5), np.array(1.0)),
     "column_stack": _fixed("column_stack", lambda f, x, y: f([x, y]), V, W),
     "compress": _fixed("compress", lambda f, x: f(np.array([True, False, True]), x), V),
     "concat": _fixed("concat", lambda f, x, y: f([x, y]), V, W),

@@ -260,6 +260,8 @@ def test_a_function_with_a_dtype_of_its_own_is_checked_in_that():
     rounded = lambda x: (jnp.sin(x.astype(jnp.bfloat16)) * 2).astype(jnp.float32)
     assert fg.gradcheck(rounded, (X,))
     assert "disagree" in str(found(wrong_by(1.5, rounded), X))
+    parts = lambda p: {name: rounded(x) for name, x in p.items()}
+    assert fg.gradcheck(parts, ({"a": X.astype("bfloat16"), "b": X.astype("bfloat16")},))
     key = jax.random.key(0)
     dropout = lambda x: jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x * 2, 0.0)
     assert fg.gradcheck(dropout, (jnp.linspace(0.1, 2, 9),))

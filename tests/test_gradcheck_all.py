@@ -96,7 +96,7 @@ def check_low(group, dtype, **options):
         }
 
     # JAX's decompositions and Fourier transforms take no half precision, nor do complex numbers.
-    exact = ("linalg.", "fft.", "polyfit", "roots")
+    exact = ("linalg.", "fft.", "polyfit", "roots", "interp")
     full = {place for name in funs if name.startswith(exact) for place in places[name]}
     low = {
         place: x.astype(
