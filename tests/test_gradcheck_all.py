@@ -110,7 +110,7 @@ def check_low(group, dtype, **options):
 SMOOTH = GROUPS[: len(table.SHARED)]
 
 
-@pytest.mark.parametrize(("number", "group"), enumerate(SMOOTH), ids=IDS[: len(SMOOTH)])
+@pytest.mark.parametrize(("number", "group"), list(enumerate(SMOOTH)), ids=IDS[: len(SMOOTH)])
 def test_low_precision_says_nothing_false(number, group):
     """In one dtype each; `python tests/gradcheck_sweep.py` goes through all."""
     assert check_low(group, LOW[number % len(LOW)], modes="rev")
