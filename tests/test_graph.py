@@ -1,5 +1,6 @@
 """`graph`: what is in a picture, what it says of values, how it is made small, drawn and saved."""
 
+import pickle
 import re
 import runpy
 import sys
@@ -654,6 +655,20 @@ def test_saved_whole_or_not_at_all(tmp_path, monkeypatch):
         picture.save(target)
     assert target.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == ["a.dot"]
+
+
+def test_saving_under_a_file_or_an_impossible_name(tmp_path):
+    (tmp_path / "file").write_text("")
+    picture = fg.graph(chain, jnp.ones(3))
+    for name in ("file/x.dot", "x" * 300 + ".dot", "nul\0.dot"):
+        with pytest.raises(FuncgradError, match="could not write"):
+            picture.save(tmp_path / name)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_picture_is_pickled():
+    picture = fg.graph(chain, jnp.ones(3))
+    assert pickle.loads(pickle.dumps(picture)).dot == picture.dot
 
 
 def test_saving_where_no_folder_is(tmp_path):

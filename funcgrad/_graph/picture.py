@@ -1,5 +1,6 @@
 """Adds `graph`: a picture of a computation, for notebooks and files."""
 
+import contextlib
 import importlib.util
 import inspect
 import os
@@ -165,7 +166,9 @@ def graph(
     model = model._replace(facts=told.facts, notes=told.notes)
     if depth is not None:
         model = fold.collapse(fold.calls(model), fold.deeper(model, depth))
-    return Picture(model if limit is None else fold.fit(model, limit))
+    model = model if limit is None else fold.fit(model, limit)
+    # What folding needs of the code is no part of the picture, and cannot be pickled.
+    return Picture(model._replace(nodes=tuple(n._replace(origin=None) for n in model.nodes)))
 
 
 class _Program:
@@ -274,9 +277,10 @@ def _write_whole(target: Path, content: bytes) -> None:
         with beside.open("xb") as file:
             file.write(content)
         os.replace(beside, target)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError):
+            beside.unlink()
         raise PictureError(
-            f"`Picture.save` could not write {str(target)!r}: {error.strerror or error}"
+            f"`Picture.save` could not write {str(target)!r}:"
+            f" {getattr(error, 'strerror', None) or error}"
         ) from None
-    finally:
-        beside.unlink(missing_ok=True)
