@@ -489,3 +489,25 @@ def test_the_benchmark_compares_every_way():
     assert plain > 0
     assert set(ratios) == set(bench.WAYS)
     assert all(ratio > 0 for ratio in ratios.values())
+
+
+@BOTH
+def test_a_function_with_hooks_on_what_it_keeps_is_looked_into(mode):
+    root = fg.save_on_cpu(lambda x: jnp.where(x > 0, jnp.sqrt(x), 0.0))
+    many = jnp.array([1.0, -1.0])
+    cases = (
+        (root, many[1], "forward"),
+        (jax.vmap(root), many, "forward"),
+        (jax.grad(root), many[0] - 1, "backward"),
+    )
+    for fun, x, phase in cases:
+        anomaly = found(fun, x, mode=mode).anomaly
+        assert (anomaly.source, anomaly.phase) == ("jnp.sqrt(x)", phase)
+    assert_same(fg.detect_anomaly(jax.vmap(root), mode=mode)(jnp.abs(many)), jnp.ones(2))
+
+
+@BOTH
+def test_what_a_hook_does_is_looked_into(mode):
+    for hooks in ((lambda x: jnp.log(x - 9), lambda x: x), (lambda x: x, lambda x: jnp.log(x - 9))):
+        f = fg.saved_tensors_hooks(jnp.sin, *hooks)
+        assert found(jax.grad(f), 1.0, mode=mode).anomaly.source == "jnp.log(x - 9)"

@@ -813,3 +813,40 @@ def test_disconnected_inputs_are_those_torch_gives_no_gradient(torch):
     fun = lambda x, y: jnp.sum(fg.detach(x) * y) + jnp.argmax(x).astype(jnp.float32)
     found = fg.disconnected(fun, jnp.ones(3), jnp.ones(3))
     assert [g is None for g in gradients] == [f"argument {i}" in found.inputs for i in (0, 1)]
+
+
+# What Python functions may be given, and where they may stand.
+
+
+@pytest.mark.parametrize("hooks", [eight, fg.save_on_cpu])
+def test_numbers_of_python_are_handed_on_as_they_are(hooks):
+    def f(x, times, train=True):
+        return jnp.sum(jnp.tile(jnp.sin(x), times) ** times) if train else jnp.sum(x)
+
+    wanted = jax.grad(f)(X, 3, True)
+    np.testing.assert_allclose(jax.grad(hooks(f))(X, 3, True), wanted, rtol=0.2, atol=0.1)
+    assert jnp.all(jax.grad(hooks(f))(X, 3, train=False) == 1)
+    assert fg.saved_tensors(f, X, 3, False).total == 0
+    assert not fg.disconnected(f, X, 3, True)
+
+
+def test_a_hook_that_closes_over_a_differentiated_value_is_told_to_detach_it():
+    def loss(x, size, of=fg.detach):
+        still = of(size)
+        f = fg.saved_tensors_hooks(jnp.sin, lambda x: x * still, lambda p: p / still)
+        return size * jnp.sum(f(x))
+
+    assert jnp.shape(jax.grad(loss, (0, 1))(X, 1.0)[0]) == X.shape
+    with pytest.raises(fg.GradientError, match="detach it outside them"):
+        jax.grad(functools.partial(loss, of=same), (0, 1))(X, 1.0)
+
+
+def test_under_a_vmap_on_a_mesh_it_is_drawn_and_looked_into():
+    mesh = jax.make_mesh((8,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    each = jax.vmap(fg.save_on_cpu(lambda w, x: jnp.sum(jnp.log(x @ w))), (None, 0))
+    f = jax.shard_map(each, mesh=mesh, in_specs=(P(), P("i")), out_specs=P("i"))
+    args = jnp.ones((3, 2)), jnp.ones((16, 3))
+    assert "log" in [node.title for node in fg.graph(f, *args).model.nodes]
+    assert jnp.all(fg.detect_anomaly(f)(*args) == jax.jit(f)(*args))
+    with pytest.raises(fg.AnomalyError):
+        fg.detect_anomaly(f)(args[0], -args[1])

@@ -51,6 +51,10 @@ BODIES: dict[str, Callable[[compat.JaxprEqn], compat.Call]] = {
     "checkpoint": compat.checkpoint,
     "custom_jvp_call": compat.custom,
     "custom_vjp_call": compat.custom,
+    "saved_tensors_hooks": lambda eqn: compat.Call(
+        eqn.params["hooked"].program(eqn.params["body"]), {}
+    ),
+    "pack": lambda eqn: compat.Call(eqn.params["body"], {}),
 }
 """Equations that call one body once, and how each is read."""
 

@@ -49,7 +49,7 @@ def flatten(fun: Any, args: Any, argnums: Any, function: str) -> Flat:
         )
     chosen = _positions(argnums, len(args), function)
     found = jax.tree_util.tree_leaves_with_path(args)
-    array = [is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct) for _, leaf in found]
+    array = [is_input(leaf) for _, leaf in found]
     rest = tuple(leaf for (_, leaf), a in zip(found, array, strict=True) if not a)
     recipe = Split(jax.tree.structure(args), tuple(array), rest)
     arrays = take(found, array)
@@ -66,6 +66,16 @@ def flatten(fun: Any, args: Any, argnums: Any, function: str) -> Flat:
 
     paths = [f"argument {path[0].idx}{jax.tree_util.keystr(path[1:])}" for path, _ in arrays]
     return Flat(run, [leaf for _, leaf in arrays], paths, moving)
+
+
+def is_input(leaf: Any) -> bool:
+    """Whether a leaf is traced: an array, a type or a float; ints and bools are passed as they are.
+
+    >>> is_input(1.0), is_input(True), is_input(3)
+    (True, False, False)
+    """
+    array = is_array(leaf) and not isinstance(leaf, int)
+    return array or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def inexact(x: Any) -> bool:

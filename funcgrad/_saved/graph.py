@@ -19,7 +19,7 @@ BODIES: dict[str, Callable[[compat.JaxprEqn], compat.ClosedJaxpr]] = {
     "call": lambda eqn: compat.call(eqn).body,
     "checkpoint": lambda eqn: compat.checkpoint(eqn).body,
     "shard_map": lambda eqn: compat.shard_map(eqn).body,
-    "saved_tensors_hooks": lambda eqn: eqn.params["body"],
+    "saved_tensors_hooks": lambda eqn: eqn.params["hooked"].program(eqn.params["body"]),
 }
 """Equations that are taken apart: what comes of their one body is what comes of them."""
 

@@ -39,7 +39,7 @@ def saved_tensors_hooks(
 
     Args:
         fun: a function of pytrees to a pytree of arrays. It is traced, so Python's `if` and `while`
-            cannot look at its values.
+            cannot look at its values, but for Python's own numbers among the arguments.
         pack: called with each floating or complex array that the backward pass keeps; it returns a
             pytree of what to hold instead (what is no array in it is handed on as it is).
         unpack: called with what `pack` returned; it returns an array of the shape and dtype that
@@ -140,6 +140,10 @@ def _to_device(x: Any) -> Any:
     return jax.device_put(x, jax.memory.Space.Device, src=jax.memory.Space.Host)
 
 
+NUMBERS = (bool, int, float, complex)
+"""Python's own numbers, which are handed on as they are: a flag, a size, an exponent."""
+
+
 class Map(NamedTuple):
     """A `vmap` around a call.
 
@@ -161,12 +165,18 @@ class Hooked(NamedTuple):
         pack, unpack: the hooks.
         packed: for each operand, whether it is packed where it is kept as it is.
         maps: the `vmap`s around it, the innermost first.
+        whole: a function that gives the program under the `vmap`s.
     """
 
     pack: Callable[[Any], Any]
     unpack: Callable[[Any], Any]
     packed: tuple[bool, ...]
     maps: tuple[Map, ...] = ()
+    whole: Callable[[], compat.ClosedJaxpr] | None = None
+
+    def program(self, body: compat.ClosedJaxpr) -> compat.ClosedJaxpr:
+        """What the call computes, that for one example being `body`."""
+        return self.whole() if self.whole else body
 
 
 def _call(
@@ -181,8 +191,9 @@ def _call(
     places = {n % len(args) for n in argnums}
     leaves = jax.tree_util.tree_leaves_with_path((args, kwargs))
     tree = jax.tree.structure((args, kwargs))
-    chosen = tuple(is_array(leaf) for _, leaf in leaves)
-    recipe = Split(tree, chosen, tuple(leaf for _, leaf in leaves if not is_array(leaf)))
+    chosen = tuple(is_array(leaf) and not isinstance(leaf, NUMBERS) for _, leaf in leaves)
+    found = [leaf for _, leaf in leaves]
+    recipe = Split(tree, chosen, tuple(take(found, but(chosen))))
     out: list[Split] = []
 
     def flat(*arrays: Any) -> list[Any]:
@@ -192,7 +203,7 @@ def _call(
         out.append(Split(structure, arrays_out, tuple(take(parts, but(arrays_out)))))
         return [jnp.asarray(part) for part in take(parts, arrays_out)]
 
-    arrays = [jnp.asarray(leaf) for _, leaf in leaves if is_array(leaf)]
+    arrays = [jnp.asarray(leaf) for leaf in take(found, chosen)]
     with explained:
         closed = jax.make_jaxpr(flat)(*arrays)
     if effect := compat.sequenced(closed):
@@ -200,9 +211,7 @@ def _call(
             f"`saved_tensors_hooks` got a function with the effect {effect}, whose order it cannot"
             " keep: print and call back without ordered=True"
         )
-    packed = tuple(
-        path[0].idx == 0 and path[1].idx in places for path, leaf in leaves if is_array(leaf)
-    )
+    packed = tuple(path[0].idx == 0 and path[1].idx in places for path, _ in take(leaves, chosen))
     static = Hooked(pack, unpack, (*[False] * len(closed.consts), *packed))
     body = compat.without_consts(closed)
     return out[-1].join(hooks_p.bind(*closed.consts, *arrays, body=body, hooked=static))
@@ -222,13 +231,11 @@ def _mapped(
 
 
 def _run(*operands: Any, body: compat.ClosedJaxpr, hooked: Hooked) -> list[Any]:
-    return list(_mapped(compat.jaxpr_as_fun(body), hooked.maps)(*operands))
+    return list(compat.jaxpr_as_fun(hooked.program(body))(*operands))
 
 
-def _types(*operands: Any, body: compat.ClosedJaxpr, hooked: Hooked) -> list[Any]:
-    if hooked.maps:
-        body = jax.make_jaxpr(_mapped(compat.jaxpr_as_fun(body), hooked.maps))(*operands)
-    return [v.aval for v in compat.open_up(body).outvars]
+def _types(*_: Any, body: compat.ClosedJaxpr, hooked: Hooked) -> list[Any]:
+    return [v.aval for v in compat.open_up(hooked.program(body)).outvars]
 
 
 def _jvp(primals: Any, tangents: Any, *, body: compat.ClosedJaxpr, hooked: Hooked) -> Any:
@@ -244,7 +251,14 @@ def _jvp(primals: Any, tangents: Any, *, body: compat.ClosedJaxpr, hooked: Hooke
     dots = [compat.instantiate_zeros(dot) for dot in take(tangents, moving)]
     nonzero = Nonzero(moving, (), (), reached)
     both = functools.partial(_with_tangents, body, hooked, nonzero)
-    results = _mapped(both, hooked.maps, nonzero)(*primals, *dots)
+    try:
+        results = _mapped(both, hooked.maps, nonzero)(*primals, *dots)
+    except jax.errors.UnexpectedTracerError as error:
+        raise GradientError(
+            "`saved_tensors_hooks` got a `pack` or an `unpack` that closes over a value which is"
+            " differentiated, and no gradient goes through the hooks; detach it outside them,"
+            " value = funcgrad.detach(value)"
+        ) from error
     out = results[: len(reached)]
     still = [_no_tangent(x) for x in take(out, but(reached))]
     return out, merge(reached, results[len(reached) :], still)
@@ -312,7 +326,8 @@ def _linearized(
     graph = Graph(closed)
     values, fixed = [value.same for value in graph.outputs[count:]], constants(graph)
     keys = [(value, jax.typeof(leaf)) for value, leaf in zip(values, leaves, strict=True)]
-    firsts = [keys.index(key) for key in keys]
+    seen: dict[Any, int] = {}
+    firsts = [seen.setdefault(key, i) for i, key in enumerate(keys)]
     once = sorted(set(firsts))
     chosen = [
         inexact(leaves[i])
@@ -366,9 +381,13 @@ def _batch(axis: Any, operands: Any, dims: Any, *, body: compat.ClosedJaxpr, hoo
         0 if named or any(d and at is not None for d, at in zip(row, dims, strict=True)) else None
         for row in compat.dependencies(body)
     )
-    maps = (*hooked.maps, Map(axis, tuple(dims), out_axes)) if any(
-        at is not None for at in out_axes) else hooked.maps  # fmt: skip
-    out = hooks_p.bind(*operands, body=body, hooked=hooked._replace(maps=maps))
+    if any(at is not None for at in out_axes):
+        maps = (*hooked.maps, Map(axis, tuple(dims), out_axes))
+        # Traced here, where the names of mesh axes are known; as a function, for it is no second
+        # program in the equation.
+        whole = jax.make_jaxpr(_mapped(compat.jaxpr_as_fun(body), maps))(*operands)
+        hooked = hooked._replace(maps=maps, whole=lambda: whole)
+    out = hooks_p.bind(*operands, body=body, hooked=hooked)
     return out, list(out_axes)
 
 
