@@ -185,12 +185,20 @@ def test_a_hook_that_changes_the_gradient_is_named():
     [
         (lambda x: fg.detach(x) * x, "stop_gradient"),
         (lambda x: lax.stop_gradient(x) * x, "stop_gradient"),
+        (lambda x: fg.no_grad(lambda x: x * 2)(x) * x, "stop_gradient"),
+        (fg.autograph(lambda x: fg.detach(x) * x), "stop_gradient"),
         (lambda x: fg.set_data(x, x * 3), "set_data"),
     ],
 )
 def test_what_cuts_the_gradient_by_intent_is_named(fun, name):
     text = str(found(fun, X, batched=False))
     assert f"`{name}` makes the gradient another than the derivative, by intent, at " in text
+
+
+def test_a_hook_is_named_beside_what_forward_mode_finds():
+    text = str(found(lambda x: fg.register_hook(fg.detach(x) * x, jnp.negative), X, batched=False))
+    assert "`stop_gradient` makes the gradient another" in text
+    assert "hooks may change this gradient by intent: `register_hook` at " in text
 
 
 def test_what_jax_detaches_itself_is_not_named():

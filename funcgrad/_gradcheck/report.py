@@ -1,6 +1,7 @@
 """Puts what `gradcheck` found into words."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from .verdict import NUMERICAL, Fault
 
 SHOWN = 5  # rows and columns of a block
 ALSO = 5  # further pairs of arrays
+_OURS = f"{Path(__file__).parents[1]}/"
 
 
 def error(
@@ -59,7 +61,7 @@ def error(
         "tolerance": f"{m.tolerance:.3g}",
     }
     lines += [f"  {name + ':':<{width + 1}} {text}" for name, text in rows.items()]
-    lines += [f"  note: {note}" for note in _notes(problem, first, agreeing, ladder)]
+    lines += [f"  note: {note}" for note in _notes(problem, found, agreeing, ladder)]
     lines += _block(first) if not basis.fast else []
     lines += _also(found[1:])
     return GradcheckError("\n".join(lines), tuple(fault.mismatch for fault in found))
@@ -80,9 +82,9 @@ def _also(rest: Sequence[Fault]) -> list[str]:
 
 
 def _notes(
-    problem: Problem, fault: Fault, agreeing: Sequence[str], ladder: Ladder | None
+    problem: Problem, found: Sequence[Fault], agreeing: Sequence[str], ladder: Ladder | None
 ) -> Iterator[str]:
-    m = fault.mismatch
+    fault = found[0]
     if ladder is not None and NUMERICAL in fault.comparison.names:
         yield from _around(ladder, fault.row)
     if agreeing:
@@ -91,7 +93,8 @@ def _notes(
     if factor is not None:
         yield f"it is {factor:.6g} times what is wanted at every entry that differs"
     if problem.program is not None and NUMERICAL in fault.comparison.names:
-        yield from _intents(problem.program, m.check, agreeing)
+        reverse = any(MODES["rev"] in f.mismatch.check for f in found)
+        yield from _intents(problem.program, reverse, agreeing)
 
 
 def _around(ladder: Ladder, output: int) -> Iterator[str]:
@@ -134,8 +137,11 @@ def _factor(fault: Fault) -> float | None:
     return middle if np.all(same) else None
 
 
-def _intents(program: compat.ClosedJaxpr, check: str, agreeing: Sequence[str]) -> Iterator[str]:
-    """What in the function makes its gradient another than its derivative, on purpose."""
+def _intents(program: compat.ClosedJaxpr, reverse: bool, agreeing: Sequence[str]) -> Iterator[str]:
+    """What in the function makes its gradient another than its derivative, on purpose.
+
+    Hooks act in reverse mode, so they are named where that is among what differs.
+    """
     places: dict[str, list[str]] = {}
     for path in equations(compat.open_up(program)):
         kind = _intent(path[-1])
@@ -145,7 +151,7 @@ def _intents(program: compat.ClosedJaxpr, check: str, agreeing: Sequence[str]) -
             places.setdefault(kind, []).append(line)
     for kind, lines in places.items():
         at = ", ".join(dict.fromkeys(lines))
-        if kind == "hook" and not check.startswith(MODES["rev"]):
+        if kind == "hook" and not reverse:
             continue
         if kind == "hook" and f"{MODES['fwd']} against {NUMERICAL}" in agreeing:
             yield (
@@ -171,12 +177,13 @@ def _intent(eqn: compat.JaxprEqn) -> str | None:
         return None
     # Those that JAX's own functions use, softmax for instance, keep the derivative what it is.
     frames = compat.frames(eqn)
-    names = ("stop_gradient", detach.__name__, "no_grad")
-    callers = [i for i, frame in enumerate(frames) if frame.function in names]
+    names = ("stop_gradient", detach.__name__, "no_grad_fun")
+    last = max((i for i, frame in enumerate(frames) if frame.function in names), default=None)
     where = source.place([eqn])
-    if where is None or not callers or len(frames) <= callers[-1] + 1:
+    if where is None or last is None:
         return None
-    return "stop_gradient" if frames[callers[-1] + 1].key == where.own.key else None
+    caller = next((f for f in frames[last + 1 :] if not f.file.startswith(_OURS)), None)
+    return "stop_gradient" if caller and caller.key == where.own.key else None
 
 
 def _block(fault: Fault) -> list[str]:
