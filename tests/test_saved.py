@@ -850,3 +850,9 @@ def test_under_a_vmap_on_a_mesh_it_is_drawn_and_looked_into():
     assert jnp.all(fg.detect_anomaly(f)(*args) == jax.jit(f)(*args))
     with pytest.raises(fg.AnomalyError):
         fg.detect_anomaly(f)(args[0], -args[1])
+
+
+def test_hooks_stand_around_a_vmap_of_a_cond_that_differs_by_example():
+    each = jax.vmap(lambda x: lax.cond(x[0] > 0, jnp.sin, lambda x: x**3, x))
+    total = lambda f: jax.grad(lambda x: jnp.sum(f(x)))(X)
+    np.testing.assert_allclose(total(fg.save_on_cpu(each)), total(each), rtol=1e-6)

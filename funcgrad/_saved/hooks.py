@@ -70,6 +70,10 @@ def saved_tensors_hooks(
     through; put the hooks around the gradient instead, `saved_tensors_hooks(fg.grad(fun), ...)`,
     which packs what the second derivative keeps.
 
+    JAX cannot transpose a `cond` in `fun` that takes different ways for the examples of a `vmap`
+    around the call, inside the gradient: put the hooks around the `vmap`, as in
+    `grad(saved_tensors_hooks(jax.vmap(fun), ...))`, or the gradient inside it.
+
     >>> import jax.numpy as jnp, funcgrad as fg
     >>> halves = lambda x: x.astype(jnp.bfloat16)
     >>> f = fg.saved_tensors_hooks(jnp.exp, halves, lambda p: p.astype(jnp.float32))
