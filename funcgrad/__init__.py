@@ -11,9 +11,11 @@ from ._backward import grad as grad
 from ._backward import value_and_grad as value_and_grad
 from ._backward import vjp as vjp
 from ._errors import AnomalyError as AnomalyError
+from ._errors import FileError as FileError
 from ._errors import FuncgradError as FuncgradError
 from ._errors import GradcheckError as GradcheckError
 from ._errors import GradientError as GradientError
+from ._errors import MissingExtraError as MissingExtraError
 from ._errors import TagError as TagError
 from ._errors import TreeError as TreeError
 from ._errors import UsageError as UsageError

@@ -42,6 +42,14 @@ class GradcheckError(FuncgradError, RuntimeError):
         self.mismatches = mismatches
 
 
+class FileError(FuncgradError, OSError):
+    """A file that a result cannot be written to; what stood there is untouched."""
+
+
+class MissingExtraError(FuncgradError, ImportError):
+    """A library of an extra is not installed; the message names the extra."""
+
+
 class TagError(FuncgradError, ValueError):
     """A name given to `retain_grad` or asked for with `retain=` that cannot be served."""
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ._errors import FuncgradError
-from .compare._errors import need
+from ._extras import need
 
 
 def group() -> Any:
@@ -18,7 +18,7 @@ def group() -> Any:
     Raises:
         MissingExtraError: click or rich is not installed.
     """
-    need(["click", "rich"], "the command `funcgrad`")
+    need(["click", "rich"], "the command `funcgrad`", "compare")
     import click
 
     from .bench._command import command as bench

@@ -14,9 +14,9 @@ import pytest
 
 import funcgrad as fg
 from funcgrad import cli
+from funcgrad._files import write_whole
 from funcgrad.bench import (
     _case,
-    _files,
     _measure,
     _plot,
     _report,
@@ -324,22 +324,8 @@ def test_tables_show_what_is_missing_and_what_failed():
 def test_a_report_survives_the_way_through_a_file(tmp_path):
     path = tmp_path / "report.json"
     report = _report.rounded(made())
-    _files.whole(path, _report.as_json(report))
+    write_whole(path, _report.as_json(report))
     assert _report.read(path) == report
-    assert [path] == list(tmp_path.iterdir())
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "report.json"
-    path.write_text("before")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(BenchError, match=r"report\.json: cannot be written: No space left"):
-        _files.whole(path, "after")
-    assert path.read_text() == "before"
     assert [path] == list(tmp_path.iterdir())
 
 

@@ -650,8 +650,8 @@ def test_saved_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.replace", full)
-    with pytest.raises(FuncgradError, match=r"`Picture.save` could not write .*No space left"):
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(FuncgradError, match=r"a\.dot: cannot be written: No space left"):
         picture.save(target)
     assert target.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == ["a.dot"]
@@ -661,7 +661,7 @@ def test_saving_under_a_file_or_an_impossible_name(tmp_path):
     (tmp_path / "file").write_text("")
     picture = fg.graph(chain, jnp.ones(3))
     for name in ("file/x.dot", "x" * 300 + ".dot", "nul\0.dot"):
-        with pytest.raises(FuncgradError, match="could not write"):
+        with pytest.raises(FuncgradError, match="cannot be written"):
             picture.save(tmp_path / name)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
@@ -672,7 +672,7 @@ def test_a_picture_is_pickled():
 
 
 def test_saving_where_no_folder_is(tmp_path):
-    with pytest.raises(OSError, match=r"`Picture.save` could not write"):
+    with pytest.raises(OSError, match="cannot be written: there is no folder"):
         fg.graph(chain, jnp.arange(4.0)).save(tmp_path / "no" / "a.dot")
 
 

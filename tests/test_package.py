@@ -14,6 +14,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up: a module imports only from floors below its own, or beside it in its folder.
 FLOORS = [
     "_errors",
+    "_extras",
+    "_files",
     "_mistakes",
     "conventions",
     "_compat",

@@ -5,13 +5,10 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from .._errors import FuncgradError, UsageError
+from .._errors import UsageError
+from .._extras import need
 from .._mistakes import explained
 from ._source import shown
-
-
-class MissingExtraError(FuncgradError, ImportError):
-    """The library of the extra `autograph` is not installed."""
 
 
 def autograph(
@@ -84,15 +81,9 @@ def autograph(
         return type(fun)(autograph(fun.__func__, max_steps=max_steps, checkpoints=checkpoints))
     if max_steps is not None and (not hasattr(max_steps, "__index__") or max_steps < 1):
         raise UsageError(f"`autograph` got max_steps={max_steps!r}, and wants a positive int")
-    try:
-        from ._operators import Operators
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "malt":
-            raise
-        raise MissingExtraError(
-            "`autograph` needs diastatic-malt, which is not installed; install it with:"
-            " pip install 'funcgrad[autograph]'"
-        ) from None
+    need(["malt"], "`autograph`", "autograph")
+    from ._operators import Operators
+
     package = (getattr(fun, "__module__", None) or "").partition(".")[0]
     converted = _converted(fun, Operators(max_steps, checkpoints, package))
 

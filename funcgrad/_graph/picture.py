@@ -1,7 +1,5 @@
 """Adds `graph`: a picture of a computation, for notebooks and files."""
 
-import contextlib
-import importlib.util
 import inspect
 import os
 import re
@@ -18,6 +16,8 @@ import jax
 from .. import _compat as compat
 from .. import _interpret as interpret
 from .._errors import FuncgradError, UsageError, describe
+from .._extras import need
+from .._files import write_whole
 from .._mistakes import explained
 from .._trees import is_array
 from . import fold
@@ -27,12 +27,8 @@ from .known import known
 from .model import Model
 
 
-class MissingExtraError(FuncgradError, ImportError):
-    """The library of the extra `graph` is not installed."""
-
-
 class PictureError(FuncgradError, OSError):
-    """A picture that could not be drawn or written."""
+    """A picture that could not be drawn."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,7 +74,8 @@ class Picture:
         Raises:
             MissingExtraError: pygraphviz is not installed, and it is no `.dot` file.
             UsageError: the name ends in something else.
-            PictureError: it cannot be drawn or written; what stood there is untouched.
+            PictureError: it cannot be drawn.
+            FileError: it cannot be written; what stood there is untouched.
         """
         target = Path(path)
         if target.suffix not in (".svg", ".png", ".dot"):
@@ -90,7 +87,7 @@ class Picture:
             content = _drawn(self.dot, "png")
         else:
             content = (self.svg if target.suffix == ".svg" else self.dot).encode()
-        _write_whole(target, content)
+        write_whole(target, content)
 
     def _repr_svg_(self) -> str:
         return self.svg
@@ -255,11 +252,7 @@ sys.stdout.buffer.write(graph.draw(format=kind, prog="dot"))
 
 
 def _drawn(text: str, kind: str) -> bytes:
-    if importlib.util.find_spec("pygraphviz") is None:
-        raise MissingExtraError(
-            "`graph` needs pygraphviz to draw, which is not installed; install it with:"
-            " pip install 'funcgrad[graph]' (the text in `Picture.dot` needs nothing)"
-        )
+    need(["pygraphviz"], "drawing a picture (its text, `Picture.dot`, apart)", "graph")
     command = [sys.executable, "-P", "-c", _DRAW, kind]
     done = subprocess.run(command, input=text.encode(), capture_output=True)
     if done.returncode or not done.stdout:
@@ -268,19 +261,3 @@ def _drawn(text: str, kind: str) -> bytes:
             f" {done.stderr.decode(errors='replace').strip()[-500:]}"
         )
     return done.stdout
-
-
-def _write_whole(target: Path, content: bytes) -> None:
-    """Beside it first, then in its place."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with beside.open("xb") as file:
-            file.write(content)
-        os.replace(beside, target)
-    except (OSError, ValueError) as error:
-        with contextlib.suppress(OSError, ValueError):
-            beside.unlink()
-        raise PictureError(
-            f"`Picture.save` could not write {str(target)!r}:"
-            f" {getattr(error, 'strerror', None) or error}"
-        ) from None

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 
 import click
 
+from .._files import writable, write_whole
 from . import _plot, _report
 from ._case import CONTENDERS, Case, cases, selected, unknown_contenders
-from ._files import check, whole
 from ._measure import Plan
 from ._report import Report
 from ._run import PLATFORMS, Job, Setting, run
@@ -63,7 +63,7 @@ def command(
     unknown_contenders(asked)
     jobs = list(selected(names, sizes, quick))
     for file in filter(None, (json_file, plot_file)):
-        check(file)
+        writable(file)
     form = _plot.check(plot_file) if plot_file else ""
     old = _report.read(old_file) if old_file else None
     plan = QUICK if quick else Plan()
@@ -72,9 +72,9 @@ def command(
     with _progress(jobs) as step:
         report = run(jobs, Setting(asked, plan, device, threads), step)
     if json_file:
-        whole(json_file, _report.as_json(report))
+        write_whole(json_file, _report.as_json(report))
     if plot_file:
-        whole(plot_file, _plot.drawn(report, form))
+        write_whole(plot_file, _plot.drawn(report, form))
     show(report, old)
     context.exit(1 if any("error" in result for result in report["results"]) else 0)
 

@@ -34,7 +34,7 @@ from jax import lax
 
 import funcgrad as fg
 
-from ._files import whole
+from .._files import write_whole
 from ._timer import Times, clock, interleaved, table, uncollected
 
 Function = Callable[..., Any]
@@ -318,7 +318,7 @@ def header() -> dict[str, str]:
 
 def write(path: Path, report: Any) -> None:
     """Writes JSON, the whole of it or, where that fails, nothing."""
-    whole(path, json.dumps(report, indent=1) + "\n")
+    write_whole(path, json.dumps(report, indent=1) + "\n")
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:

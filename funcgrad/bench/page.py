@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from .._files import write_whole
 from . import _plot
 from ._case import CONTENDERS
-from ._files import whole
 from ._report import (
     Report,
     Rows,
@@ -110,10 +110,10 @@ def main() -> None:
     """Draws the plots and renews the pages."""
     found = reports()
     for name, report in found.items():
-        whole(RESULTS / f"{name}.svg", _plot.drawn(report, "svg"))
+        write_whole(RESULTS / f"{name}.svg", _plot.drawn(report, "svg"))
     for page, make in PAGES.items():
         path = ROOT / page
-        whole(path, renewed(path.read_text(encoding="utf-8"), make(found)))
+        write_whole(path, renewed(path.read_text(encoding="utf-8"), make(found)))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from ._compare import Report as Report
 from ._compare import Row as Row
 from ._compare import compare as compare
 from ._errors import CompareError as CompareError
-from ._errors import MissingExtraError as MissingExtraError
 from ._html import as_html as as_html
 from ._judge import RESOLUTION as RESOLUTION
 from ._judge import Verdict as Verdict

@@ -4,10 +4,12 @@ from typing import Any
 
 import click
 
+from funcgrad._files import writable, write_whole
+
 from ._compare import Report, compare, default_file
 from ._errors import CompareError
 from ._html import as_html
-from ._report import as_json, check_writable, print_report, write_whole
+from ._report import as_json, print_report
 from ._run import DEFAULT_TIMEOUT
 
 
@@ -54,7 +56,7 @@ def command(
     writers = [(json_file, as_json), (html_file, as_html)]
     for file, _ in writers:
         _check(file, recording, port, map_file)
-    if json_file and html_file and check_writable(json_file) == check_writable(html_file):
+    if json_file and html_file and writable(json_file) == writable(html_file):
         raise CompareError(f"{json_file}: cannot hold both the JSON and the page; name two files")
     options = {"fresh": not no_run, "timeout": timeout, "strict": strict, "mapping": map_file}
     report = _with_progress(recording, port, options)
@@ -69,7 +71,7 @@ def _check(file: str | None, *inputs: str | None) -> None:
     """Refuse, before a long run, a file that could not or should not be written."""
     if file is None:
         return
-    target = check_writable(file)
+    target = writable(file)
     if any(target.exists() and target.samefile(one) for one in inputs if one and _exists(one)):
         raise CompareError(f"{file}: is an input of the comparison; name another file")
 

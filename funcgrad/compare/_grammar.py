@@ -11,7 +11,8 @@ from importlib.resources import files
 from itertools import product
 from typing import Any
 
-from ._errors import need
+from funcgrad._extras import need
+
 from ._literals import MAX_RANK, Unfit, common_kind, gap_places, literal, row, units
 from ._values import Grid, Group, Node, Value
 
@@ -27,7 +28,7 @@ _ALIASES = {
 @cache
 def grammar() -> Any:
     """The compiled grammar: `lex` gives tokens, `parse_interactive` reads one pair of brackets."""
-    need(["lark"], "`funcgrad.compare.parse`")
+    need(["lark"], "`funcgrad.compare.parse`", "compare")
     import lark
 
     return lark.Lark(

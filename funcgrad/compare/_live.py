@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from funcgrad._errors import UsageError, describe
+from funcgrad._extras import need
 from funcgrad._trees import takes_gradient
 
-from ._errors import MissingExtraError
 from ._live_capture import Forward, backward, forward, sources
 from ._live_inputs import (
     STYLES,
@@ -178,13 +178,7 @@ def assert_matches_torch(
 def _check_call(
     function: str, torch_fn: Any, jax_fn: Any, n: Any, seed: Any, rtol: Any, atol: Any
 ) -> None:
-    try:
-        import torch  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"`{function}` needs {error.name}, which is not installed;"
-            " install it with: pip install 'funcgrad[torch]'"
-        ) from None
+    need(["torch"], f"`{function}`", "torch")
     for fun, name in ((torch_fn, "torch_fn"), (jax_fn, "jax_fn")):
         if not callable(fun):
             raise UsageError(

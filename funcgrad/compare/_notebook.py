@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from funcgrad._extras import need
+
 from ._cells import Cell, Output, clean, without_halves
-from ._errors import CompareError, need
+from ._errors import CompareError
 
 _PERCENT = re.compile(r"^# ?%%", re.MULTILINE)
 _STREAMS = ("stdout", "stderr")
@@ -28,7 +30,7 @@ def notebook_of(path: Path, text: str) -> Any:
 
 
 def _of_json(path: Path, text: str) -> Any:
-    need(["nbformat"], "reading notebooks")
+    need(["nbformat"], "reading notebooks", "compare")
     import nbformat
     import nbformat.reader
 
@@ -53,7 +55,7 @@ def _of_percent(path: Path, text: str) -> Any:
         raise CompareError(
             f"{path}: not in percent format; write `# %%` on a line above each of its cells"
         )
-    need(["jupytext"], "reading a `.py` in percent format")
+    need(["jupytext"], "reading a `.py` in percent format", "compare")
     import jupytext
 
     try:

@@ -2,13 +2,10 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from ._compare import CellReport, Report, Row
-from ._errors import CompareError
 from ._judge import Verdict
 
 _STYLES = {"agree": "green", "differ": "bold red", "missing": "bold red", "note": "yellow"}
@@ -198,37 +195,3 @@ def _plain(number: Any) -> Any:
     if isinstance(number, complex) or (isinstance(number, float) and not math.isfinite(number)):
         return str(number)
     return number
-
-
-def check_writable(path: str | Path) -> Path:
-    """The file that a result may go to, links followed.
-
-    Raises:
-        CompareError: its folder is not there, or something that is no plain file has its name.
-    """
-    target = Path(path).resolve()
-    if not target.parent.is_dir():
-        raise CompareError(f"{path}: cannot be written: there is no folder {target.parent}")
-    if target.exists() and not target.is_file():
-        raise CompareError(f"{path}: cannot be written: it is not a plain file")
-    return target
-
-
-def write_whole(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all: beside it first, then in its place.
-
-    Raises:
-        CompareError: it cannot be written; what stood there is untouched.
-    """
-    target = check_writable(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with beside.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.replace(beside, target)
-    except (OSError, ValueError) as error:
-        raise CompareError(
-            f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}"
-        ) from None
-    finally:
-        beside.unlink(missing_ok=True)

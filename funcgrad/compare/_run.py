@@ -13,9 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from funcgrad._extras import need
+
 from .._mistakes import fix_for
 from ._cells import Cell
-from ._errors import CompareError, need
+from ._errors import CompareError
 from ._notebook import cells_of, notebook_of
 from ._read import text_of
 
@@ -42,7 +44,7 @@ def run(
         CompareError: it is no notebook, a cell raised or ran out of time, or the kernel died.
         KeyboardInterrupt: it was stopped with Ctrl-C or SIGTERM; the kernel is shut down.
     """
-    need(["nbformat", "nbclient", "ipykernel"], "running a notebook")
+    need(["nbformat", "nbclient", "ipykernel"], "running a notebook", "compare")
     path = Path(path)
     notebook = notebook_of(path, text_of(path))
     numbers = [cell.number for cell in cells_of(notebook, path)]

@@ -19,9 +19,7 @@ from nbformat.v4 import new_output
 
 from funcgrad import cli
 from funcgrad.compare import CompareError, as_json, read, run
-from funcgrad.compare import _errors as errors
 from funcgrad.compare._compare import compare
-from funcgrad.compare._report import write_whole
 
 ROOT = Path(cli.__file__).parents[1]
 
@@ -165,28 +163,6 @@ def test_json_that_cannot_be_written(recording, stored, tmp_path, capsys):
         assert reason in line
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    target = tmp_path / "result.json"
-    target.write_text("old")
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(CompareError, match="No space left on device"):
-        write_whole(target, "new")
-    assert target.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
-
-
-def test_whole_file_follows_a_link(tmp_path):
-    (tmp_path / "real.json").write_text("old")
-    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
-    write_whole(tmp_path / "link.json", "new")
-    assert (tmp_path / "link.json").is_symlink()
-    assert (tmp_path / "real.json").read_text() == "new"
-
-
 def test_what_cannot_run_is_one_line(recording, stored, notebook, tmp_path, capsys):
     port = stored()
     empty = notebook("empty.ipynb", (1, "x"))
@@ -221,7 +197,6 @@ def test_errors_are_funcgrad_errors():
 
     assert issubclass(CompareError, FuncgradError)
     assert issubclass(CompareError, ValueError)
-    assert issubclass(errors.MissingExtraError, CompareError)
 
 
 def test_importing_loads_no_heavy_library():
