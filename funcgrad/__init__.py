@@ -1,7 +1,7 @@
 """PyTorch's autograd, re-expressed as pure functions on JAX."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+import typing as _typing
 
 from . import conventions as conventions
 from ._accumulate import accumulate_grad as accumulate_grad
@@ -29,7 +29,7 @@ from ._stop import stop_gradient as stop_gradient
 from ._tags import register_hook as register_hook
 from ._tags import retain_grad as retain_grad
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from ._anomaly import Anomaly as Anomaly
     from ._anomaly import detect_anomaly as detect_anomaly
     from ._autograph import autograph as autograph
@@ -66,10 +66,10 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LATER[name], __name__), name)
+    value = getattr(_importlib.import_module(_LATER[name], __name__), name)
     globals()[name] = value
     return value
 
