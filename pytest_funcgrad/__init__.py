@@ -98,11 +98,12 @@ class Recording(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         """Collect a test for each cell with outputs."""
-        from funcgrad.compare import CompareError, read
+        from funcgrad import FuncgradError
+        from funcgrad.compare import read
 
         try:
             cells = [cell for cell in read(self.path) if cell.outputs]
-        except CompareError as error:
+        except FuncgradError as error:
             if self.path.suffix == ".txt":  # some other text file
                 return
             raise self.CollectError(str(error)) from None
@@ -178,9 +179,9 @@ class CellTest(pytest.Item):
 
 
 def _one_line(excinfo: pytest.ExceptionInfo[BaseException]) -> str | None:
-    from funcgrad.compare import CompareError
+    from funcgrad import FuncgradError
 
-    return str(excinfo.value) if isinstance(excinfo.value, (CompareError, Differs)) else None
+    return str(excinfo.value) if isinstance(excinfo.value, (FuncgradError, Differs)) else None
 
 
 _LEFT = pytest.StashKey[dict[str, list[str]]]()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from funcgrad import FileError
 from funcgrad.bench import _timer, loops
 
 ARGS = loops.operands(3, 5)
@@ -118,7 +119,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path):
     path.write_text("before")
     with pytest.raises(TypeError):
         loops.write(path, {"good": 1, "bad": object()})
-    with pytest.raises(ValueError, match="there is no folder"):
+    with pytest.raises(FileError, match="there is no folder"):
         loops.write(tmp_path / "nowhere" / "loops.json", {})
     assert path.read_text() == "before"
     assert [path] == list(tmp_path.iterdir())

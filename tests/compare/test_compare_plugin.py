@@ -121,6 +121,15 @@ def test_faults_in_the_option_and_in_a_recording(folder):
     assert "broken.ipynb: not a notebook: it is not valid JSON" in out
 
 
+def test_a_missing_library_is_an_error_of_one_line_that_names_the_extra(folder):
+    (folder / "conftest.py").write_text("import sys\nsys.modules['nbformat'] = None\n")
+    code, out = run_pytest(folder, "--funcgrad-recordings", ".", "good.ipynb")
+    assert code == 2
+    assert "needs nbformat, which is not installed" in out
+    assert "pip install 'funcgrad[compare]'" in out
+    assert "Traceback" not in out
+
+
 def test_without_the_option_it_does_nothing_and_loads_nothing(folder):
     code, out = run_pytest(folder)
     assert (code, "1 passed" in out) == (0, True)

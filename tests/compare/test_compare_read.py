@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_output
 
+from funcgrad import MissingExtraError
 from funcgrad.compare import Cell, CompareError, Output, read
 from funcgrad.compare._cells import clean
 from funcgrad.compare._shown import shown
@@ -280,7 +281,7 @@ def test_a_missing_jupytext_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jupytext", None)
     path = tmp_path / "port.py"
     path.write_text(PERCENT)
-    with pytest.raises(CompareError, match=r"jupytext.*pip install 'funcgrad\[compare\]'"):
+    with pytest.raises(MissingExtraError, match=r"jupytext.*pip install 'funcgrad\[compare\]'"):
         read(path)
 
 
