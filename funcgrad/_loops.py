@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import _compat as compat
-from ._bounded import bounded_loop
+from ._bounded import Loop
 from ._errors import GradientError, TreeError, UsageError, describe, differences
 from ._mistakes import explained
 from ._trees import is_array
@@ -149,8 +149,6 @@ def fori_loop(
     if max_steps is not None:
         _check_count(max_steps, "max_steps", "fori_loop")
     lower, upper, known = _bounds(lower, upper)
-    steps = _wide(upper) - _wide(lower)
-    limit = jnp.where(upper > lower, steps, 0)
     bounded = known is None and max_steps is not None
     if known is not None:
         if max_steps is not None and known > max_steps:
@@ -159,6 +157,7 @@ def fori_loop(
                 f" max_steps={max_steps}; leave max_steps out where the bounds are known"
             )
         max_steps = max(1, known)  # an array with no rows cannot be read from
+    limit = steps = _steps(lower, upper, known)
     if bounded:
         limit = jnp.minimum(limit, max_steps)
 
@@ -168,7 +167,7 @@ def fori_loop(
 
     kept = _kept(checkpoints, "fori_loop", None if known is not None else KEPT)
     _, (_, out) = _loop("fori_loop", None, body, (lower, init_val), limit, max_steps, kept)
-    return _spoiled(out, (upper > lower) & (steps > max_steps)) if bounded else out
+    return _spoiled(out, steps > max_steps) if bounded else out
 
 
 def _bounds(lower: Any, upper: Any) -> tuple[Any, Any, int | None]:
@@ -188,6 +187,13 @@ def _bounds(lower: Any, upper: Any) -> tuple[Any, Any, int | None]:
         )
     dtype = dtypes.pop() if dtypes else None
     return jnp.asarray(lower, dtype), jnp.asarray(upper, dtype), known
+
+
+def _steps(lower: Any, upper: Any, known: int | None) -> Any:
+    """The number of steps, in a dtype that holds it."""
+    if known is not None:
+        return jnp.asarray(known, _wide(lower).dtype)
+    return jnp.where(upper > lower, _wide(upper) - _wide(lower), 0)
 
 
 def _wide(bound: Any) -> Any:
@@ -226,25 +232,11 @@ def _loop(
                 name, lambda *xs: _tested(name, cond_fun(tree.unflatten(xs))), leaves
             )
 
-    def step(fixed: list[Any], carry: list[Any], _: list[Any]) -> Any:
-        new = compat.jaxpr_as_fun(body)(*fixed, *carry)
-        return [x if _weak(s) else _strong(x) for x, s in zip(new, carry, strict=True)], []
-
-    def test(fixed: list[Any], carry: list[Any]) -> Any:
-        return compat.jaxpr_as_fun(cond)(*fixed, *carry)[0]
-
-    _, out, _ = bounded_loop(
-        limit,
-        step,
-        consts,
-        leaves,
-        [],
-        test if cond else None,
-        conds,
-        length=length,
-        checkpoints=kept,
-    )
-    more = test(conds, [lax.stop_gradient(x) for x in out]) if cond else None
+    made = Loop(body, cond, length, len(conds), len(consts), len(leaves), checkpoints=kept)
+    _, out, _ = made.run(limit, conds, consts, leaves)
+    more = None
+    if cond:
+        (more,) = compat.jaxpr_as_fun(cond)(*conds, *map(lax.stop_gradient, out))
     return more, tree.unflatten(out)
 
 
@@ -270,7 +262,7 @@ def _body(name: str, body_fun: Any, leaves: list[Any], tree: Any) -> Any:
     def flat(*xs: Any) -> list[Any]:
         out, structure = jax.tree.flatten(body_fun(tree.unflatten(xs)))
         trees.append(structure)
-        return out
+        return [*map(_as_strong_as, out, xs)] if structure == tree else out
 
     while True:  # a promoted leaf may promote another, each at most twice
         body, consts = _traced(name, flat, leaves)
@@ -298,16 +290,12 @@ def _promoted(x: Any, out: Any) -> Any:
         return x
     if jnp.issubdtype(out.dtype, jax.dtypes.extended) or jnp.result_type(x, out) != out.dtype:
         return x
-    return lax.convert_element_type(x, _weak_kind(out.dtype) if out.weak_type else out.dtype)
+    return lax.convert_element_type(x, out.dtype)
 
 
-def _weak_kind(dtype: Any) -> type:
-    kinds = ((jnp.complexfloating, complex), (jnp.floating, float), (jnp.integer, int))
-    return next(python for kind, python in kinds if jnp.issubdtype(dtype, kind))
-
-
-def _strong(x: Any) -> Any:
-    return lax.convert_element_type(x, x.dtype) if _weak(x) else x
+def _as_strong_as(x: Any, like: Any) -> Any:
+    strong = _weak(x) and not _weak(like)
+    return lax.convert_element_type(x, jax.typeof(x).dtype) if strong else x
 
 
 def _weak(x: Any) -> bool:
@@ -349,7 +337,10 @@ def _over_devices(
     """
 
     def flat(*xs: Any) -> list[Any]:
-        return [compat.varied(x, axes) for x in jax.tree.leaves(body_fun(tree.unflatten(xs)))]
+        out = jax.tree.leaves(body_fun(tree.unflatten(xs)))
+        return [
+            compat.varied(_as_strong_as(x, like), axes) for x, like in zip(out, xs, strict=True)
+        ]
 
     body, consts = _traced(name, flat, leaves)
     moved, made = compat.hoist_casts(body, len(consts))
@@ -387,9 +378,12 @@ def _spoiled(tree: Any, bad: Any) -> Any:
             return lax.complex(spoil(x.real), spoil(x.imag))
         if not jnp.issubdtype(x.dtype, jnp.floating):
             return x
-        factor = jnp.where(bad, jnp.nan, 1.0)
-        return x * factor.astype(x.dtype) if not x.weak_type else x * factor
+        if x.weak_type:
+            return x * nan_or_one
+        factor = lax.convert_element_type(nan_or_one, x.dtype)
+        return lax.mul(x, lax.broadcast(factor, x.shape))
 
+    nan_or_one = lax.select(bad, jnp.nan, 1.0)
     return jax.tree.map(spoil, tree)
 
 

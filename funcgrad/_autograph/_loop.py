@@ -79,10 +79,10 @@ class Step:
         new = [leaf(values[i].leaves[j]) for i, j in self._carried]
         return [compat.varied(cast(*pair), self._axes) for pair in zip(new, types, strict=True)]
 
-    def finish(self, carry: Sequence[Any], more: Any = None) -> None:
-        """Gives the variables the values they have after a loop, that had to stop where `more`."""
-        if more is not None:
-            carry = self._unfinished(carry, more)
+    def finish(self, carry: Sequence[Any], more: Callable[[], Any] | None = None) -> None:
+        """Gives the variables their values after a loop, that had to stop where `more()`."""
+        if more is not None and self._late:
+            carry = self._unfinished(carry, more())
         spots = dict(zip(self._carried, carry, strict=True))
         after = []
         for i, (before, value) in enumerate(zip(self._before, self._piece.values, strict=True)):

@@ -227,7 +227,7 @@ class Operators:
         step = Step(lambda _: body(), test, state, self._shown(names, flags), caller())
         limits: Any = {"max_steps": self._max_steps, **self._more}
         carry = while_loop(step.more, lambda c: step.next((), c), step.start(), **limits)
-        step.finish(carry, step.more(carry))
+        step.finish(carry, functools.partial(step.more, carry))
 
     def for_stmt(
         self,
@@ -320,7 +320,7 @@ class Operators:
             if most is None:
                 self._bounded("`for` over a traced range with `break` or `return`")
             end = while_loop(more, advance, end, **limits)
-        step.finish(end[1], more(end))
+        step.finish(end[1], functools.partial(more, end))
 
     def _over_rows(self, rows: Rows, make: Any, test: Any) -> None:
         if not rows.length:

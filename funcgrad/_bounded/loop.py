@@ -77,6 +77,19 @@ class Loop(NamedTuple):
         return avals[: self.carry], avals[self.carry :]
 
 
+    def run(
+        self,
+        limit: Any,
+        conds: Sequence[Any],
+        consts: Sequence[Any],
+        carry: Sequence[Any],
+        xs: Sequence[Any] = (),
+    ) -> tuple[Any, list[Any], list[Any]]:
+        """The steps taken, the final carry and the ys."""
+        steps, *out = loop_p.bind(limit, *conds, *consts, *carry, *xs, loop=self)
+        return steps, out[: self.carry], out[self.carry :]
+
+
 def bounded_loop(
     limit: Any,
     step: Step,
@@ -103,8 +116,7 @@ def bounded_loop(
         The steps taken, the final carry and the ys.
     """
     made, extra = make(step, consts, carry, xs, cond, conds, **static)
-    steps, *out = loop_p.bind(limit, *conds, *extra, *consts, *carry, *xs, loop=made)
-    return steps, out[: made.carry], out[made.carry :]
+    return made.run(limit, conds, [*extra, *consts], carry, xs)
 
 
 def make(
