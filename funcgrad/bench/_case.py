@@ -25,6 +25,7 @@ CONTENDERS = {
     "flax": "Flax",
     "optax": "Optax",
     "forward": "JAX by hand, forward mode",
+    "known": "JAX by hand, trips known when tracing",
     "control": "control",
 }
 """Everyone who may take part: what `--contenders` calls them, and what the table does."""
@@ -179,7 +180,8 @@ def unknown_contenders(names: Sequence[str]) -> None:
     >>> unknown_contenders(["jax", "tinygrad"])
     Traceback (most recent call last):
     funcgrad.bench._case.BenchError: there is no contender 'tinygrad'; there are funcgrad, \
-unjitted, jax, torch, compile, compile-func, cuda-graph, equinox, flax, optax, forward, control
+unjitted, jax, torch, compile, compile-func, cuda-graph, equinox, flax, optax, forward, known, \
+control
     """
     for name in names:
         if name not in CONTENDERS:

@@ -24,11 +24,12 @@ COLORS = {
     "flax": "#3d8f5f",
     "optax": "#3d8f5f",
     "forward": "#8a63b8",
+    "known": "#b8860b",
     "control": "#57606a",
 }
 FONTS = ["DejaVu Sans", "sans-serif"]
 SUFFIXES = {".svg": "svg", ".png": "png", ".pdf": "pdf"}
-MARKS = {"funcgrad": "o", "jax": "s", "torch": "^", "control": "x"}
+MARKS = {"funcgrad": "o", "jax": "s", "torch": "^", "known": "D", "control": "x"}
 
 
 def check(path: str | Path) -> str:

@@ -12,7 +12,7 @@ Report = dict[str, Any]
 Result = dict[str, Any]
 Rows = list[list[str]]
 
-PEERS = ("equinox", "flax", "optax", "forward")
+PEERS = ("equinox", "flax", "optax", "forward", "known")
 
 
 def duration(seconds: float | None) -> str:
@@ -188,8 +188,9 @@ def _of(result: Result) -> Iterator[Verdict]:
     if result["host"]:
         return
     note = NOTES.get(likeness(mine["program"], costs.get("jax", {}).get("program")), "")
+    by_hand = [mine[key] for key in ("to_jax", "to_known") if mine.get(key) is not None]
     for rule, number, most in (
-        ("run", mine["to_jax"], 1.02),
+        ("run", max(by_hand, default=None), 1.02),
         ("trace", mine["trace_to_jax"], 1.25),
         ("dispatch", mine["to_control"] if result["dispatch"] else None, 1.5),
     ):
@@ -204,8 +205,7 @@ def _fastest(name: str, costs: dict[str, Result]) -> Iterator[Verdict]:
         for n, cost in costs.items()
         if n not in ("funcgrad", "unjitted", "control")
     }
-    if "jax" in slower and mine.get("to_jax"):
-        slower["jax"] = mine["to_jax"]
+    slower |= {n: mine[f"to_{n}"] for n in ("jax", "known") if n in slower and mine.get(f"to_{n}")}
     if slower:
         fastest = max(slower, key=slower.__getitem__)
         yield Verdict(

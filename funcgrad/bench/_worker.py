@@ -81,7 +81,7 @@ def result(name: str, size: str, wanted: Sequence[str], plan: Plan, gpu: bool) -
         "dispatch": size in case.dispatch,
     }
     if case.sweep:
-        wanted = [one for one in wanted if one in ("funcgrad", "jax", "torch", "control")]
+        wanted = [one for one in wanted if one in ("funcgrad", "jax", "torch", "known", "control")]
     start = time.perf_counter()
     try:
         problem = case.build(case.sizes[size])
@@ -101,7 +101,7 @@ def plain(cost: Cost, costs: Costs) -> dict[str, Any]:
     if cost.missing is not None:
         return {"missing": cost.missing}
     told = {**spread(cost.times), "compile": cost.compile}
-    for base in ("jax", "control"):
+    for base in ("jax", "known", "control"):
         its = costs.get(base, Cost())
         told[f"to_{base}"] = ratio(cost.close, its.close)
     for stage in ("trace", "lower"):

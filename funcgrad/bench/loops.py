@@ -81,6 +81,22 @@ def scan(trips: int) -> Function:
     return loop
 
 
+def masked(room: int) -> Function:
+    """The loop whose length is an operand, as one writes it by hand for reverse mode.
+
+    It goes through all the room, and keeps what it has where it is done. With a `lax.cond` in place
+    of the `where` it took 6 to 9 times as long (width 64, 1000 of 1024 trips and 16 of 64).
+    """
+
+    def loop(x: Any, w: Any, n: Any) -> Any:
+        def step(x: Any, i: Any) -> Any:
+            return jnp.where(i < n, jnp.tanh(w @ x), x), None
+
+        return lax.scan(step, x, jnp.arange(room, dtype=jnp.int32))[0]
+
+    return loop
+
+
 def until(while_loop: Function, **options: Any) -> Function:
     """The loop whose length is an operand, made of a `while_loop`."""
 

@@ -143,4 +143,5 @@ def trips(n: int) -> Problem:
     problem = tanh_loop(64, n, 4 * n)
     make = problem.torch
     assert make
-    return problem._replace(torch=lambda: make()._replace(backward=None, why=WHY), peers={})
+    peers = {"known": problem.peers["known"]}
+    return problem._replace(torch=lambda: make()._replace(backward=None, why=WHY), peers=peers)
