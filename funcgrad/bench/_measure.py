@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     """
 
     rounds: int = 21
-    stages: int = 5
+    stages: int = 15
     at_least: float = 0.002
     budget: float = 2.0
 
