@@ -374,13 +374,13 @@ def _add(
     added = [(r, w) for r, w in zip(results.leaves, words, strict=True) if w != "stack"]
     leaves = []
     for total, (result, word) in zip(acc.leaves, added, strict=True):
-        result = jnp.asarray(result).astype(total.dtype)
+        result = _in(result, total.dtype)
         if word == "mean" and results.weight is not None:
             weight = results.weight.astype(total.dtype)
             result = jnp.where(weight == 0, jnp.zeros_like(result), result * weight)
         elif word == "mean" and share is not None:
             result = result * share
-        leaves.append(total + result)
+        leaves.append(lax.add(total, result))
     return _Results(leaves, None if acc.weight is None else acc.weight + results.weight)
 
 
@@ -401,9 +401,14 @@ def _finish(program: _Program, acc: _Results, full: float) -> list[Any]:
         if word != "stack"
     ]
     return [
-        (_mean(total, acc.weight, full) if word == "mean" else total).astype(dtype)
+        _in(_mean(total, acc.weight, full) if word == "mean" else total, dtype)
         for total, (dtype, word) in zip(acc.leaves, kept, strict=True)
     ]
+
+
+def _in(x: Any, dtype: Any) -> Any:
+    """A value in a dtype; to convert one that has it would take time to trace."""
+    return x if x.dtype == dtype else x.astype(dtype)
 
 
 def _mean(total: Any, weight: Any, full: float) -> Any:

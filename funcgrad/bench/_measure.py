@@ -2,9 +2,8 @@
 
 Stages are apart: tracing and lowering are timed several times from empty caches, ours and the
 hand-written version in turn; compiling once; running when all is warm, each result waited for.
-Contenders run in turn, without garbage collection. Ours, the hand-written versions and the control,
-which are close, run in turn once more by themselves, where PyTorch's threads do not disturb them;
-ratios of these are of that run.
+Contenders run in turn, without garbage collection. Those in JAX, which are close, run in turn once
+more by themselves, where PyTorch's threads do not disturb them; their ratios are of that run.
 """
 
 import functools
@@ -64,7 +63,7 @@ class Cost(NamedTuple):
     Fields:
         missing: why there is nothing to tell: not installed, no such form, or how it fails.
         times: of running, a number for each round.
-        close: of running beside the hand-written versions and the control alone.
+        close: of running beside those in JAX alone.
         trace, lower: seconds, a number for each time.
         compile: seconds; of PyTorch those of the first call less those of the second.
         program: what the compiler says.
@@ -111,7 +110,7 @@ def measure(problem: Problem, wanted: Collection[str], plan: Plan, gpu: bool = F
         costs["unjitted"] = costs["unjitted"]._replace(times=times)
     for field, names, rounds in (
         ("times", [name for name in ready if name != "unjitted"], plan.rounds),
-        ("close", ["funcgrad", "jax", "known", "control"], 2 * plan.rounds),
+        ("close", ["funcgrad", "jax", *problem.peers, "control"], 2 * plan.rounds),
     ):
         calls = {name: ready[name].call for name in names if name in ready}
         for name, times in timed(calls, plan._replace(rounds=rounds)).items():

@@ -110,7 +110,7 @@ def programs(report: Report) -> Rows:
     ]
     for result, mine, hand in compiled(report):
         told, its = mine["program"], hand.get("program")
-        row = [ratio(mine["to_jax"]), ratio(mine["to_control"]), likeness(told, its)]
+        row = [ratio(mine.get("to_jax")), ratio(mine.get("to_control")), likeness(told, its)]
         row += [amount(told[key]) for key in ("flops", "bytes", "temporary", "peak")]
         row.append(ratio(told["peak"] / its["peak"]) if its and its["peak"] else "-")
         rows.append([result["case"], result["size"], *row])
@@ -188,11 +188,11 @@ def _of(result: Result) -> Iterator[Verdict]:
     if result["host"]:
         return
     note = NOTES.get(likeness(mine["program"], costs.get("jax", {}).get("program")), "")
-    by_hand = [mine[key] for key in ("to_jax", "to_known") if mine.get(key) is not None]
+    by_hand = [mine[key] for key in ("to_jax", "to_known") if mine.get(key)]
     for rule, number, most in (
         ("run", max(by_hand, default=None), 1.02),
         ("trace", mine["trace_to_jax"], 1.25),
-        ("dispatch", mine["to_control"] if result["dispatch"] else None, 1.5),
+        ("dispatch", mine.get("to_control") if result["dispatch"] else None, 1.5),
     ):
         if number is not None:
             yield Verdict(rule, name, number, number <= most, note if rule == "run" else "")
@@ -205,7 +205,7 @@ def _fastest(name: str, costs: dict[str, Result]) -> Iterator[Verdict]:
         for n, cost in costs.items()
         if n not in ("funcgrad", "unjitted", "control")
     }
-    slower |= {n: mine[f"to_{n}"] for n in ("jax", "known") if n in slower and mine.get(f"to_{n}")}
+    slower |= {n: mine[f"to_{n}"] for n in slower if mine.get(f"to_{n}")}
     if slower:
         fastest = max(slower, key=slower.__getitem__)
         yield Verdict(
