@@ -101,7 +101,9 @@ def plain(cost: Cost, costs: Costs) -> dict[str, Any]:
     if cost.missing is not None:
         return {"missing": cost.missing}
     told = {**spread(cost.times), "compile": cost.compile}
-    told |= {f"to_{base}": ratio(cost.close, its.close) for base, its in costs.items()}
+    if cost.close:
+        beside = {base: its.close for base, its in costs.items() if its.close}
+        told |= {f"to_{base}": ratio(cost.close, its) for base, its in beside.items()}
     for stage in ("trace", "lower"):
         mine, its_stage = getattr(cost, stage), getattr(costs.get("jax", Cost()), stage)
         told |= {stage: mine and mine.median, f"{stage}_to_jax": ratio(mine, its_stage)}
