@@ -76,7 +76,6 @@ class Loop(NamedTuple):
         avals = [v.aval for v in compat.open_up(self.body).outvars]
         return avals[: self.carry], avals[self.carry :]
 
-
     def run(
         self,
         limit: Any,

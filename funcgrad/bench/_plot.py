@@ -104,7 +104,7 @@ def figure(report: Report, columns: int = 4) -> Any:
     )  # fmt: skip
     foot = 0.2 + 0.22 * math.ceil(len(here) / across)
     height = drawn.get_figheight()
-    drawn.tight_layout(rect=(0, foot / height, 1, 1 - (0.12 if columns > 2 else 0.2) / height))
+    drawn.tight_layout(rect=(0, foot / height, 1, 1 - 0.3 / height))
     return drawn
 
 
