@@ -19,6 +19,8 @@ from ._values import Value
 
 _RANDOM = re.compile(r"(?:^|\s)#+[ \t]*random[ \t]*(?::.*)?$", re.MULTILINE | re.IGNORECASE)
 _LEFT_OUT = "the map says that the port has nothing for this"
+_SHOWS_NOTHING = "end each cell with what it is to show"
+_NOT_RUN = "run it afresh, without --no-run"
 _NEVER = "a progress bar, a timing, an address or a module: not compared"
 _FOLDERS = (
     Path(__file__).parents[1] / "notebooks",  # where a wheel puts them
@@ -145,22 +147,30 @@ def compare(
     (True, 13, 31)
     """
     recorded = read(recording)
-    _require_values(recording, recorded)
+    _require_values(recording, recorded, _to_execute(Path(recording)))
     stored = read(port)
     places = None if mapping is None else read_map(mapping, recorded, stored)
     ours = run(port, timeout=timeout, progress=progress) if fresh else stored
-    _require_values(port, ours)
+    _require_values(port, ours, _SHOWS_NOTHING if fresh else _NOT_RUN)
     pairs = pair_cells(recorded, ours, places)
     cells = tuple(_cell_report(pair, strict) for pair in pairs)
     return Report(str(recording), str(port), fresh, cells, tuple(order_notes(recorded)))
 
 
-def _require_values(path: str | Path, cells: Sequence[Cell]) -> None:
+def _require_values(path: str | Path, cells: Sequence[Cell], fix: str) -> None:
     if not any(cell.outputs for cell in cells):
-        hint = "; a `.py` stores none, so run it afresh" if str(path).endswith(".py") else ""
-        raise CompareError(f"{path}: has no outputs to compare{hint}")
+        raise CompareError(f"{path}: has no outputs to compare; {fix}")
     if not any(shown(cell).values for cell in cells):
         raise CompareError(f"{path}: has outputs, but no value in them to compare")
+
+
+def _to_execute(recording: Path) -> str:
+    """What makes a recording that was never run hold what its cells show."""
+    if recording.suffix not in (".ipynb", ".py"):
+        return _SHOWS_NOTHING
+    steps = [f"jupytext --to ipynb {recording}"] if recording.suffix == ".py" else []
+    steps += [f"jupyter execute --inplace {recording.with_suffix('.ipynb')}"]
+    return "run it where PyTorch is installed, and compare with that: " + " && ".join(steps)
 
 
 def is_random(cell: Cell) -> bool:

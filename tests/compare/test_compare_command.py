@@ -168,12 +168,18 @@ def test_what_cannot_run_is_one_line(recording, stored, notebook, tmp_path, caps
     empty = notebook("empty.ipynb", (1, "x"))
     words = notebook("words.ipynb", (1, "x", new_output("stream", text="hello\n")))
     (tmp_path / "broken.ipynb").write_text("{")
+    script, text = tmp_path / "script.py", tmp_path / "export.txt"
+    script.write_text("# %%\n1\n")
+    text.write_text("In [1]:\nx = 1\n")
+    torch = "run it where PyTorch is installed, and compare with that: "
     for arguments, reason in [
         ((tmp_path / "absent.ipynb", port), "absent.ipynb: no such file"),
         ((recording, tmp_path / "absent.ipynb"), "absent.ipynb: no such file"),
         ((tmp_path / "broken.ipynb", port), "not a notebook: it is not valid JSON"),
-        ((recording, empty), "has no outputs to compare"),
-        ((empty, port), "has no outputs to compare"),
+        ((recording, empty), "has no outputs to compare; run it afresh, without --no-run"),
+        ((empty, port), f"has no outputs to compare; {torch}jupyter execute --inplace {empty}"),
+        ((script, port), f"{torch}jupytext --to ipynb {script} && jupyter execute --inplace "),
+        ((text, port), "has no outputs to compare; end each cell with what it is to show"),
         ((words, port), "no value in them to compare"),
         ((recording, port, "third"), "unexpected extra argument"),
         ((recording, port, "--timeout", "-1"), "Invalid value for '--timeout'"),
@@ -359,7 +365,7 @@ def test_a_python_file_stores_no_outputs(recording, tmp_path, capsys):
     port = tmp_path / "port.py"
     port.write_text("# %%\n1\n")
     line = refused(capsys, "compare", recording, port, "--no-run")
-    assert "a `.py` stores none, so run it afresh" in line
+    assert "has no outputs to compare; run it afresh, without --no-run" in line
 
 
 def test_a_cell_may_raise_where_it_is_tagged(tmp_path, notebook):
