@@ -27,6 +27,7 @@ from ._live_inputs import (
     is_tensor,
     jittered,
     random_like,
+    said_call,
     take_apart,
     to_jax,
     to_numpy,
@@ -47,6 +48,9 @@ from ._live_seeds import as_tensors, check_structure, make_seeds
 from ._live_state import Renames, State, take_state
 
 _JITTERS = (1, 2)
+_GIVES_PARAMETERS = (
+    "params=module gives the module's parameters to the JAX function, as its first argument"
+)
 
 
 def with_torch(
@@ -126,10 +130,12 @@ def with_torch(
     _check_call("with_torch", torch_fn, jax_fn, n, seed, rtol, atol)
     state = take_state(params, names, torch_fn)
     module = _module(params, torch_fn, modules)
+    apart = state is None and module is not None and any(True for _ in module.parameters())
+    hint = f"; {_GIVES_PARAMETERS}" if apart else ""
     first = take_apart(inputs, _input_names(jax_fn, len(inputs), skip=state is not None))
     task = _Task(
         torch_fn,
-        Port(jax_fn, first, state, names, jit),
+        Port(jax_fn, first, state, names, jit, hint),
         state,
         first,
         module,
@@ -137,10 +143,11 @@ def with_torch(
         Renames(intermediates, "intermediates"),
         gradient,
         Tolerance(rtol, atol, strict),
+        hint,
     )
     report, scales = _compared(task, first.arrays(), seed, {})
-    if state is None and module is not None and any(True for _ in module.parameters()):
-        note = "the module's parameters are not compared; pass params= to compare their gradients"
+    if apart:
+        note = f"the module's parameters are not compared; {_GIVES_PARAMETERS}"
         report = report._replace(notes=(*report.notes, note))
     return report._replace(cases=tuple(_case(task, seed + i, scales) for i in range(n)))
 
@@ -230,6 +237,7 @@ class _Task(NamedTuple):
     intermediates: Renames
     gradient: Any
     tolerance: Tolerance
+    hint: str
 
 
 def _case(task: _Task, seed: int, scales: Mapping[Any, float]) -> Case:
@@ -317,7 +325,12 @@ def _run_torch(task: _Task, arrays: list[Any]) -> Forward:
     if state is not None and state.called:
         stored = [to_torch(leaf, device) for leaf in stored]
         args = (state.filled(stored), *args)
-    return forward(task.torch_fn, args, [*stored, *own], task.module, task.modules)
+
+    def called(*args: Any) -> Any:
+        with said_call("torch", args, task.hint):
+            return task.torch_fn(*args)
+
+    return forward(called, args, [*stored, *own], task.module, task.modules)
 
 
 def _without_gradient(task: _Task, run: Forward, seeds: Mapping[str, Any] | None) -> list[str]:

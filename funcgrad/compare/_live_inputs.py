@@ -4,14 +4,15 @@ JAX reads the memory of torch tensors and NumPy arrays where it can. PyTorch get
 so that nothing it does in place reaches JAX or the caller's arrays.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcgrad._errors import UsageError
+from funcgrad._errors import UsageError, describe
 from funcgrad._trees import takes_gradient
 
 from ._live_judge import kind
@@ -19,6 +20,7 @@ from ._live_judge import kind
 STYLES = ("normal", "kinks", "zeros", "ties", "large", "tiny", "mixed")
 _KINKS = np.array([0, -0.0, 0.5, 1, 2, 3, 6, -0.5, -1, -2, -3, -6])
 _WIDE = ("float64", "complex128")
+_SHOWN = 500  # characters of the arguments of a call
 
 
 def plain(tree: Any) -> Any:
@@ -44,6 +46,25 @@ def by_path(tree: Any, name: str = "") -> dict[str, Any]:
     """
     leaves = jax.tree_util.tree_leaves_with_path(plain(tree))
     return {name + jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+class _Bare(str):
+    """Words without quotes in a tree that is shown."""
+
+    __repr__ = str.__str__
+
+
+@contextmanager
+def said_call(function: str, args: Any, hint: str) -> Iterator[None]:
+    """Around the call of a user's function: an error says what the function was called with."""
+    try:
+        yield
+    except Exception as error:
+        types = [jax.tree.map(lambda leaf: _Bare(describe(leaf)), arg) for arg in args]
+        shown = ", ".join(map(str, types))
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        error.add_note(f"`with_torch` called the {function} function with ({shown}){hint}")
+        raise
 
 
 def is_tensor(leaf: Any) -> bool:

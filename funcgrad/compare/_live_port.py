@@ -9,7 +9,7 @@ import numpy as np
 
 from funcgrad._backward import vjp
 
-from ._live_inputs import Inputs, by_path, plain
+from ._live_inputs import Inputs, by_path, plain, said_call
 from ._live_state import State, renamed
 
 _NEEDS_VALUES = (
@@ -52,13 +52,22 @@ class Port:
     """
 
     def __init__(
-        self, jax_fn: Callable[..., Any], inputs: Inputs, state: State | None, names: Any, jit: Any
+        self,
+        jax_fn: Callable[..., Any],
+        inputs: Inputs,
+        state: State | None,
+        names: Any,
+        jit: Any,
+        hint: str,
     ) -> None:
         def run(arrays: list[Any]) -> Any:
             count = len(state.tensors) if state else 0
             before = (renamed(state.filled(arrays[:count]), names),) if state else ()
+            args = (*before, *inputs.join(arrays[count:]))
+            with said_call("JAX", args, hint):
+                out = jax_fn(*args)
             # A tuple: the gradient of a bare integer would be None, which asks `vjp` for its own.
-            return (plain(jax_fn(*before, *inputs.join(arrays[count:]))),)
+            return (plain(out),)
 
         def of(retain: Any) -> Callable[[list[Any]], Any]:
             return lambda arrays: vjp(run, arrays, retain=retain)

@@ -747,6 +747,27 @@ def test_a_port_that_looks_at_its_values_is_compared_without_compilation(torch):
     assert "its tags could not be read" in str(report)
 
 
+def test_an_error_of_either_function_says_what_it_was_called_with_and_how_to_pass_parameters(torch):
+    model, x = torch.nn.Linear(3, 2), normal(0, 4, 3)
+    port = lambda p, x: x @ p["weight"] + p["bias"]
+    state = {"weight": normal(1, 2, 3), "bias": normal(2, 2)}
+    wants = "; params=module gives the module's parameters to the JAX function"
+    for inputs, options, said in [
+        ((x,), {}, "the JAX function with (float32[4,3])" + wants),
+        ((state, x), {}, "the torch function with ({'bias': torch.float32[2], 'weight': torch."),
+        (
+            (x,),
+            {"params": model},
+            "the JAX function with ({'bias': float32[2], 'weight': float32[2,3]}, float32[4,3])",
+        ),
+    ]:
+        with pytest.raises(TypeError) as error:
+            with_torch(model, port, *inputs, **options)
+        (note,) = (n for n in error.value.__notes__ if n.startswith("`with_torch` called "))
+        assert said in note
+        assert (wants in note) == (not options)
+
+
 def test_outputs_of_unequal_shape_are_reported_with_what_led_there(torch):
     report = with_torch(
         lambda x: capture(x * 2, "y") @ x.mT,
@@ -872,7 +893,7 @@ def test_a_module_without_params_is_noted(torch):
     w, b = (p.detach().numpy() for p in model.parameters())
     report = with_torch(model, lambda x: x @ w.T + b, np.ones((1, 2), "float32"))
     assert report.ok
-    assert "pass params= to compare their gradients" in str(report)
+    assert "are not compared; params=module gives the module's parameters to the JAX" in str(report)
 
 
 def test_the_error_holds_the_report_and_is_an_assertion(torch):
