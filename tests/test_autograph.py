@@ -1162,6 +1162,7 @@ def assigning(x):
         (eval("lambda x: x"), "whose source cannot be found"),
         (len, "wants a function written in Python"),
         (jax.jit(doubled), r"jax.jit\(funcgrad.autograph\(fun\)\)"),
+        (fg.value_and_grad(doubled), r"convert it first, .*grad\(funcgrad.autograph\(fun, max_"),
         (3, "wants a function written in Python"),
     ],
 )

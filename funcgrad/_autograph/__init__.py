@@ -10,6 +10,8 @@ from .._extras import need
 from .._mistakes import explained
 from ._source import shown
 
+_GRADIENTS = "funcgrad._backward"  # where the functions that `grad` returns are written
+
 
 def autograph(
     fun: Callable[..., Any] | None = None,
@@ -38,7 +40,8 @@ def autograph(
 
     Raises:
         MissingExtraError: diastatic-malt is not installed.
-        UsageError: the source cannot be found or has what is not taken: `async`, `yield`, `match`,
+        UsageError: `fun` is what `funcgrad.grad` returned: take the gradient of what is converted;
+            its source cannot be found or has what is not taken: `async`, `yield`, `match`,
             `except*`, and `:=` in `and`, `or`, a conditional expression or a comprehension. While
             tracing: no `max_steps`, a condition of several truth values, an `assert` on a traced
             value, a `raise` that may or may not be reached, or an item of a list or dict that a
@@ -96,6 +99,12 @@ def autograph(
 
 
 def _converted(fun: Any, operators: Any) -> Any:
+    if getattr(fun, "__globals__", {}).get("__name__") == _GRADIENTS:
+        raise UsageError(
+            f"`autograph` got `{fun.__name__}`, a gradient, which calls its function where no"
+            " source is converted, and wants the function: convert it first, and take the gradient"
+            " of that: funcgrad.grad(funcgrad.autograph(fun, max_steps=...))"
+        )
     if isinstance(fun, functools.partial | types.FunctionType | types.MethodType):
         return operators.convert(fun, asked=True)
     call = type(fun).__call__ if callable(fun) else None
