@@ -320,6 +320,13 @@ def test_tiny_and_huge_numbers():
         found(wrong_by(1.001, lambda x: 1e-9 * x), np.array([1.0]), batched=False)
 
 
+@pytest.mark.parametrize("option", ["eps", "atol", "rtol", "nondet_tol"])
+def test_numbers_that_every_difference_would_pass_with_are_refused(option):
+    for number in (-1.0, float("nan"), "small", *[0.0] * (option == "eps")):
+        with pytest.raises(fg.UsageError, match=f"got {option}="):
+            fg.gradcheck(wrong_by(2.0, jnp.sin), (X,), **{option: number})
+
+
 def test_wrong_calls():
     with pytest.raises(fg.UsageError, match="without an entry that is floating"):
         fg.gradcheck(lambda n: n * 2.0, (3,))
@@ -329,6 +336,14 @@ def test_wrong_calls():
         fg.gradcheck(jnp.sin, (X,), modes=("forward",))
     with pytest.raises(fg.UsageError, match="got argnums=3"):
         fg.gradcheck(jnp.sin, (X,), argnums=3)
+    for argnums in ("x", 0.5, True, ()):
+        with pytest.raises(fg.UsageError, match=r"argnums=.* and 1 arguments, and wants the pos"):
+            fg.gradcheck(jnp.sin, (X,), argnums=argnums)
+    for check in (fg.gradcheck, fg.gradgradcheck):
+        with pytest.raises(fg.UsageError, match=rf"`{check.__name__}` got tuple, and wants a func"):
+            check((X,), jnp.sin)
+        with pytest.raises(fg.UsageError, match=rf"`{check.__name__}` got modes=2"):
+            check(jnp.sin, (X,), modes=2)
     with pytest.raises(fg.UsageError, match="returns str"):
         fg.gradcheck(lambda x: "text", (X,))
     with pytest.raises(fg.UsageError, match="traced arguments"):

@@ -1,7 +1,8 @@
 """`gradcheck` and `gradgradcheck`."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import numbers
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -78,7 +79,7 @@ def gradcheck(
     >>> fg.gradcheck(lambda x, w: jnp.tanh(x @ w), (jnp.ones((2, 3)), jnp.ones(3)))
     True
     """
-    task = _Task("gradcheck", eps, atol, rtol, _ways(modes, batched), fast, nondet_tol)
+    task = _task("gradcheck", fun, eps, atol, rtol, modes, batched, fast, nondet_tol)
     args = _tuple(args)
     return _check(pose(fun, args, _argnums(argnums, args, "gradcheck"), "gradcheck"), task)
 
@@ -132,7 +133,7 @@ def gradgradcheck(
     True
     """
     name = "gradgradcheck"
-    task = _Task(name, eps, atol, rtol, _ways(modes, batched), fast, nondet_tol)
+    task = _task(name, fun, eps, atol, rtol, modes, batched, fast, nondet_tol)
     args = _tuple(args)
     chosen = _argnums(argnums, args, name)
 
@@ -162,6 +163,37 @@ class _Task(NamedTuple):
     ways: list[str]
     fast: bool
     nondet_tol: float
+
+
+def _task(
+    function: str,
+    fun: Any,
+    eps: Any,
+    atol: Any,
+    rtol: Any,
+    modes: Any,
+    batched: bool,
+    fast: bool,
+    nondet_tol: Any,
+) -> _Task:
+    """What was asked for, where it makes sense."""
+    if not callable(fun):
+        raise UsageError(
+            f"`{function}` got {describe(fun)}, and wants a function and the tuple of its"
+            f" arguments: {function}(fun, (x, w))"
+        )
+    if eps is not None and not (_is_real(eps) and 0 < eps < np.inf):
+        raise UsageError(f"`{function}` got eps={eps!r}, and wants a length, more than 0, or None")
+    for word, value in (("atol", atol), ("rtol", rtol), ("nondet_tol", nondet_tol)):
+        # A number less than 0 would let every difference pass.
+        if value is not None and not (_is_real(value) and value >= 0):
+            raise UsageError(f"`{function}` got {word}={value!r}, and wants a number, 0 or more")
+    ways = _ways(modes, batched, function)
+    return _Task(function, eps, atol, rtol, ways, fast, nondet_tol)
+
+
+def _is_real(x: Any) -> bool:
+    return isinstance(x, numbers.Real)
 
 
 class _Measured(NamedTuple):
@@ -369,14 +401,15 @@ def _precision(problem: Problem) -> str:
     return " and ".join(dict.fromkeys(str(x.dtype) for x in problem.point))
 
 
-def _ways(modes: Any, batched: bool) -> list[str]:
-    modes = (modes,) if isinstance(modes, str) else tuple(modes)
-    if not modes or not set(modes) <= set(MODES):
+def _ways(modes: Any, batched: bool, function: str) -> list[str]:
+    single = isinstance(modes, str) or not isinstance(modes, Iterable)
+    named = [modes] if single else list(modes)
+    if not named or not all(mode in list(MODES) for mode in named):
         raise UsageError(
-            f'`gradcheck` got modes={modes!r}, and wants "fwd", "rev" or both: ("fwd", "rev")'
+            f'`{function}` got modes={modes!r}, and wants "fwd", "rev" or both: ("fwd", "rev")'
         )
-    words = [MODES[mode] for mode in MODES if mode in modes]
-    return [*words, *(BATCHED[mode] for mode in MODES if batched and mode in modes)]
+    words = [MODES[mode] for mode in MODES if mode in named]
+    return [*words, *(BATCHED[mode] for mode in MODES if batched and mode in named)]
 
 
 def _tuple(args: Any) -> tuple[Any, ...]:
@@ -386,10 +419,14 @@ def _tuple(args: Any) -> tuple[Any, ...]:
 def _argnums(argnums: Any, args: tuple[Any, ...], function: str) -> tuple[int, ...]:
     if argnums is None:
         return tuple(i for i, arg in enumerate(args) if any(map(_floats, jax.tree.leaves(arg))))
-    given = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    if not all(isinstance(i, int) and -len(args) <= i < len(args) for i in given):
+    given = tuple(argnums) if isinstance(argnums, Sequence) else (argnums,)
+    count = len(args)
+    if not given or not all(
+        isinstance(i, int) and not isinstance(i, bool) and -count <= i < count for i in given
+    ):
         raise UsageError(
-            f"`{function}` got argnums={argnums!r}, and wants numbers of the {len(args)} arguments"
+            f"`{function}` got argnums={argnums!r} and {count} arguments, and wants the positions"
+            " of those to differentiate by, counted from 0"
         )
     return tuple(dict.fromkeys(i % len(args) for i in given))
 
