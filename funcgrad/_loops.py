@@ -233,7 +233,8 @@ def _loop(
             )
 
     made = Loop(body, cond, length, len(conds), len(consts), len(leaves), checkpoints=kept)
-    _, out, _ = made.run(limit, conds, consts, leaves)
+    with explained:  # a value that an earlier function leaked is refused here, not while tracing
+        _, out, _ = made.run(limit, conds, consts, leaves)
     more = None
     if cond:
         (more,) = compat.jaxpr_as_fun(cond)(*conds, *map(lax.stop_gradient, out))

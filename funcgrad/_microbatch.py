@@ -13,6 +13,7 @@ one array too, and stands beside the sum while it is added. Differentiating
 
 import functools
 import operator
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -125,16 +126,31 @@ def microbatch(
         def run(held: list[Any], batch: Any, keys: Any) -> Any:
             others, kwargs = recipe.join(held)
             filled = {**others, **dict(zip(places[0] + places[1], [*batch, *keys], strict=True))}
-            with explained:
+            try:
                 return fun(*(filled[i] for i in range(len(args))), **kwargs)
+            except (TypeError, ValueError) as error:
+                _say_part(error, places[0], len(jax.tree.leaves(batch)[0]), parts.rows)
+                raise
 
         task = _Task(run, weight, reduce, parts, axes)
-        if mesh is None:
-            _check_unsharded(batch)
-            return _join(*_reduced(task, held, batch, keys))
-        return _on_mesh(task, mesh, held, batch, keys)
+        with explained:
+            if mesh is None:
+                _check_unsharded(batch)
+                return _join(*_reduced(task, held, batch, keys))
+            return _on_mesh(task, mesh, held, batch, keys)
 
     return micro_fun
+
+
+def _say_part(error: Exception, places: tuple[int, ...], size: int, rows: int) -> None:
+    """Adds to an error about shapes which arguments are a part of the batch."""
+    if not re.search("shape|size|dimension", str(error), re.IGNORECASE):
+        return
+    error.add_note(
+        f"funcgrad: `microbatch` gave the function {size} of the {rows} rows of batch_argnums="
+        f"{places}, and every other argument whole: name each that has a row for each example, and"
+        " take the number of rows from an array's shape"
+    )
 
 
 class _Parts(NamedTuple):

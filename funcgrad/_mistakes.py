@@ -112,7 +112,8 @@ _RULES = (
         "",
         "a value was put into a list, a global or an object from inside a function that was traced"
         " (as `optimizer.step()` and `self.h = h` do in PyTorch); return it instead:"
-        " `funcgrad.value_and_grad(fun, has_aux=True)`",
+        " `funcgrad.value_and_grad(fun, has_aux=True)`; the body of a loop returns it as a part of"
+        " what it carries, and `jax.lax.scan` stacks what its body returns besides",
     ),
     _Rule("TypeError", "do not support in-place item assignment", _NO_CHANGE),
     _Rule(

@@ -108,6 +108,49 @@ def test_the_note_is_there_once_whatever_calls_the_function(call):
     assert notes == ["funcgrad: write `funcgrad.detach(x)`"]
 
 
+@pytest.mark.parametrize("name", ["while_loop", "fori_loop", "microbatch", "no_grad", "grad"])
+def test_a_value_that_leaked_before_is_explained_wherever_it_is_refused(name):
+    leaked = []
+    jax.jit(lambda x: (leaked.append(jnp.sum(x)), x)[1])(X)
+    uses = lambda x: jnp.sum(x) * leaked[0]
+    call = {
+        "while_loop": lambda: fg.while_loop(lambda x: x < 9, uses, 1.0, max_steps=9),
+        "fori_loop": lambda: fg.fori_loop(0, 3, lambda i, x: uses(x), 1.0),
+        "microbatch": lambda: fg.microbatch(uses, 2, batch_argnums=0)(X),
+        "no_grad": lambda: fg.no_grad(uses)(X),
+        "grad": lambda: fg.grad(uses)(X),
+    }[name]
+    with pytest.raises(jax.errors.UnexpectedTracerError) as caught:
+        call()
+    assert any("return it instead" in note for note in caught.value.__notes__)
+
+
+SHAPES = {
+    "added": lambda w, x, y: jnp.mean(x @ w - y),
+    "multiplied": lambda w, x, y: jnp.mean(y @ (x @ w)),
+    "reshaped": lambda w, x, y: jnp.mean((x @ w).reshape(6, 1)),
+    "stacked": lambda w, x, y: jnp.mean(jnp.stack([x @ w, y])),
+    "mapped": lambda w, x, y: jnp.mean(jax.vmap(lambda x, y: x @ w * y)(x, y)),
+    "summed": lambda w, x, y: jnp.einsum("ij,j,i->", x, w, y),
+}
+
+
+@pytest.mark.parametrize("loss", SHAPES.values(), ids=list(SHAPES))
+def test_an_error_about_shapes_says_that_the_function_sees_a_part_of_the_batch(loss):
+    w, x, y = jnp.ones(2), jnp.ones((6, 2)), jnp.ones(6)
+    with pytest.raises((TypeError, ValueError)) as caught:
+        fg.microbatch(fg.grad(loss), 2)(w, x, y)
+    (note,) = (note for note in caught.value.__notes__ if "microbatch" in note)
+    assert "3 of the 6 rows of batch_argnums=(1,), and every other argument whole" in note
+
+
+@pytest.mark.parametrize("fun", [lambda p, x: p["w"], lambda p, x: p + "text"])
+def test_another_error_says_nothing_of_parts(fun):
+    with pytest.raises((KeyError, TypeError)) as caught:
+        fg.microbatch(fun, 2)({}, jnp.ones(4))
+    assert not any("microbatch" in note for note in getattr(caught.value, "__notes__", ()))
+
+
 def test_the_error_is_the_one_that_was_raised_and_points_at_the_users_line():
     error = TypeError("unexpected PRNG key type")
 
