@@ -1,5 +1,7 @@
 """`gradcheck` and `gradgradcheck`: what they find, what they say of it, and PyTorch's verdicts."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -212,6 +214,8 @@ def test_what_jax_detaches_itself_is_not_named():
         (jax.nn.relu, 0.0, "a kink: the slope from the left is 0, from the right 1"),
         (lambda x: jnp.abs(x - 1) + x, 1.0, "a kink: the slope from the left is 0"),
         (jnp.floor, 2.0, "has a jump"),
+        (lambda x: jax.nn.relu(1e6 * x), 0.0, "a kink: the slope from the left is 0, from the"),
+        (lambda x: jnp.where(x > 0, x**0.5, 0.0), 0.0, "has a kink: the slope from the left is 0"),
         (jnp.sqrt, 0.0, "at the edge of where it is defined"),
         (jnp.log, -1.0, "the output is nan at this point"),
     ],
@@ -226,6 +230,32 @@ def test_a_smooth_function_has_no_kink_and_a_kink_nearby_does_no_harm():
     assert fg.gradcheck(jnp.abs, (jnp.array([1e-3, -1e-4]),), batched=False)
     text = str(found(jax.nn.relu, jnp.array([1e-3]), batched=False, eps=64.0))
     assert "near this point the function has a kink" in text
+
+
+@pytest.mark.parametrize("fun", [jnp.sin, lambda x: jnp.cos(x / 3) + x])
+@pytest.mark.parametrize("at", [1e7, 1e8, 1.7e9])
+def test_waves_much_shorter_than_the_longest_step(fun, at):
+    with jax.enable_x64(True):
+        assert fg.gradcheck(fun, (np.array([at]),), batched=False)
+        detached = lambda x: fun(lax.stop_gradient(x)) + 0 * x
+        for wrong in (wrong_by(1.5, fun), detached):
+            assert "kink" not in str(found(wrong, np.array([at]), batched=False))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_what_a_mask_makes_infinite_is_a_constant(fast):
+    mask = np.array([True, False, True])
+    scores = lambda x: jnp.where(mask, x**2, -jnp.inf)
+    with warnings.catch_warnings(action="error"):
+        assert fg.gradcheck(scores, (X,), fast=fast)
+        wrong = lambda x: jnp.where(mask, wrong_by(1.001, jnp.sin)(x), -jnp.inf)
+        assert "disagree" in str(found(wrong, X, fast=fast))
+        assert "the output is inf at" in str(found(jnp.exp, jnp.array([1e4]), batched=False))
+
+
+def test_a_step_out_of_the_domain_is_no_anomaly():
+    with jax.debug_nans(True):
+        assert fg.gradcheck(jnp.log, (jnp.array([0.1, 2.0]),), batched=False)
 
 
 def test_results_that_differ_from_run_to_run():

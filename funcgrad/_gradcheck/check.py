@@ -251,7 +251,8 @@ def _repeated(
     problem: Problem, basis: Bases, first: Analysis, again: Analysis, task: _Task
 ) -> list[Fault]:
     """The derivatives that differ when they are computed a second time; the result must not."""
-    off = np.where(first.value == again.value, 0.0, np.abs(first.value - again.value))
+    with np.errstate(invalid="ignore"):
+        off = np.where(first.value == again.value, 0.0, np.abs(first.value - again.value))
     off = np.where(np.isnan(first.value) & np.isnan(again.value), 0.0, off)
     if not np.all(off <= task.nondet_tol):
         at = int(np.argmax(np.where(np.isnan(off), np.inf, off)))

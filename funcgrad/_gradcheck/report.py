@@ -115,8 +115,7 @@ def _around(ladder: Ladder, output: int) -> Iterator[str]:
         return
     sides = one_sided(ladder, output)
     if sides:
-        left, right = sides
-        jump = max(abs(left), abs(right)) > 1e3 * (1 + abs(ladder.here[output]))
+        left, right, jump = sides
         yield (
             f"near this point the function has a {'jump' if jump else 'kink'}: the slope from the"
             f" left is {left:.6g}, from the right {right:.6g}; no derivative is right or wrong"

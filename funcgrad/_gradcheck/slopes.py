@@ -6,7 +6,9 @@ the square of the step, are extrapolated to step zero by Neville's scheme, as C.
 ("Accurate computation of F'(x) and F'(x) F''(x)", Advances in Engineering Software 4, 1982): of all
 extrapolations the one counts whose neighbours agree with it best, and their disagreement, with the
 rounding of the function, is the estimate of its error. So no step has to be chosen: one that leaves
-the function's domain, crosses a kink, or drowns in rounding disagrees with its neighbours.
+the function's domain, crosses a kink, or drowns in rounding disagrees with its neighbours. Where
+the slopes of shorter steps have settled elsewhere, as they do for a wave much shorter than the
+longest steps, these count.
 """
 
 import itertools
@@ -23,6 +25,8 @@ from .problem import Leaf, Problem
 LEVELS = 12
 ORDERS = 5
 SMALLEST = 2.0**-30
+SETTLED = 0.01  # how much better three slopes agree with each other than with an extrapolation
+FAR = 20  # times its estimated error, for it to be that of something else
 # Nearly all the time goes into compiling programs that run once: 0.6 to 0.8 of it this way.
 QUICKLY = {"xla_backend_optimization_level": 0}
 
@@ -123,14 +127,20 @@ def climber(problem: Problem, basis: Bases, longest: float | None) -> Callable[[
         wanted = np.concatenate([origin + steps, origin - steps, origin[None]])
         points = leaves_of(wanted, problem.point)
         got = flat(points, len(wanted))
-        values = flat(run(points), len(wanted))
+        with jax.debug_nans(False), jax.debug_infs(False):  # a step may leave the domain
+            values = flat(run(points), len(wanted))
         # As long as the steps came out in the dtype of the point.
         lengths = (got[:LEVELS] - got[LEVELS:-1]) @ direction / (2 * direction @ direction)
+        here = values[-1]
+        # What is infinite on all steps, as of a mask, is a constant.
+        still = np.isinf(here) & np.all(values == here, axis=0)
+        values = np.where(still, 0.0, values)
         size = np.abs(values[:LEVELS]) + np.abs(values[LEVELS:-1])
         with np.errstate(all="ignore"):
             if basis.fast:
                 values, size = values @ basis.outputs.T, size @ np.abs(basis.outputs).T
-            plus, minus, here = values[:LEVELS], values[LEVELS:-1], values[-1]
+                here = values[-1]
+            plus, minus = values[:LEVELS], values[LEVELS:-1]
             noise = problem.eps * (size / 2 + np.abs(_slope(plus, minus, lengths)) * _size(moved))
             return Ladder(lengths, plus, minus, here, noise / np.abs(lengths)[:, None])
 
@@ -151,12 +161,12 @@ def _steps(moved: np.ndarray, eps: float, longest: float | None) -> np.ndarray:
         return longest * 2.0 ** -np.arange(LEVELS)
     sizes = np.abs(moved[moved != 0])
     least = float(np.clip(np.min(sizes, initial=1.0), SMALLEST, 1.0))
-    return np.geomspace(0.25 * max(1.0, _size(moved)), np.sqrt(eps) * least, LEVELS)
+    shortest = max(np.sqrt(eps) * least, 4 * eps * _size(moved))  # of a few last places at least
+    return np.geomspace(0.25 * max(1.0, _size(moved)), shortest, LEVELS)
 
 
 def _slope(plus: np.ndarray, minus: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    # Equal values have no difference, infinite ones neither: a constant -inf, as of a mask.
-    return np.where(plus == minus, 0.0, plus - minus) / (2 * steps[:, None])
+    return (plus - minus) / (2 * steps[:, None])
 
 
 def extrapolated(ladder: Ladder) -> tuple[np.ndarray, np.ndarray]:
@@ -169,6 +179,12 @@ def extrapolated(ladder: Ladder) -> tuple[np.ndarray, np.ndarray]:
         best, error = slopes[-1], np.full(slopes.shape[1], np.inf)
         above: list[np.ndarray] = []
         for level, slope in enumerate(slopes):
+            # Long steps over many waves agree on a slope, too: that of none.
+            settled = np.ptp(slopes[max(0, level - 2) : level + 1], axis=0)
+            off = np.abs(slope - best)
+            elsewhere = (level > 1) & (settled < SETTLED * off)
+            elsewhere &= off > FAR * (error + ladder.noise[level])
+            error = np.where(elsewhere, np.inf, error)
             row = [slope]
             for order in range(1, min(level, ORDERS) + 1):
                 ratio = ladder.steps[level - order] / ladder.steps[level]
@@ -182,9 +198,10 @@ def extrapolated(ladder: Ladder) -> tuple[np.ndarray, np.ndarray]:
     return best, error
 
 
-def one_sided(ladder: Ladder, output: int) -> tuple[float, float] | None:
+def one_sided(ladder: Ladder, output: int) -> tuple[float, float, bool] | None:
     """The slopes from the left and from the right, where they differ however short the step.
 
+    Last, whether that is for a jump: however short the step, the function changes as much.
     `None` where they approach each other, as those of a smooth function do.
     """
     with np.errstate(all="ignore"):
@@ -193,9 +210,10 @@ def one_sided(ladder: Ladder, output: int) -> tuple[float, float] | None:
         left = (here - ladder.minus[:, output]) / steps
         noise: Any = 4 * ladder.noise[:, output]
         gap = np.abs(right - left)
-        clear = np.flatnonzero((gap > noise) | ~np.isfinite(gap))
+        clear = np.flatnonzero((gap > noise) | np.isinf(gap))
     if len(clear) < 2:
         return None
     last, before = clear[-1], clear[-2]
     smooth = np.isfinite(gap[last]) and not gap[last] > 0.7 * gap[before]
-    return None if smooth else (float(left[last]), float(right[last]))
+    jump = not gap[last] * steps[last] < 0.9 * gap[before] * steps[before]
+    return None if smooth else (float(left[last]), float(right[last]), jump)
