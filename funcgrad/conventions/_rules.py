@@ -20,7 +20,8 @@ def with_rule(value: Callable[..., Any], *pushes: Push) -> Callable[..., Any]:
     """The function `value` of positional arguments, differentiated by `pushes`.
 
     Args:
-        value: a function of as many arguments as there are pushes, or fewer.
+        value: a function of as many arguments as there are pushes, or more: what those further ones
+            do to `out` is not differentiated.
         pushes: for each argument `push(t, out, *args)`: what its tangent `t` adds to the tangent of
             `out`, linear in `t`; its shape broadcasts to that of `out`. An argument without a
             tangent is not asked, so that a constant exponent costs nothing and brings no NaN.

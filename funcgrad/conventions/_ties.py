@@ -171,7 +171,7 @@ def _median(value: Any, a: Any, axis: Any, keepdims: bool, **options: Any) -> An
     def push(t: Any, out: Any, a: Any) -> Any:
         whole = out if keepdims else _restored(out, a, axis)
         rank = jnp.sum(~jnp.isnan(a), axis=axis, keepdims=True) - 1
-        ordered = _lines(a, axis, sort=True)
+        ordered = _sorted_lines(a, axis)
         middle = (_at(ordered, rank, step) for step in (0, 1))
         ends = (jnp.where(jnp.isnan(whole), whole, end.reshape(whole.shape)) for end in middle)
         shares = [_shares(_equal(a, end), axis, t.dtype) for end in ends]
@@ -180,12 +180,11 @@ def _median(value: Any, a: Any, axis: Any, keepdims: bool, **options: Any) -> An
     return with_rule(reduce, push)(a)
 
 
-def _lines(a: Any, axis: Any, sort: bool) -> Any:
-    """`a` with the axes to reduce last, as one, in order."""
+def _sorted_lines(a: Any, axis: Any) -> Any:
+    """`a` with the axes to reduce last, as one, which is sorted."""
     axes = range(a.ndim) if axis is None else sorted(i % a.ndim for i in axis)
     moved = jnp.moveaxis(a, tuple(axes), tuple(range(-len(axes), 0)))
-    flat = moved.reshape(*moved.shape[: a.ndim - len(axes)], -1)
-    return jnp.sort(flat, axis=-1) if sort else flat
+    return jnp.sort(moved.reshape(*moved.shape[: a.ndim - len(axes)], -1), axis=-1)
 
 
 def _at(ordered: Any, rank: Any, step: int) -> Any:
@@ -253,16 +252,12 @@ def sort(
 
     def push(t: Any, out: Any, a: Any) -> Any:
         places = jnp.argsort(a, axis, stable=True, descending=True)
-        return _taken(t, places, axis)
+        return jnp.take_along_axis(t, places, axis)
 
     value = functools.partial(
         jnp.sort, axis=axis, kind=kind, order=order, stable=stable, descending=True
     )
     return with_rule(value, push)(a)
-
-
-def _taken(t: Any, index: Any, axis: Any) -> Any:
-    return jnp.take_along_axis(t, index, axis=axis)
 
 
 def cummax(operand: Any, axis: int = 0, reverse: bool = False) -> Any:
@@ -301,6 +296,7 @@ def _running(value: Any, operand: Any, axis: int, reverse: bool) -> Any:
         places = lax.broadcasted_iota(jnp.int32, x.shape, axis % x.ndim)
         last = lax.cummin if reverse else lax.cummax
         unset = x.shape[axis] - 1 if reverse else 0
-        return _taken(t, last(jnp.where(_equal(x, out), places, unset), axis, reverse), axis)
+        index = last(jnp.where(_equal(x, out), places, unset), axis, reverse)
+        return jnp.take_along_axis(t, index, axis)
 
     return with_rule(lambda x: value(x, axis, reverse), push)(jnp.asarray(operand))
