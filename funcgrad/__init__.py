@@ -64,15 +64,21 @@ _LATER = {
     "saved_tensors": "._saved",
     "saved_tensors_hooks": "._saved",
 }
+# Modules that `import funcgrad` leaves out, and names that JAX has.
+_PACKAGES = ("compare", "launch")
+_IN_JAX = ("checkpoint", "custom_vjp", "hessian", "jacfwd", "jacrev", "jit", "jvp", "vmap")
 
 
 def __getattr__(name: str) -> _typing.Any:
+    if name in _PACKAGES:
+        return _importlib.import_module(f".{name}", __name__)
     if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        fix = f": it is jax.{name}" if name in _IN_JAX else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{fix}")
     value = getattr(_importlib.import_module(_LATER[name], __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({*globals(), *_LATER, *_PACKAGES})

@@ -15,10 +15,20 @@ _NO_CHANGE = (
     " what the caller should see"
 )
 _MOVE = "`jax.device_put(x, device)` moves an array, `x.astype(dtype)` converts it"
+_PLACED = (
+    "where a traced value will be is not known while tracing: leave it out, an array is made where"
+    " the others are"
+)
+_SCATTER = "write `x.at[index].set(v)`, `x.at[index].add(v)`"
+_OPERATORS = "write it as Python does, `x * y`, `x == y`"
 _LOOK = (
     "values are not there to look at while a function is traced; return them beside the output with"
     " has_aux=True, print them with `jax.debug.print`, or leave it to after the call: its results"
     " have values, `numpy.asarray(result)`"
+)
+_KEYS = (
+    "random numbers come from a key that is passed in, and no state is kept:"
+    " `jax.random.normal(key, shape)`, with a new key for each call from `jax.random.split`"
 )
 _SHAPES = (
     "shapes are fixed when a function is traced: `jnp.where(mask, x, 0)` in place of `x[mask]`,"
@@ -55,14 +65,48 @@ _ATTRIBUTES = {
     "expand": "write `jax.numpy.broadcast_to(x, shape)`",
     "new_zeros": "write `jax.numpy.zeros(shape, x.dtype)`",
     "clamp": "write `jax.numpy.clip(x, lowest, highest)`",
+    "view_as": "write `x.reshape(y.shape)`",
+    "expand_as": "write `jax.numpy.broadcast_to(x, y.shape)`",
+    "contiguous": "arrays have no strides to tidy up: leave it out",
+    "new_ones": "write `jax.numpy.ones(shape, x.dtype)`",
+    "new_tensor": "write `jax.numpy.asarray(values, x.dtype)`",
+    "where": "write `jax.numpy.where(mask, x, y)`",
+    "split": "write `jax.numpy.split(x, parts, axis)`, which wants how many parts, not their size",
+    "chunk": "write `jax.numpy.split(x, parts, axis)`",
+    "unbind": "write `tuple(x)`, or `jax.numpy.unstack(x, axis=axis)`",
+    "select": "write `jax.numpy.take(x, index, axis)`",
+    "narrow": "write `jax.lax.slice_in_dim(x, start, start + length, axis=axis)`",
+    "topk": "write `jax.lax.top_k(x, k)`",
+    "equal": "write `jax.numpy.array_equal(x, y)`",
+    "scatter": _SCATTER,
+    "scatter_": _SCATTER,
+    "scatter_add": _SCATTER,
+    "scatter_add_": _SCATTER,
+    "index_add": _SCATTER,
+    "index_add_": _SCATTER,
     "mm": "write `a @ b`",
+    "bmm": "write `a @ b`",
     "t": "write `x.T`",
+    **dict.fromkeys(["mul", "sub", "div", "neg", "eq", "ne", "lt", "le", "gt", "ge"], _OPERATORS),
     "numel": "write `x.size`",
     "dim": "write `x.ndim`",
     "float": "write `x.astype(jax.numpy.float32)`",
+    **dict.fromkeys(["double", "half", "int", "long", "bool", "type"], "write `x.astype(dtype)`"),
     "cpu": _MOVE,
     "cuda": _MOVE,
     "to": _MOVE,
+    "device": _PLACED,
+    "is_cuda": _PLACED,
+}
+
+
+# What `torch` and `torch.nn.functional` have and `jax.numpy`, `jax.nn` and `jax.random` have not.
+_NAMES = {
+    **{name: fix for name, fix in _ATTRIBUTES.items() if fix.startswith("write `jax.")},
+    **dict.fromkeys(["random", "rand", "randn", "seed", "manual_seed"], _KEYS),
+    "cat": "write `jax.numpy.concatenate(arrays, axis)`",
+    "tensor": "write `jax.numpy.asarray(values)`",
+    "from_numpy": "write `jax.numpy.asarray(values)`",
 }
 
 
@@ -118,7 +162,8 @@ _RULES = (
     _Rule("TypeError", "do not support in-place item assignment", _NO_CHANGE),
     _Rule(
         "TypeError",
-        rf"must be Tensor, not {_ARRAY}|'Tensor' and '{_ARRAY}'|{_ARRAY}' and 'Tensor'",
+        rf"must be Tensor, not {_ARRAY}|'Tensor' and '{_ARRAY}'|{_ARRAY}' and 'Tensor'"
+        rf"|invalid combination of arguments - got \(.*{_ARRAY}|of type '<class 'torch\.",
         "JAX does not differentiate PyTorch: use `jax.numpy`, `jax.nn`, and make arrays of tensors,"
         " `jnp.asarray(tensor.detach().numpy())`",
     ),
@@ -132,8 +177,7 @@ _RULES = (
     _Rule(
         "TypeError",
         "PRNG key",
-        "random numbers come from a key that is passed in, and no state is kept:"
-        " `jax.random.normal(key, shape)`, with a new key for each call from `jax.random.split`",
+        _KEYS,
     ),
     _Rule(
         "TypeError",
@@ -141,6 +185,11 @@ _RULES = (
         r"|materialize_grads|argnums)'",
         "keywords of the gradient go into the first pair of parentheses, the arguments into the"
         " second: `funcgrad.grad(fun, retain=...)(x)`",
+    ),
+    _Rule(
+        "ValueError",
+        "Unexpected value for 'order' argument: -?[0-9]",
+        "`x.flatten(1)` is `x.reshape(x.shape[0], -1)`",
     ),
     _Rule(
         "TypeError",
@@ -169,22 +218,26 @@ def fix_for(kinds: Iterable[str], message: str) -> str | None:
 
 
 def _attribute(message: str) -> str | None:
+    found = re.search(r"module 'jax\.(?:numpy|nn|random)\S*' has no attribute '(\w+)'", message)
+    if found:
+        return _NAMES.get(found[1]) or _function(found[1], "write")
     found = re.search(r"(Tracer|ArrayImpl)'? (?:object )?has no attribute '?(\w+)", message)
     if not found:
         return None
     name = found[2]
     in_place = name.endswith("_") and not name.startswith("_")
-    return _ATTRIBUTES.get(name, _NO_CHANGE if in_place else _function(name))
+    method = _NO_CHANGE if in_place else _function(name, "arrays have few methods: write")
+    return _ATTRIBUTES.get(name, method)
 
 
-def _function(name: str) -> str | None:
-    """The function that a tensor has as a method, where JAX has one of that name."""
+def _function(name: str, words: str) -> str | None:
+    """These words and JAX's function of that name, where it has one."""
     import jax
 
     homes = {"jax.numpy": jax.numpy, "jax.nn": jax.nn, "jax.numpy.linalg": jax.numpy.linalg}
     found = (path for path, home in homes.items() if callable(getattr(home, name, None)))
     path = None if name.startswith("_") else next(found, None)
-    return path and f"arrays have few methods: write `{path}.{name}(x)`"
+    return path and f"{words} `{path}.{name}(x)`"
 
 
 class _Explained:

@@ -3,6 +3,7 @@
 import builtins
 import functools
 import linecache
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from page import ROOT, code, settings, tables
 
 import funcgrad as fg
-from funcgrad._mistakes import explained, fix_for
+from funcgrad._mistakes import _ATTRIBUTES, _NAMES, explained, fix_for
 
 PAGE = ROOT / "docs" / "mistakes.md"
 (SETTING,) = settings(PAGE)
@@ -161,6 +162,14 @@ def test_the_error_is_the_one_that_was_raised_and_points_at_the_users_line():
         fg.grad(raises)(X)
     assert caught.value is error
     assert caught.traceback[-1].name == "raises"
+
+
+def test_every_function_of_jax_that_a_fix_names_is_there():
+    fixes = " ".join([*_ATTRIBUTES.values(), *_NAMES.values()])
+    named = set(re.findall(r"jax(?:\.\w+)+", fixes))
+    assert len(named) > 20
+    for path in named:
+        functools.reduce(getattr, path.split(".")[1:], jax)
 
 
 class Config:

@@ -104,6 +104,13 @@ def test_what_is_imported_later_is_there():
     assert set(names) <= set(dir(funcgrad))
     with pytest.raises(AttributeError, match="module 'funcgrad' has no attribute 'backward'"):
         _ = funcgrad.backward
+    with pytest.raises(AttributeError, match=r"no attribute 'vmap': it is jax\.vmap"):
+        _ = funcgrad.vmap
+
+
+@pytest.mark.parametrize("name", funcgrad._PACKAGES)
+def test_a_package_is_there_without_an_import_of_its_own(name):
+    assert f"funcgrad.{name}" in loaded(f"import funcgrad; funcgrad.{name}.__doc__")
 
 
 def test_every_public_name_has_a_docstring_with_an_example():
