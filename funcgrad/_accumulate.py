@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._errors import TreeError, differences
-from ._trees import takes_gradient
+from ._errors import TreeError, UsageError, describe, differences, tensor_advice
+from ._trees import sum_dtype, takes_gradient
 
 
 def zero_grad(params: Any, set_to_none: bool = False, dtype: Any = None) -> Any:
@@ -25,6 +25,9 @@ def zero_grad(params: Any, set_to_none: bool = False, dtype: Any = None) -> Any:
     Returns:
         Zeros shaped like `params`; `None` at integer and bool leaves, which take no gradient.
 
+    Raises:
+        UsageError: a leaf is no array: an optimizer, a module, a tensor of PyTorch.
+
     >>> import jax.numpy as jnp, funcgrad as fg
     >>> fg.zero_grad({"w": jnp.ones(2, jnp.bfloat16), "step": jnp.array(3)})
     {'step': None, 'w': Array([0., 0.], dtype=float32)}
@@ -35,11 +38,16 @@ def zero_grad(params: Any, set_to_none: bool = False, dtype: Any = None) -> Any:
 
 
 def _zeros(leaf: Any, dtype: Any) -> Any:
-    if not takes_gradient(leaf):
+    try:
+        takes = takes_gradient(leaf)
+    except TypeError:
+        raise UsageError(
+            f"`zero_grad` got {describe(leaf)}, and wants parameters: a pytree of arrays"
+            f"{tensor_advice(leaf)}"
+        ) from None
+    if not takes:
         return None
-    own = jnp.result_type(leaf)
-    half = own.itemsize < 4 and jnp.issubdtype(own, jnp.floating)
-    return jnp.zeros(jnp.shape(leaf), dtype or (jnp.float32 if half else own))
+    return jnp.zeros(jnp.shape(leaf), dtype or sum_dtype(jnp.result_type(leaf)))
 
 
 def accumulate_grad(acc: Any, grads: Any) -> Any:

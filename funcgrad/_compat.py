@@ -163,6 +163,16 @@ def axis_name(axis: Any) -> Any:
     return axis.name if isinstance(axis.name, str | tuple) else None
 
 
+def no_tangent(x: Any) -> Any:
+    """The tangent of a result of a JVP rule that has none."""
+    return Zero(jax.typeof(x).to_tangent_aval())
+
+
+def is_literal(atom: Any) -> bool:
+    """Whether an operand is a number that the program holds, and not a variable."""
+    return isinstance(atom, Literal)
+
+
 def close(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
     """A jaxpr with its constants; JAX 0.12 has one class for both, 0.10 has two."""
     return jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())

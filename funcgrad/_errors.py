@@ -103,8 +103,8 @@ def _by_path(tree: Any) -> dict[str, str]:
     }
 
 
-def as_array(leaf: Any) -> str:
-    """What to do about a leaf that is no array: words that end a message, or none."""
+def tensor_advice(leaf: Any) -> str:
+    """What to do about a leaf that is a torch tensor, to end a message with; else nothing."""
     if type(leaf).__module__.partition(".")[0] != "torch":
         return ""
     return "; make an array of the tensor: jnp.asarray(tensor.detach().numpy())"

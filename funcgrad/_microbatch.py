@@ -25,7 +25,7 @@ from jax import lax
 from . import _compat as compat
 from ._errors import TreeError, UsageError, describe, differences
 from ._mistakes import explained
-from ._trees import Split, is_array, path_of, takes_gradient
+from ._trees import Split, is_array, part, path_of, sum_dtype, takes_gradient
 
 WORDS = ("mean", "sum", "stack")
 
@@ -363,7 +363,7 @@ def _last(task: _Task, program: _Program, held: Any, batch: Any, keys: Any) -> _
 def _zeros(program: _Program) -> _Results:
     """The buffer to add to: nothing at leaves that are stacked."""
     summed = [
-        _zero(leaf, _wide(leaf.dtype))
+        _zero(leaf, sum_dtype(leaf.dtype))
         for leaf, word in zip(program.like.leaves, program.words, strict=True)
         if word != "stack"
     ]
@@ -375,12 +375,6 @@ def _zero(aval: Any, dtype: Any) -> Any:
     """Zeros typed as `aval` is, with its mesh axes and sharding: what a scan must start from."""
     zeros = compat.varied(jnp.zeros(aval.shape, dtype), compat.varying(aval))
     return compat.placed_like(zeros, aval)
-
-
-def _wide(dtype: Any) -> Any:
-    """The dtype to add in: float32 for half precision, any other as it is."""
-    half = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4
-    return jnp.dtype(jnp.float32) if half else dtype
 
 
 def _add(
@@ -623,9 +617,7 @@ def _split_keys(keys: Any, place: int, count: int) -> Any:
 def _hold(others: Any) -> tuple[list[Any], Split]:
     """The arrays among the other arguments, and a recipe to put them back among the rest."""
     leaves, tree = jax.tree.flatten(others)
-    chosen = tuple(isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves)
-    rest = tuple(leaf for leaf, c in zip(leaves, chosen, strict=True) if not c)
-    return [leaf for leaf, c in zip(leaves, chosen, strict=True) if c], Split(tree, chosen, rest)
+    return part(tree, leaves, [isinstance(x, jax.Array | np.ndarray | np.generic) for x in leaves])
 
 
 def _fold(batch: Any, parts: int) -> Any:

@@ -8,9 +8,9 @@ import jax
 
 from . import _compat as compat
 from . import _interpret as interpret
-from ._errors import UsageError, as_array, describe
+from ._errors import UsageError, describe, tensor_advice
 from ._retain import Retain, select
-from ._trees import Split, is_array, takes_gradient
+from ._trees import Split, is_array, part, takes_gradient
 
 Flat = Callable[[list[Any]], tuple[Any, Any]]
 """A function of the leaves that take gradients to `(out, aux)`."""
@@ -72,11 +72,10 @@ def _trace(flat: Flat, leaves: list[Any], function: str) -> tuple[Any, int, Spli
     def arrays(leaves: list[Any]) -> Any:
         returned = flat(leaves)
         out = _outputs(returned[0], function)
-        parts, tree = jax.tree.flatten(returned)
-        chosen = tuple(map(is_array, parts))
-        rest = tuple(part for part, c in zip(parts, chosen, strict=True) if not c)
-        seen.append((len(out), Split(tree, chosen, rest)))
-        return out, [part for part, c in zip(parts, chosen, strict=True) if c]
+        found, tree = jax.tree.flatten(returned)
+        results, recipe = part(tree, found, [*map(is_array, found)])
+        seen.append((len(out), recipe))
+        return out, results
 
     return jax.make_jaxpr(arrays)(leaves), *seen[-1]
 
@@ -98,6 +97,6 @@ def _outputs(out: Any, function: str) -> list[Any]:
         if not is_array(leaf):
             raise UsageError(
                 f"`{function}` got a function that returns {describe(leaf)}, and wants arrays;"
-                f" return anything else beside them with has_aux=True{as_array(leaf)}"
+                f" return anything else beside them with has_aux=True{tensor_advice(leaf)}"
             )
     return [leaf for leaf in leaves if takes_gradient(leaf)]

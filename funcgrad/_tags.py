@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _compat as compat
-from ._errors import TreeError, UsageError, as_array, describe, differences
+from ._errors import TreeError, UsageError, describe, differences, tensor_advice
 from ._mistakes import explained
 from ._trees import adopt_dtype, conjugate, is_array, scatter, takes_gradient
 
@@ -194,7 +194,7 @@ def _arrays(tree: Any, function: str) -> tuple[list[Any], Any]:
         if not is_array(leaf):
             raise UsageError(
                 f"`{function}` got {describe(leaf)}, and wants arrays or pytrees of arrays"
-                f"{as_array(leaf)}"
+                f"{tensor_advice(leaf)}"
             )
     return [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in leaves], structure
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._errors import TreeError, UsageError, as_array, describe
+from ._errors import TreeError, UsageError, describe, tensor_advice
 
 
 def takes_gradient(leaf: Any) -> bool:
@@ -17,6 +17,16 @@ def takes_gradient(leaf: Any) -> bool:
     (True, False, False)
     """
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def sum_dtype(dtype: Any) -> Any:
+    """The dtype to add up numbers of `dtype` in: float32 for half precision, any other as it is.
+
+    >>> sum_dtype(jnp.dtype("bfloat16")), sum_dtype(jnp.dtype("int8"))
+    (dtype('float32'), dtype('int8'))
+    """
+    half = dtype.itemsize < 4 and jnp.issubdtype(dtype, jnp.floating)
+    return jnp.dtype(jnp.float32) if half else dtype
 
 
 def is_array(leaf: Any) -> bool:
@@ -35,12 +45,12 @@ def path_of(tree: Any, index: int) -> str:
 
 
 class Split(NamedTuple):
-    """A pytree taken apart into the leaves that take a gradient and the others.
+    """A pytree taken apart into some chosen leaves and the others.
 
     Fields:
         tree: the structure of the whole.
-        chosen: for each leaf in flattening order, whether it takes a gradient.
-        rest: the leaves that take none, in order.
+        chosen: for each leaf in flattening order, whether it is chosen.
+        rest: the others, in order.
     """
 
     tree: Any
@@ -55,6 +65,15 @@ class Split(NamedTuple):
     def gradients(self, leaves: Sequence[Any]) -> Any:
         """A pytree of gradients: `leaves` in the chosen places, `None` in the others."""
         return scatter(self.tree, self.chosen, leaves)
+
+
+def part(tree: Any, leaves: Sequence[Any], chosen: Sequence[bool]) -> tuple[list[Any], Split]:
+    """The chosen leaves of a pytree of structure `tree`, and a recipe to put it together again."""
+    ours: list[Any] = []
+    rest: list[Any] = []
+    for leaf, c in zip(leaves, chosen, strict=True):
+        (ours if c else rest).append(leaf)
+    return ours, Split(tree, tuple(chosen), tuple(rest))
 
 
 def scatter(tree: Any, chosen: Sequence[bool], leaves: Sequence[Any]) -> Any:
@@ -86,12 +105,11 @@ def split(
             raise UsageError(
                 f"`{function}` got {describe(leaf)} at {path_of(whole, index) or 'an argument'} of"
                 " what it differentiates, and wants arrays or numbers; pass it in an argument that"
-                f" `argnums` does not name, or close over it{as_array(leaf)}"
+                f" `argnums` does not name, or close over it{tensor_advice(leaf)}"
             )
     mask = _mask(whole, function, requires_grad)
-    chosen = tuple(m and takes_gradient(leaf) for m, leaf in zip(mask, leaves, strict=True))
-    rest = tuple(leaf for c, leaf in zip(chosen, leaves, strict=True) if not c)
-    return [leaf for c, leaf in zip(chosen, leaves, strict=True) if c], Split(tree, chosen, rest)
+    chosen = [m and takes_gradient(leaf) for m, leaf in zip(mask, leaves, strict=True)]
+    return part(tree, leaves, chosen)
 
 
 def _mask(whole: Any, function: str, requires_grad: Any) -> list[bool]:

@@ -36,12 +36,12 @@ def jvp(primals: Sequence[Any], tangents: Sequence[Any], *, loop: Loop) -> Any:
     given = take([*dots.consts, *dots.carry, *dots.xs], nonzero.inputs)
     if not given:
         out = loop_p.bind(*primals, loop=loop)
-        return out, [_no_tangent(x) for x in out]
+        return out, [compat.no_tangent(x) for x in out]
     given = [compat.instantiate_zeros(dot) for dot in given]
     both = jvp_p.bind(*primals, *given, loop=loop, nonzero=nonzero)
     out, dots_out = cut(both, 1 + len(nonzero.outputs))
     flags = (False, *nonzero.outputs)
-    zeros = [_no_tangent(x) for x, c in zip(out, flags, strict=True) if not c]
+    zeros = [compat.no_tangent(x) for x, c in zip(out, flags, strict=True) if not c]
     return out, merge(flags, dots_out, zeros)
 
 
@@ -75,10 +75,6 @@ def reached(
         if now == carry:
             return carry, reached[loop.carry :]
         carry = now
-
-
-def _no_tangent(x: Any) -> Any:
-    return compat.Zero(jax.typeof(x).to_tangent_aval())
 
 
 class Joined(NamedTuple):
@@ -173,7 +169,7 @@ def _types_with_tangents(*flat: Any, loop: Loop, nonzero: Nonzero) -> list[Any]:
 
 def _jvp_with_tangents(primals: Any, tangents: Any, *, loop: Loop, nonzero: Nonzero) -> Any:
     both = joined([*map(jax.typeof, primals)], loop, nonzero)
-    still = [_no_tangent(x) for x in both.extra]
+    still = [compat.no_tangent(x) for x in both.extra]
     out, dots = jvp(
         both.operands(primals, both.extra), both.operands(tangents, still), loop=both.loop
     )

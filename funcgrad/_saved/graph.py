@@ -5,7 +5,7 @@ for every step; what links it to the outside are values of their own: a row of a
 the stack of the rows that the steps leave behind.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,15 +165,14 @@ def constants(graph: Graph) -> set[Value]:
 
 def names(graph: Graph) -> dict[Value, str]:
     """The names of tagged values, those of `retain_grad` and of `jax.ad_checkpoint`."""
-    return dict(_named(graph))
+    return {
+        value.same: _full_name(value.path)
+        for value in graph.values
+        if value.operation in ("retain_grad", "name")
+    }
 
 
-def _named(graph: Graph) -> Iterator[tuple[Value, str]]:
-    for value in graph.values:
-        if value.operation in ("retain_grad", "name"):
-            yield value.same, scoped(value.path, value.path[-1].params["name"])
-
-
-def scoped(path: Path, name: str) -> str:
-    """A name with the `jax.named_scope`s around the equation that has it."""
-    return "/".join([*(scope for eqn in path for scope in compat.scopes(eqn)), name])
+def _full_name(path: Path) -> str:
+    """The name that the last equation gives, with the `jax.named_scope`s around it."""
+    scopes = [scope for eqn in path for scope in compat.scopes(eqn)]
+    return "/".join([*scopes, path[-1].params["name"]])

@@ -18,7 +18,7 @@ from .._bounded.parts import but, merge, take
 from .._errors import GradientError, TreeError, UsageError, describe, differences
 from .._interpret.walk import Leaf, Run, Values, rule
 from .._mistakes import explained
-from .._trees import Split, adopt_dtype, is_array
+from .._trees import Split, adopt_dtype, is_array, part
 from .flat import inexact
 from .graph import Graph, constants
 
@@ -195,19 +195,18 @@ def _call(
     places = {n % len(args) for n in argnums}
     leaves = jax.tree_util.tree_leaves_with_path((args, kwargs))
     tree = jax.tree.structure((args, kwargs))
-    chosen = tuple(is_array(leaf) and not isinstance(leaf, NUMBERS) for _, leaf in leaves)
-    found = [leaf for _, leaf in leaves]
-    recipe = Split(tree, chosen, tuple(take(found, but(chosen))))
+    chosen = [is_array(leaf) and not isinstance(leaf, NUMBERS) for _, leaf in leaves]
+    found, recipe = part(tree, [leaf for _, leaf in leaves], chosen)
     out: list[Split] = []
 
     def flat(*arrays: Any) -> list[Any]:
         given, named = recipe.join(arrays)
-        parts, structure = jax.tree.flatten(fun(*given, **named))
-        arrays_out = tuple(map(is_array, parts))
-        out.append(Split(structure, arrays_out, tuple(take(parts, but(arrays_out)))))
-        return [jnp.asarray(part) for part in take(parts, arrays_out)]
+        returned, structure = jax.tree.flatten(fun(*given, **named))
+        results, made = part(structure, returned, [*map(is_array, returned)])
+        out.append(made)
+        return [jnp.asarray(x) for x in results]
 
-    arrays = [jnp.asarray(leaf) for leaf in take(found, chosen)]
+    arrays = [*map(jnp.asarray, found)]
     with explained:
         closed = jax.make_jaxpr(flat)(*arrays)
     if effect := compat.sequenced(closed):
@@ -251,7 +250,7 @@ def _jvp(primals: Any, tangents: Any, *, body: compat.ClosedJaxpr, hooked: Hooke
     )
     if not any(reached):
         out = hooks_p.bind(*primals, body=body, hooked=hooked)
-        return out, [_no_tangent(x) for x in out]
+        return out, [compat.no_tangent(x) for x in out]
     dots = [compat.instantiate_zeros(dot) for dot in take(tangents, moving)]
     nonzero = Nonzero(moving, (), (), reached)
     both = functools.partial(_with_tangents, body, hooked, nonzero)
@@ -264,12 +263,8 @@ def _jvp(primals: Any, tangents: Any, *, body: compat.ClosedJaxpr, hooked: Hooke
             " value = funcgrad.detach(value)"
         ) from error
     out = results[: len(reached)]
-    still = [_no_tangent(x) for x in take(out, but(reached))]
+    still = [compat.no_tangent(x) for x in take(out, but(reached))]
     return out, merge(reached, results[len(reached) :], still)
-
-
-def _no_tangent(x: Any) -> Any:
-    return compat.Zero(jax.typeof(x).to_tangent_aval())
 
 
 def _with_tangents(
@@ -375,8 +370,7 @@ def _unpacked(unpack: Callable[[Any], Any], packed: Any, aval: Any) -> Any:
 def _arrays(tree: Any) -> tuple[list[Any], Split]:
     """The arrays of a pytree, and how it is put together from them."""
     leaves, structure = jax.tree.flatten(tree)
-    chosen = tuple(isinstance(leaf, jax.Array) for leaf in leaves)
-    return take(leaves, chosen), Split(structure, chosen, tuple(take(leaves, but(chosen))))
+    return part(structure, leaves, [isinstance(leaf, jax.Array) for leaf in leaves])
 
 
 def _batch(axis: Any, operands: Any, dims: Any, *, body: compat.ClosedJaxpr, hooked: Hooked) -> Any:

@@ -114,9 +114,9 @@ def _untold(site: interpret.Site) -> str:
     """Why nothing can be said of a tag, if so."""
     if site.clash:
         return "the name is used twice"
-    return f"inside `{site.blocked}`, where gradients of inner values cannot be told" * bool(
-        site.blocked
-    )
+    if site.blocked:
+        return f"inside `{site.blocked}`, where gradients of inner values cannot be told"
+    return ""
 
 
 def _reasons(program: compat.ClosedJaxpr, moving: Sequence[bool]) -> list[str]:
