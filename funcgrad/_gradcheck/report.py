@@ -160,6 +160,8 @@ def _intents(program: compat.ClosedJaxpr, reverse: bool, agreeing: Sequence[str]
             )
         elif kind == "hook":
             yield f"hooks may change this gradient by intent: `register_hook` at {at}"
+        elif kind == "packing":
+            yield f"packing may change this gradient by intent: `saved_tensors_hooks` at {at}"
         else:
             yield (
                 f"`{kind}` makes the gradient another than the derivative, by intent, at {at};"
@@ -172,6 +174,8 @@ def _intent(eqn: compat.JaxprEqn) -> str | None:
         return "hook"
     if eqn.primitive is inject_p:
         return "set_data"
+    if eqn.primitive.name == "saved_tensors_hooks":
+        return "packing"
     if eqn.primitive.name != "stop_gradient":
         return None
     # Those that JAX's own functions use, softmax for instance, keep the derivative what it is.
