@@ -1,5 +1,6 @@
 """`gradcheck` and `gradgradcheck`: what they find, what they say of it, and PyTorch's verdicts."""
 
+import contextlib
 import warnings
 
 import jax
@@ -203,6 +204,15 @@ def test_a_hook_is_named_beside_what_forward_mode_finds():
     assert "hooks may change this gradient by intent: `register_hook` at " in text
 
 
+def test_what_packing_loses_is_named():
+    wide, narrow = lambda x: x.astype("float32"), lambda x: x.astype("bfloat16")
+    packing = fg.saved_tensors_hooks(jnp.sin, narrow, wide)
+    text = str(found(lambda x: packing(x), X, batched=False))
+    assert "packing may change this gradient by intent: `saved_tensors_hooks` at " in text
+    assert "test_gradcheck.py" in text
+    assert fg.gradcheck(fg.save_on_cpu(jnp.sin), (X,), batched=False)
+
+
 def test_what_jax_detaches_itself_is_not_named():
     fun = lambda x: wrong_by(1.01, jnp.sin)(jax.nn.softmax(x))
     assert "stop_gradient" not in str(found(fun, X, batched=False))
@@ -283,6 +293,31 @@ def test_empty_arrays_are_passed_over():
     fun = lambda x, y: (x * 2, y * 3)
     for fast in (False, True):
         assert fg.gradcheck(fun, (X, jnp.ones((0, 2))), fast=fast)
+
+
+@pytest.mark.parametrize("around", [True, False])
+def test_shardings_that_are_part_of_types_are_kept(around):
+    mesh = jax.make_mesh((4, 2), ("i", "j"))
+    put = lambda x, *spec: jax.device_put(x, jax.NamedSharding(mesh, jax.P(*spec)))
+    x, w = put(jnp.tile(X, (4, 1)), "i"), put(W, None, "j")
+
+    def layer(x, w):
+        assert jax.typeof(x).sharding.spec == jax.P("i", None)
+        return jnp.tanh(x @ w)
+
+    with jax.set_mesh(mesh) if around else contextlib.nullcontext():
+        assert fg.gradcheck(layer, (x, w), batched=False)
+        assert fg.gradgradcheck(layer, (x, w), fast=True)
+        assert "disagree" in str(found(wrong_by(1.001, layer), x, w, fast=True))
+
+
+def test_errors_of_habit_have_the_fix_as_a_note():
+    for check in (fg.gradcheck, fg.gradgradcheck):
+        with pytest.raises(AttributeError) as caught:
+            check(lambda x: x.detach() * x, (X,))
+        assert caught.value.__notes__[-1] == "funcgrad: write `funcgrad.detach(x)`"
+    cause = found(np.sin, X).__cause__
+    assert "NumPy and PyTorch cannot compute with traced values" in cause.__notes__[-1]
 
 
 def test_python_control_flow_is_followed():

@@ -10,6 +10,7 @@ from jax import lax
 
 from .. import _compat as compat
 from .._errors import GradcheckError
+from .._mistakes import explained
 from .problem import Problem, equations, traced
 from .slopes import QUICKLY, Bases, flat, leaves_of
 
@@ -60,11 +61,16 @@ def analyst(problem: Problem, basis: Bases, ways: list[str]) -> Run:
         if BATCHED["fwd"] in ways:
             found[BATCHED["fwd"]] = jax.vmap(push)(into)
         if MODES["rev"] in ways or BATCHED["rev"] in ways:
-            value, pull = jax.vjp(call, point)
+            value, back = jax.vjp(call, point)
+
+            def pull(dots: list[Any]) -> list[Any]:
+                pairs = zip(dots, value, strict=True)
+                return back([compat.placed_like(dot, jax.typeof(x)) for dot, x in pairs])[0]
+
             if MODES["rev"] in ways:
-                found[MODES["rev"]] = each(lambda dots: pull(dots)[0], outof)
+                found[MODES["rev"]] = each(pull, outof)
             if BATCHED["rev"] in ways:
-                found[BATCHED["rev"]] = jax.vmap(lambda dots: pull(dots)[0])(outof)
+                found[BATCHED["rev"]] = jax.vmap(pull)(outof)
         else:
             value = call(point)
         return value, found
@@ -127,7 +133,8 @@ def possible(problem: Problem, basis: Bases, ways: list[str], function: str) -> 
 
 def _attempt(problem: Problem, basis: Bases, way: str) -> Exception | None:
     try:
-        analyst(problem, basis, [way])(problem.point)
+        with explained:
+            analyst(problem, basis, [way])(problem.point)
     except Exception as error:  # whatever a custom rule of the user's raises
         return error
     return None

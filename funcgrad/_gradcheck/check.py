@@ -11,11 +11,12 @@ import numpy as np
 
 from .._backward import vjp
 from .._errors import GradcheckError, UsageError, describe
+from .._mistakes import explained
 from .._trees import is_array, takes_gradient
 from . import report
 from .analysis import BATCHED, MODES, Analysis, Run, analyst, possible, traces_alike
 from .problem import Problem, pose, widened
-from .slopes import Bases, Ladder, bases, climber, extrapolated
+from .slopes import Bases, Ladder, array_like, bases, climber, extrapolated
 from .verdict import NUMERICAL, TRUST, Comparison, Fault, faults, sizes, tolerances
 
 DOUBLE = float(np.finfo(np.float64).eps)
@@ -81,7 +82,9 @@ def gradcheck(
     """
     task = _task("gradcheck", fun, eps, atol, rtol, modes, batched, fast, nondet_tol)
     args = _tuple(args)
-    return _check(pose(fun, args, _argnums(argnums, args, "gradcheck"), "gradcheck"), task)
+    chosen = _argnums(argnums, args, "gradcheck")
+    with explained:
+        return _check(pose(fun, args, chosen, "gradcheck"), task)
 
 
 def gradgradcheck(
@@ -148,9 +151,10 @@ def gradgradcheck(
 
         return vjp(of_chosen, *(primals[i] for i in chosen))[1](cotangent)
 
-    if gradient is None:
-        gradient = _random_like(fun(*args))
-    return _check(pose(backward, (*args, gradient), (*chosen, len(args)), name), task)
+    with explained:
+        if gradient is None:
+            gradient = _random_like(fun(*args))
+        return _check(pose(backward, (*args, gradient), (*chosen, len(args)), name), task)
 
 
 class _Task(NamedTuple):
@@ -298,7 +302,7 @@ def _nudged(x: Any, draw: Any) -> Any:
     wide = np.asarray(x).astype(np.float64)
     eps = float(jnp.finfo(x.dtype).eps)
     moved = wide * (1 + eps * draw.choice([-1, 1], x.shape))
-    return x if x.weak_type else jnp.asarray(moved.astype(x.dtype))
+    return x if x.weak_type else array_like(moved, x)
 
 
 def _spread(moved: list[np.ndarray], first: np.ndarray) -> np.ndarray:
@@ -450,6 +454,7 @@ def _random_like(out: Any) -> Any:
         x = jnp.asarray(leaf)
         real = draw.integers(4, 9, x.shape) / 8 * draw.choice([-1, 1], x.shape)
         other = draw.integers(4, 9, x.shape) / 8 if jnp.iscomplexobj(x) else 0.0
-        return jnp.asarray(np.asarray(real + 1j * other if jnp.iscomplexobj(x) else real), x.dtype)
+        values = np.asarray(real + 1j * other if jnp.iscomplexobj(x) else real)
+        return array_like(values, x)
 
     return jax.tree.map(like, out)

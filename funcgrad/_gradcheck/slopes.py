@@ -88,7 +88,16 @@ def _array(values: np.ndarray, like: Any) -> Any:
     if like.weak_type and like.ndim == 0 and values.ndim == 1:
         # Stacked from numbers, which promote as the number in the arguments does.
         return jnp.stack([jnp.asarray(float(v)) for v in values])
-    return jnp.asarray(values.astype(like.dtype))
+    return array_like(values, like, None)
+
+
+def array_like(values: np.ndarray, like: Any, *leading: None) -> Any:
+    """An array of the dtype of `like`, of its sharding too where that is part of the type."""
+    array = jnp.asarray(values.astype(like.dtype))
+    spec = jax.typeof(like).sharding.spec if isinstance(like, jax.Array) else ()
+    if not any(spec):
+        return array
+    return jax.device_put(array, jax.NamedSharding(like.sharding.mesh, jax.P(*leading, *spec)))
 
 
 class Ladder(NamedTuple):
