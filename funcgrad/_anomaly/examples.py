@@ -52,8 +52,11 @@ def examples(path: Sequence[Level], index: tuple[int, ...], result: int) -> tupl
     known: list[Axes] = []
     for place, level in enumerate(path):
         count = compat.transforms(level.eqn).count("vmap")
+        # In the body of a loop of funcgrad the `vmap`s around the loop are named once more.
+        looped = any(compat.kind(around.eqn).startswith("bounded_loop") for around in path[:place])
+        again = count - len(_calls(level.eqn)) if looped else 0
         known = [_followed(level.jaxpr, axes) for axes in known]
-        for depth in range(count):
+        for depth in range(again, count):
             turned = any("transpose" in compat.transforms(p.eqn) for p in path[:place])
             region = _region(level, depth, turned)
             known.append({} if _of_jacobian(level.eqn, depth) else _inferred(region, known))
@@ -87,11 +90,15 @@ def _call(eqn: compat.JaxprEqn, depth: int) -> Any:
 
 def _callers(eqn: compat.JaxprEqn, depth: int) -> list[compat.Frame]:
     """The calls around the `vmap` at a depth; none where they cannot be told."""
+    calls = _calls(eqn)
+    place = depth - compat.transforms(eqn).count("vmap") + len(calls)
+    return calls[place] if 0 <= place < len(calls) else []
+
+
+def _calls(eqn: compat.JaxprEqn) -> list[list[compat.Frame]]:
+    """The calls around each `vmap` that was called where an equation was made, outermost first."""
     frames = compat.frames(eqn)
-    calls = [i for i, frame in enumerate(frames) if frame.function == "vmap_f"][::-1]
-    if len(calls) != compat.transforms(eqn).count("vmap"):
-        return []
-    return frames[calls[depth] + 1 :]
+    return [frames[i + 1 :] for i, f in enumerate(frames) if f.function == "vmap_f"][::-1]
 
 
 def _of_jacobian(eqn: compat.JaxprEqn, depth: int) -> bool:
