@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from .. import _compat as compat
 from .._errors import AnomalyError, UsageError, describe
 from .._mistakes import explained
-from .._trees import Split, is_array
+from .._trees import Split, is_array, part
 from . import flags, report
 from .values import Value, states
 from .walk import Found, Walk
@@ -37,7 +38,8 @@ def detect_anomaly(
 
     Args:
         fun: a function of arrays (and of anything else, which is taken as it is) to a pytree of
-            arrays. It is traced, so it may not look at values with Python's `if`.
+            arrays (and of anything else, likewise). It is traced, so it may not look at values with
+            Python's `if`.
         check_inf: whether infinite values count as well, where finite ones went in.
         only_if_reaches_output: whether a bad value counts only if the results are bad because of
             it; one that is masked out on the way, by `where` for instance, is then passed over.
@@ -57,9 +59,9 @@ def detect_anomaly(
 
     NaN that the program itself writes down (`jnp.nan` in a `where` whose other side is taken) is
     none until it is selected or computed with; nor is what a function of JAX masks itself. What is
-    not affected: any configuration of JAX, and
-    results, up to the rounding that compilation changes. What has side effects (`jax.debug.print`)
-    may run more than once where a loop is looked into.
+    not affected: any configuration of JAX, and results, up to the rounding that compilation
+    changes. What has side effects (`jax.debug.print`) may run more than once where a loop is looked
+    into.
 
     >>> import jax, jax.numpy as jnp, funcgrad as fg
     >>> loss = lambda x: jnp.sum(jnp.where(x > 0, jnp.sqrt(x), 0.0))
@@ -87,9 +89,23 @@ def detect_anomaly(
 
     @functools.wraps(fun)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        return run(_call(fun, args, kwargs))
+        return _restored(run(_call(fun, args, kwargs)))
 
     return checked
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class _AsIs:
+    """What is no array in a result, a function for instance: part of its structure."""
+
+    leaf: Any
+
+
+def _restored(tree: Any) -> Any:
+    """A result with what is no array in it in its place."""
+    as_is = lambda x: isinstance(x, _AsIs)  # noqa: E731
+    return jax.tree.map(lambda x: x.leaf if as_is(x) else x, tree, is_leaf=as_is)
 
 
 class _Call(NamedTuple):
@@ -118,7 +134,8 @@ def _trace(
     def flat(*arrays: Any) -> Any:
         args, kwargs = recipe.join(arrays)
         with explained:
-            return fun(*args, **kwargs)
+            result = fun(*args, **kwargs)
+        return jax.tree.map(lambda leaf: leaf if is_array(leaf) else _AsIs(leaf), result)
 
     try:
         closed, shape = jax.make_jaxpr(flat, return_shape=True)(*arrays)
@@ -133,11 +150,10 @@ def _trace(
 
 def _call(fun: Callable[..., Any], args: Any, kwargs: Any) -> _Call:
     leaves, tree = jax.tree.flatten((args, kwargs))
-    chosen = tuple(isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves)
-    arrays = [leaf for leaf, c in zip(leaves, chosen, strict=True) if c]
-    rest = tuple(leaf for leaf, c in zip(leaves, chosen, strict=True) if not c)
+    chosen = [isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves]
+    arrays, recipe = part(tree, leaves, chosen)
     _check_concrete([*arrays, jnp.zeros(())])
-    return _Call(fun, (args, kwargs), arrays, Split(tree, chosen, rest))
+    return _Call(fun, (args, kwargs), arrays, recipe)
 
 
 def _check_concrete(arrays: Sequence[Any]) -> None:
