@@ -30,6 +30,10 @@ def masked(x):
     return jnp.sum(jnp.where(x > 0, jnp.log(x), 0.0))
 
 
+def norms(total, x):
+    return total + jnp.sqrt(jnp.sum(x**2)), None
+
+
 # What the error says.
 
 
@@ -133,6 +137,15 @@ def test_a_line_of_an_installed_package_is_shown_beside_the_users():
         (jax.jacfwd(lambda x: jnp.linalg.norm(x)), jnp.zeros(3), "sqrt has an inf"),
         (jax.grad(lambda x: jnp.linalg.eigh(x)[1].sum()), jnp.eye(3), "two eigenvalues are equal"),
         (jax.grad(lambda x: jnp.linalg.svd(x)[0].sum()), jnp.eye(3), "two singular values are eq"),
+        (jax.grad(lambda x: jnp.sqrt(jnp.sum(x**2))), jnp.zeros(3), "sqrt has an inf"),
+        (jax.grad(lambda x: jnp.sum((x**2) ** 0.5)), jnp.zeros(3), "a power below 1"),
+        (jax.grad(lambda x: 1 / jnp.sum(x**2)), jnp.zeros(3), "a division by 0 has an infinite"),
+        (
+            jax.grad(lambda x: lax.scan(norms, 0.0, x)[0]),
+            jnp.zeros((2, 3)),
+            "a derivative that a loop kept",
+        ),
+        (lambda x: x.astype(jnp.float8_e4m3fn), 1e3, "float8_e4m3fn holds no more than 448"),
         (jnp.linalg.cholesky, -jnp.eye(3), "not positive definite"),
         (lambda x: jnp.linalg.solve(x, jnp.ones(3)), jnp.zeros((3, 3)), "singular"),
         (
@@ -149,6 +162,15 @@ def test_the_classics_get_a_hint(fun, x, hint):
 def test_the_side_of_where_gets_its_own_hint():
     assert "the other side of a `where`" in found(jax.grad(lambda x: jnp.sum(
         jnp.where(x > 0, jnp.sqrt(x), 0.0))), jnp.zeros(2)).anomaly.hint  # fmt: skip
+
+
+def test_an_infinity_that_is_handed_on_is_not_said_to_be_made():
+    loop = jax.grad(lambda x: lax.scan(norms, 0.0, x)[0])
+    masked_out = lambda x: jax.nn.softmax(jnp.where(x > 1, x, -jnp.inf))
+    for fun, x in ((loop, jnp.zeros((2, 3))), (masked_out, jnp.zeros(3))):
+        text = str(found(fun, x))
+        assert "inf at [" in text
+        assert "was made by" not in text
 
 
 def test_infinite_values_are_found_where_asked():
@@ -187,6 +209,16 @@ def test_what_is_no_array_is_passed_as_it_is(mode):
     run = fg.detect_anomaly(f, mode=mode)
     assert_same(run(jnp.arange(3.0), 2, name="f", options=[3]), 3 * jnp.arange(3.0) ** 2)
     assert_same(run(np.ones(2, np.float32), 3, name="f", options=[2]), jnp.full(2, 2.0))
+
+
+@BOTH
+def test_what_is_no_array_is_returned_as_it_is(mode):
+    f = jax.jit(lambda x: x * 2)
+    run = fg.detect_anomaly(lambda x: {"x": f(x), "of": [f, "f", None, {1}]}, mode=mode)
+    for _ in range(2):
+        out = run(jnp.ones(2))
+        assert out["of"] == [f, "f", None, {1}]
+        assert_same(out["x"], jnp.full(2, 2.0))
 
 
 # What is passed over.
@@ -417,6 +449,30 @@ def both(fun, **options):
 )
 def test_the_example_is_told_and_not_guessed(fun, args, examples):
     assert found(fun, *args).anomaly.examples == examples
+
+
+@pytest.mark.parametrize(
+    ("fun", "examples"),
+    [
+        (jax.vmap(lambda x: fg.fori_loop(0, 4, lambda i, c: c + jnp.log(x[i]), 0.0)), (5,)),
+        (
+            lambda x: jax.vmap(
+                jax.vmap(lambda r: fg.fori_loop(0, 4, lambda i, c: c + jnp.log(r[i]), 0.0))
+            )(jnp.stack([jnp.abs(x), x])),
+            (1, 5),
+        ),
+        (
+            lambda x: jax.vmap(
+                lambda m: fg.fori_loop(
+                    0, 4, lambda i, c: c + jnp.sum(jax.vmap(lambda r: jnp.log(r[i]))(m)), 0.0
+                )
+            )(jnp.stack([jnp.abs(x), x])),
+            (1, 5),
+        ),
+    ],
+)
+def test_the_vmap_around_a_loop_is_told_once(fun, examples):
+    assert found(fun, ROWS).anomaly.examples == examples
 
 
 # The flag of a compiled program.

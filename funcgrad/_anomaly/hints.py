@@ -19,7 +19,8 @@ class Case(NamedTuple):
         operation: the primitive that made the bad value.
         operands: the numbers that went in, where there are such.
         turned: whether it happened in a backward pass.
-        forward: the primitives of the forward pass that stand at the same place in the source.
+        forward: the primitives of the forward pass that stand at the same place in the source, or
+            where the infinity that went in was made as their derivative.
         masked: whether what they make goes into a `where` of another expression later on.
         made: the primitive that made the infinity that went in, or nothing.
         dtype: of the result.
@@ -180,6 +181,11 @@ _LIKELY: list[Hint] = [
         lambda c: c.operation in ("sin", "cos", "tan") and c.infinities == 1,
         "a sine or cosine of an infinite argument; look where the infinity came from",
     ),
+    (
+        lambda c: c.turned and c.infinities > 0 and c.made == "",
+        "the infinity was there before, perhaps as a derivative that a loop kept from its forward"
+        " pass (of sqrt, log or a power at 0); find the line that made it with check_inf=True",
+    ),
 ]
 
 
@@ -202,8 +208,10 @@ def hint(event: Event, program: compat.Jaxpr, numbers: Sequence[Any] | None, dty
             f"{_steep(case)}; keep the argument away from there (add a small number, or select it"
             " away with `where` before and after)"
         )
-    small = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits == 16
-    made = event if event.kind == "inf" else _infinite(event)
+    small = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits <= 16
+    # Types of eight bits that have no infinity overflow to NaN.
+    cast = case.operation == "convert_element_type" and all(map(np.isfinite, case.operands))
+    made = event if event.kind == "inf" or cast else _infinite(event)
     if small and made is not None and _overflowed(made):
         return _HALF.format(dtype=dtype, max=float(jnp.finfo(dtype).max))
     for applies, sentence in _LIKELY:
@@ -216,13 +224,19 @@ def _case(event: Event, program: compat.Jaxpr, numbers: Sequence[Any] | None, dt
     eqn, made = event.path[-1].eqn, _infinite(event)
     turned = any("transpose" in compat.transforms(level.eqn) for level in event.path)
     twins = list(_twins(event.path, program))
+    forward = {twin.primitive.name for _, _, twin in twins}
+    name = made.path[-1].eqn.primitive.name if made is not None else ""
+    if made is not None:
+        others = {twin.primitive.name for _, _, twin in _twins(made.path, program)}
+        # What is infinite itself there is no derivative; that of a power is a power.
+        forward |= others - ({name} - {"pow"})
     return Case(
         eqn.primitive.name,
         tuple(x.item() if hasattr(x, "item") else x for x in map(_wide, numbers or ())),
         turned,
-        frozenset(twin.primitive.name for _, _, twin in twins),
+        frozenset(forward),
         turned and any(_selected(*twin) for twin in twins),
-        made.path[-1].eqn.primitive.name if made is not None else "",
+        name,
         dtype,
         event.planned,
         any(frame.function == "_spoiled" for p in event.path for frame in compat.frames(p.eqn)),

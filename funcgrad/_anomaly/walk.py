@@ -132,7 +132,7 @@ class Walk:
         if not any(state.nan or state.inf for state in found):
             return [Value(array, names) for array in arrays]
         made = next((o.infinite for o in operands if o.infinite is not None), None)
-        if made is None:
+        if made is None and not any(s.inf for s in states([o.array for o in operands])):
             made = Event("inf", (*path, level), operands, arrays, False)
         if not any(map(self._is_bad, found)):
             return [
@@ -232,7 +232,7 @@ def _alone(level: Level, operands: Sequence[Value]) -> tuple[compat.ClosedJaxpr,
     """One equation as a program, and what to call it with."""
     closed, inputs = compat.alone(level.jaxpr, level.eqn)
     pairs = zip(level.eqn.invars, operands, strict=True)
-    known = {v: o.array for v, o in pairs if not _literal(v)}
+    known = {v: o.array for v, o in pairs if not compat.is_literal(v)}
     return closed, [known[v] for v in inputs]
 
 
@@ -258,17 +258,13 @@ def _spent(jaxpr: compat.Jaxpr) -> list[list[Any]]:
     """For each equation the variables that nothing after it reads."""
     last: dict[Any, int] = {}
     for index, eqn in enumerate(jaxpr.eqns):
-        last.update((v, index) for v in (*eqn.invars, *eqn.outvars) if not _literal(v))
-    kept = {v for v in jaxpr.outvars if not _literal(v)}
+        last.update((v, index) for v in (*eqn.invars, *eqn.outvars) if not compat.is_literal(v))
+    kept = {v for v in jaxpr.outvars if not compat.is_literal(v)}
     spent: list[list[Any]] = [[] for _ in jaxpr.eqns]
     for variable, index in last.items():
         if variable not in kept:
             spent[index].append(variable)
     return spent
-
-
-def _literal(atom: Any) -> bool:
-    return isinstance(atom, compat.Literal)
 
 
 Rule = Callable[[Walk, Level, list[Value], tuple[Level, ...]], list[Value]]
