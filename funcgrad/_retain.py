@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from types import EllipsisType
 from typing import Any
 
-from ._errors import TagError, UsageError
+from ._errors import TagError, UsageError, describe
 from ._interpret import Site
 
 Retain = str | Sequence[str] | EllipsisType | None
@@ -101,4 +101,4 @@ def _twice(name: str, first: Site, second: Site) -> str:
 
 
 def _types(site: Site) -> str:
-    return ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in site.leaves)
+    return ", ".join(map(describe, site.leaves))

@@ -55,14 +55,14 @@ def _as_call(nodes: Sequence[Node]) -> Node:
     return nodes[0]._replace(title=name + details) if name else nodes[0]
 
 
-def _merged(nodes: Sequence[Node], title: str = "", kind: str = "folded") -> Node:
+def _merged(nodes: Sequence[Node], title: str = "") -> Node:
     """One node for operations that follow each other, named after the first few of them."""
     last, names = nodes[-1], dict.fromkeys(name for node in nodes for name in node.names)
     done = [n.title for n in nodes if n.title.partition(" ")[0] not in MOVES] or [last.title]
     tips = [n.tip.partition("\n")[0] for n in nodes if n.tip]
     seen = nodes[0].origin.where if nodes[0].origin else ()
     return last._replace(
-        kind=kind,
+        kind="folded",
         title=title or _several(done),
         tip="\n".join(
             [*(short(t, 100) for t in tips[:8]), *(["…"] if len(tips) > 8 else []), *seen]

@@ -11,6 +11,7 @@ import numpy as np
 from .. import _compat as compat
 from .._anomaly.report import number
 from .._anomaly.source import Place, excerpt
+from .._errors import describe
 
 MOST_NUMBERS = 6
 MOST_LETTERS = 34
@@ -24,19 +25,9 @@ def short(text: str, most: int = MOST_LETTERS) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def kind_of_value(aval: Any) -> str:
-    """A type as JAX writes it, `float32[4]`.
-
-    >>> kind_of_value(jax.ShapeDtypeStruct((2, 3), "float32"))
-    'float32[2,3]'
-    """
-    shape = ",".join(map(str, getattr(aval, "shape", ())))
-    return f"{getattr(aval, 'dtype', type(aval).__name__)}[{shape}]"
-
-
 def kinds(avals: Any, most: int = 2) -> tuple[str, ...]:
     """The types of several values, the first few of them, each once."""
-    found = list(dict.fromkeys(map(kind_of_value, avals)))
+    found = list(dict.fromkeys(map(describe, avals)))
     return (*found[:most], *([f"and {len(found) - most} more"] if len(found) > most else []))
 
 
