@@ -39,7 +39,7 @@ def plain(tree: Any) -> Any:
 
 
 def by_path(tree: Any, name: str = "") -> dict[str, Any]:
-    """The leaves of a tree, `None` included in none, by `name` and path.
+    """The leaves of a tree by `name` and path; `None` is none of them.
 
     >>> by_path([1, {"a": 2}], "y")
     {'y[0]': 1, "y[1]['a']": 2}
