@@ -128,7 +128,8 @@ _RULES = (
         "Python's `if`, `while`, `and`, `or`, `not` need a value, and there is none while a"
         " function is traced (under `jax.jit`, in loops, and where `retain`, `allow_unused` or"
         " `materialize_grads` is given): convert the function, `funcgrad.autograph(fun,"
-        " max_steps=...)`, or write `jnp.where`, `jax.lax.cond`, `funcgrad.while_loop`",
+        " max_steps=...)`, or write `jnp.where`, `jax.lax.cond`, `funcgrad.while_loop`; a flag"
+        " among the arguments is traced too, unless `jax.jit(fun, static_argnames=...)` names it",
     ),
     _Rule(
         "TracerArrayConversionError",
@@ -221,6 +222,11 @@ def _attribute(message: str) -> str | None:
     found = re.search(r"module 'jax\.(?:numpy|nn|random)\S*' has no attribute '(\w+)'", message)
     if found:
         return _NAMES.get(found[1]) or _function(found[1], "write")
+    if re.search(r"'tuple' object has no attribute '(startswith|endswith|split|find)'", message):
+        return (
+            "a path that `requires_grad` is given is a tuple of keys, of which"
+            " `jax.tree_util.keystr(path)` makes a string"
+        )
     found = re.search(r"(Tracer|ArrayImpl)'? (?:object )?has no attribute '?(\w+)", message)
     if not found:
         return None

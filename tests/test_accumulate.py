@@ -196,3 +196,13 @@ def test_the_documented_code_runs():
     assert len(blocks) >= 4
     with jax.numpy_dtype_promotion("standard"):
         exec("\n".join(blocks), {})
+
+
+def test_what_has_no_gradient_to_accumulate_is_refused(torch):
+    for wrong, said in [
+        (torch.nn.Linear(1, 1), "Linear"),
+        (torch.ones(2), "asarray"),
+        ("w", "str"),
+    ]:
+        with pytest.raises(fg.UsageError, match=rf"`zero_grad` got .*{said}"):
+            fg.zero_grad({"w": wrong})
