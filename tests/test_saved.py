@@ -208,6 +208,25 @@ def test_checkpoint_names_are_names_too():
     assert fg.saved_tensors(fun, X)["e"].operation == "exp"
 
 
+def test_what_a_policy_keeps_has_its_name_and_line():
+    named = lambda w, x: jax.ad_checkpoint.checkpoint_name(jnp.tanh(x @ w), "h") ** 2
+    policies = jax.checkpoint_policies
+    offload = policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["h"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    )
+    for policy, note in ((policies.save_only_these_names("h"), ""), (offload, ", moved")):
+        row = fg.saved_tensors(jax.checkpoint(named, policy=policy), W, X)["h"]
+        assert (row.operation, row.expression) == (f"tanh{note}", "jnp.tanh(x @ w)")
+    kept = fg.saved_tensors(jax.checkpoint(named, policy=policies.dots_saveable), W, X)
+    assert [row.operation for row in kept if row.kind == "intermediate"] == ["dot_general"]
+    rounded = lambda x: jax.lax.reduce_precision(jnp.sin(x), 5, 10) * x
+    made = {row.operation for row in fg.saved_tensors(rounded, X)}
+    assert made == {"cos", "reduce_precision", ""}
+
+
 def test_in_a_loop_rows_have_the_line_of_the_step_that_makes_them():
     for fun in (rnn, bounded):
         saved = fg.saved_tensors(fun, W, X)

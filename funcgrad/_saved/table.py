@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from .. import _compat as compat
 from .._anomaly import source
@@ -294,7 +295,18 @@ def _origin(value: Value, constant: set[Value]) -> tuple[Value, str]:
         elif value.operation == "pack":
             notes["packed"] = None
             value = value.sources[-1]
+        elif value.operation == "device_put":
+            notes["moved"] = None
+            value = value.sources[value.index]
+        elif value.operation == "reduce_precision" and _keeps_all(value):
+            value = value.sources[0]
     return value, "".join(f", {note}" for note in notes)
+
+
+def _keeps_all(value: Value) -> bool:
+    """Whether rounding is to the precision there is, as a policy of `jax.checkpoint` puts it in."""
+    bits, to = jnp.finfo(value.aval.dtype), value.path[-1].params
+    return (to["exponent_bits"], to["mantissa_bits"]) == (bits.nexp, bits.nmant)
 
 
 def _where(value: Value, notes: str) -> dict[str, Any]:
