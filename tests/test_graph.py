@@ -83,7 +83,7 @@ def test_values_and_gradients_are_those_of_grad():
 
 
 def test_types_are_shown():
-    picture = fg.graph(lambda x, n: (x * 2, n), jnp.ones((2, 3), jnp.bfloat16), 3)
+    picture = fg.graph(lambda x, n: (x * 2, n), jnp.ones((2, 3), jnp.bfloat16), jnp.int32(3))
     lines = {node.title: node.lines for node in picture.model.nodes}
     assert lines["x"] == lines["out[0]"] == ("bfloat16[2,3]",)
     assert lines["n"] == ("int32[]",)
@@ -102,6 +102,16 @@ def test_inputs_and_outputs_have_the_names_of_the_function():
 def test_what_is_no_array_is_passed_on():
     picture = fg.graph(lambda x, how: x * len(how), 2.0, "three")
     assert titles(picture) == ["x", "mul 5", "out"]
+
+
+def test_ints_and_bools_of_python_are_choices_and_no_inputs():
+    def fun(x, depth, *, train=True):
+        for _ in range(depth["n"]):
+            x = jnp.sin(x)
+        return x if depth["wide"] else -x
+
+    picture = fg.graph(fun, 2.0, {"n": 2, "wide": True})
+    assert titles(picture) == ["x", "sin", "sin", "out"]
 
 
 def test_an_array_closed_over_is_a_constant():
@@ -384,10 +394,10 @@ def test_has_aux():
 
 
 def test_integers_have_no_gradient():
-    facts = fg.graph(lambda n, x: n * x, 3, 2.0).model.facts
+    facts = fg.graph(lambda n, x: n * x, jnp.asarray(3), 2.0).model.facts
     assert facts["input 0"] == ("3", "")
     assert facts["input 1"] == ("2", "3")
-    assert fg.graph(lambda n: n + 1, 3).model.facts["output 0"].value == "4"
+    assert fg.graph(lambda n: n + 1, jnp.int32(3)).model.facts["output 0"].value == "4"
 
 
 def test_what_cannot_be_told_is_noted():
@@ -615,13 +625,13 @@ def test_names_of_any_letters_are_drawn():
     name = '中文 <b> & "quoted" \\N \n\t\x00 {|}'
 
     def fun(x):
-        with jax.named_scope("s<&>\\"):
+        with jax.named_scope("s<&>&amp;\\"):
             return fg.retain_grad(x * 2, name)
 
     picture = fg.graph(fun, {name: jnp.ones(2)}[name])
     text = " ".join(ElementTree.fromstring(picture.svg).itertext())
     assert '中文 <b> & "quoted" \\N' in text
-    assert "s<&>\\" in text
+    assert "s<&>&amp;\\" in text
 
 
 def test_nothing_in_the_picture_is_made_for_a_white_page():

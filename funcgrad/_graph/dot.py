@@ -146,7 +146,7 @@ def _written(text: str) -> str:
 
 def _quoted(text: str) -> str:
     """Text as a DOT string; each of its lines ends to the left."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")
     lines = [_clean(line) for line in escaped.split("\n")]
     return '"' + ("\\l".join([*lines, ""]) if len(lines) > 1 else lines[0]) + '"'
 

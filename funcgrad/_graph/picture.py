@@ -116,8 +116,8 @@ def graph(
 
     Args:
         fun: a function of pytrees of arrays; what is no array in them is passed as it is.
-        args: where to evaluate it. With `jax.ShapeDtypeStruct` for an array, nothing runs, and no
-            values are shown.
+        args: where to evaluate it. Python's ints and bools are passed as they are, and not drawn.
+            With `jax.ShapeDtypeStruct` for an array, nothing runs, and no values are shown.
         depth: how many bodies are opened inside each other; those deeper are one node each, with
             the names in it. `None` opens all, and what calls of library functions consist of.
         limit: about how many nodes there may be, inputs and outputs included; `None` for any
@@ -220,7 +220,8 @@ class _Program:
 
 
 def _is_input(leaf: Any) -> bool:
-    return is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+    """Whether a leaf is drawn; Python's ints and bools are choices, such as a size or a mode."""
+    return isinstance(leaf, jax.ShapeDtypeStruct) or (is_array(leaf) and not isinstance(leaf, int))
 
 
 def _parameters(fun: Callable[..., Any], count: int) -> list[str]:
