@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from closeness import assert_same
 from jax import lax
+from jax.sharding import PartitionSpec
 
 import funcgrad as fg
 from funcgrad import _compat as compat
@@ -473,6 +474,21 @@ def test_the_example_is_told_and_not_guessed(fun, args, examples):
 )
 def test_the_vmap_around_a_loop_is_told_once(fun, examples):
     assert found(fun, ROWS).anomaly.examples == examples
+
+
+@BOTH
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_loop_inside_a_shard_map_is_looked_into(checked, mode):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, whole = PartitionSpec("data"), PartitionSpec()
+
+    def each(w, xs):
+        return lax.scan(lambda n, x: (n, jax.jit(lambda x: jnp.log(w * x))(x)), 0, xs)[1]
+
+    f = jax.shard_map(each, mesh=mesh, in_specs=(whole, rows), out_specs=rows, check_vma=checked)
+    anomaly = found(jax.jit(f), jnp.ones(4), ROWS, mode=mode).anomaly
+    assert (anomaly.computed, anomaly.device) == ("log(-1.0)", (("data", 2),))
+    assert anomaly.steps == (("scan", 1),)
 
 
 # The flag of a compiled program.

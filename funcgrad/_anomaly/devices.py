@@ -19,6 +19,12 @@ from .walk import Event, Found, Level, Walk, evaluate, rule
 Path = tuple[Level, ...]
 
 
+@rule(*flags.TYPED)
+def _typed(walk: Walk, level: Level, operands: list[Value], path: Path) -> list[Value]:
+    """Values said to vary along mesh axes: on one device they are what they were."""
+    return operands
+
+
 @rule("shard_map")
 def _shard_map(walk: Walk, level: Level, operands: list[Value], path: Path) -> list[Value]:
     results = walk.whole(level, operands)

@@ -45,6 +45,9 @@ _ALSO = {"clamp", "complex", "convert_element_type", "integer_pow", "lgamma", "n
 ELEMENTWISE = _ARITHMETIC | _POWERS | _CIRCULAR | _SPECIAL | _ALSO | {"select_n"}
 """Primitives whose result at an index depends on the operands at that index alone."""
 
+TYPED = ("pvary", "pcast")
+"""Primitives that say along which mesh axes values vary, and compute nothing."""
+
 BODIES: dict[str, Callable[[compat.JaxprEqn], compat.Call]] = {
     "jit": compat.jit,
     "call": compat.call,
@@ -135,7 +138,7 @@ class Flagging:
 
         for eqn in jaxpr.eqns:
             operands = [read(v) for v in eqn.invars]
-            known = [_literal(v) or v in constants for v in eqn.invars]
+            known = [compat.is_literal(v) or v in constants for v in eqn.invars]
             results, inner = self.equation(jaxpr, eqn, operands, known)
             env.update(zip(eqn.outvars, results, strict=True))
             flags += inner
@@ -165,6 +168,8 @@ class Flagging:
     ) -> tuple[list[Any], list[Any]]:
         """The results of an equation and the flags inside it."""
         kind = "" if source.of_library(eqn) else compat.kind(eqn)
+        if kind in TYPED and not self.axes:  # a body of one device, looked into by itself
+            return operands, []
         if kind in BODIES:
             return _called(self, eqn, operands, planned)
         if kind in _RULES:
@@ -187,7 +192,7 @@ class Flagging:
         planned, flags = _planned(jaxpr, ()), []
         for eqn in jaxpr.eqns[:count]:
             operands = [v.val if isinstance(v, compat.Literal) else env[v] for v in eqn.invars]
-            known = [_literal(v) or v in planned for v in eqn.invars]
+            known = [compat.is_literal(v) or v in planned for v in eqn.invars]
             results, inner = self.equation(jaxpr, eqn, operands, known)
             env.update(zip(eqn.outvars, results, strict=True))
             made = [v for v in eqn.outvars if _inexact(v) and v not in planned]
@@ -219,7 +224,7 @@ def _passed(jaxpr: compat.Jaxpr, own: bool) -> set[Any]:
     passed: set[Any] = set()
     for eqn in jaxpr.eqns:
         passed.update(_passing(eqn))
-    return passed if own else passed | {v for v in jaxpr.outvars if not _literal(v)}
+    return passed if own else passed | {v for v in jaxpr.outvars if not compat.is_literal(v)}
 
 
 def _passing(eqn: compat.JaxprEqn) -> list[Any]:
@@ -229,15 +234,17 @@ def _passing(eqn: compat.JaxprEqn) -> list[Any]:
         body = compat.open_up(BODIES[kind](eqn).body)
         inner = _reaching(body) if source.of_library(eqn) else _passed(body, False)
         pairs = zip(eqn.invars, body.invars, strict=True)
-        return [v for v, i in pairs if i in inner and not _literal(v)]
+        return [v for v, i in pairs if i in inner and not compat.is_literal(v)]
     if kind in PASSES and all(_inexact(v) and v.aval.size for v in eqn.outvars):
-        return [v for v in eqn.invars if not _literal(v)]
+        return [v for v in eqn.invars if not compat.is_literal(v)]
     return []
 
 
 def _reaching(jaxpr: compat.Jaxpr) -> set[Any]:
     """The variables that a NaN goes on from, through operations alone, to a result of a program."""
-    reaching = {v for v in jaxpr.outvars if not _literal(v) and _inexact(v) and v.aval.size}
+    reaching = {
+        v for v in jaxpr.outvars if not compat.is_literal(v) and _inexact(v) and v.aval.size
+    }
     for eqn in reversed(jaxpr.eqns):
         if all(v in reaching for v in eqn.outvars) and eqn.outvars:
             reaching.update(_passing(eqn))
@@ -248,7 +255,7 @@ def _planned(jaxpr: compat.Jaxpr, inputs: Sequence[bool]) -> set[Any]:
     """The variables that are constants put in another place, given which inputs are."""
     planned = {v for v, known in zip(jaxpr.invars, inputs, strict=False) if known}
     for eqn in jaxpr.eqns:
-        known = all(_literal(v) or v in planned for v in eqn.invars)
+        known = all(compat.is_literal(v) or v in planned for v in eqn.invars)
         if known and eqn.invars and _moves(eqn):
             planned.update(eqn.outvars)
     return planned
@@ -259,10 +266,6 @@ def _moves(eqn: compat.JaxprEqn) -> bool:
     if kind in BODIES:
         return all(map(_moves, compat.open_up(BODIES[kind](eqn).body).eqns))
     return kind in MOVES
-
-
-def _literal(atom: Any) -> bool:
-    return isinstance(atom, compat.Literal)
 
 
 Inside = Callable[[Flagging, compat.JaxprEqn, list[Any]], tuple[list[Any], list[Any]]]
