@@ -860,6 +860,24 @@ def test_a_hook_that_closes_over_a_differentiated_value_is_told_to_detach_it():
         jax.grad(functools.partial(loss, of=same), (0, 1))(X, 1.0)
 
 
+def test_what_a_hook_cannot_do_has_the_fix_as_a_note():
+    for pack, unpack, fix in (
+        (lambda x: x.detach(), same, "write `funcgrad.detach(x)`"),
+        (np.asarray, same, "NumPy and PyTorch cannot compute with traced values"),
+        (same, np.asarray, "NumPy and PyTorch cannot compute with traced values"),
+    ):
+        with pytest.raises((AttributeError, TypeError)) as caught:
+            jax.grad(fg.saved_tensors_hooks(lambda x: jnp.sum(jnp.sin(x)), pack, unpack))(X)
+        assert any(fix in note for note in caught.value.__notes__)
+
+
+def test_a_pack_that_stores_what_it_is_given_is_told_to_return_it():
+    held = []
+    stored = fg.saved_tensors_hooks(jnp.sin, held.append, lambda _: held[-1])
+    with pytest.raises(fg.GradientError, match="Or `pack` stored what it was given: return it"):
+        jax.jvp(stored, (X,), (X,))
+
+
 def test_under_a_vmap_on_a_mesh_it_is_drawn_and_looked_into():
     mesh = jax.make_mesh((8,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
     each = jax.vmap(fg.save_on_cpu(lambda w, x: jnp.sum(jnp.log(x @ w))), (None, 0))

@@ -62,13 +62,14 @@ def saved_tensors_hooks(
     `vmap` they see one example. What is not packed: values, integers and bools, PRNG keys,
     constants, what `fun` closes over, and what a `jax.checkpoint` inside computes again.
 
-    Differs from PyTorch: arguments are packed only where `argnums` says so. Which arrays an
-    operation keeps is JAX's choice ([`saved_tensors`][funcgrad.saved_tensors] shows it): `sin(x)`
-    keeps `cos(x)` where PyTorch keeps `x`. Forward mode sees packed values too, since there is no
-    telling yet which mode it will be. A second derivative differentiates `pack` and `unpack`
-    (PyTorch passes through them), and is refused where `pack` makes integers of what it goes
-    through; put the hooks around the gradient instead, `saved_tensors_hooks(fg.grad(fun), ...)`,
-    which packs what the second derivative keeps.
+    Differs from PyTorch: what is held is what `pack` returns. It sees traced arrays, so it cannot
+    put them into a dict or a file. Arguments are packed only where `argnums` says so. Which arrays
+    an operation keeps is JAX's choice ([`saved_tensors`][funcgrad.saved_tensors] shows it):
+    `sin(x)` keeps `cos(x)` where PyTorch keeps `x`. Forward mode sees packed values too, since
+    there is no telling yet which mode it will be. A second derivative differentiates `pack` and
+    `unpack` (PyTorch passes through them), and is refused where `pack` makes integers of what it
+    goes through; put the hooks around the gradient instead, `saved_tensors_hooks(fg.grad(fun),
+    ...)`, which packs what the second derivative keeps.
 
     JAX cannot transpose a `cond` in `fun` that takes different ways for the examples of a `vmap`
     around the call, inside the gradient: put the hooks around the `vmap`, as in
@@ -260,7 +261,7 @@ def _jvp(primals: Any, tangents: Any, *, body: compat.ClosedJaxpr, hooked: Hooke
         raise GradientError(
             "`saved_tensors_hooks` got a `pack` or an `unpack` that closes over a value which is"
             " differentiated, and no gradient goes through the hooks; detach it outside them,"
-            " value = funcgrad.detach(value)"
+            " value = funcgrad.detach(value). Or `pack` stored what it was given: return it"
         ) from error
     out = results[: len(reached)]
     still = [compat.no_tangent(x) for x in take(out, but(reached))]
@@ -352,13 +353,15 @@ def _packed(pack: Callable[[Any], Any], x: Any) -> Any:
         recipes.append(recipe)
         return leaves
 
-    closed = jax.make_jaxpr(flat)(x)
+    with explained:
+        closed = jax.make_jaxpr(flat)(x)
     body = compat.without_consts(closed)
     return recipes[-1].join(pack_p.bind(*closed.consts, x, body=body))
 
 
 def _unpacked(unpack: Callable[[Any], Any], packed: Any, aval: Any) -> Any:
-    value = adopt_dtype(unpack(packed), aval)
+    with explained:
+        value = adopt_dtype(unpack(packed), aval)
     if wrong := differences(value, aval):
         raise TreeError(
             "`saved_tensors_hooks` got an `unpack` that does not return what was packed; make it"
