@@ -109,7 +109,10 @@ def _of_jacobian(eqn: compat.JaxprEqn, depth: int) -> bool:
 def _inferred(region: Region, outer: Sequence[Axes]) -> Axes:
     """The axes of the examples in a region, given those of the `vmap`s around."""
     entering = dict.fromkeys(
-        v for eqn in region.eqns for v in eqn.invars if not _literal(v) and v not in region.inside
+        v
+        for eqn in region.eqns
+        for v in eqn.invars
+        if not compat.is_literal(v) and v not in region.inside
     )
     at = {v: axis for v in entering if (axis := _first(v, outer)) is not None}
     ends = {v: axis for v in _leaving(region) if (axis := _first(v, outer)) is not None}
@@ -150,7 +153,7 @@ def _explained(region: Region, mapped: Axes, ends: Axes, tries: int = 16) -> Axe
                 # Going back, the gradients of what examples share are added up.
                 mixing = region.turned or "transpose" in _around(eqn)
                 made = _through(eqn, axes, mixing)
-                read = [origin[v] for v in eqn.invars if not _literal(v) and v in origin]
+                read = [origin[v] for v in eqn.invars if not compat.is_literal(v) and v in origin]
                 axes.update(made)
                 origin.update(dict.fromkeys(made, frozenset().union(*read)))
         except Mixed as mixed:
@@ -172,7 +175,7 @@ def _leaving(region: Region) -> list[Any]:
     """What a region makes and others use."""
     own = {id(eqn) for eqn in region.eqns}
     others = [v for eqn in region.jaxpr.eqns if id(eqn) not in own for v in eqn.invars]
-    used = {v for v in (*others, *region.jaxpr.outvars) if not _literal(v)}
+    used = {v for v in (*others, *region.jaxpr.outvars) if not compat.is_literal(v)}
     return [v for v in used if v in region.inside]
 
 
@@ -182,7 +185,7 @@ def _through(eqn: compat.JaxprEqn, axes: Axes, mixing: bool) -> Axes:
     Raises:
         Mixed: it mixes them, and `mixing` is not allowed.
     """
-    given = [None if _literal(v) else axes.get(v) for v in eqn.invars]
+    given = [None if compat.is_literal(v) else axes.get(v) for v in eqn.invars]
     if all(axis is None for axis in given):
         return {}
     bodies = _bodies(eqn)
@@ -287,7 +290,7 @@ def _around_body(
     outs = eqn.outvars[skipped:]
     made: Axes = {}
     for place, (inner, out) in enumerate(zip(jaxpr.outvars, outs, strict=True)):
-        if not _literal(inner) and inner in axes:
+        if not compat.is_literal(inner) and inner in axes:
             row = carried is not None and place >= carried
             made[out] = axes[inner] + row
     return made
@@ -340,12 +343,8 @@ def _row(axis: int | None) -> int | None:
 def _entered(level: Level, axes: Axes) -> Axes:
     """The axes of the inputs of the body that a level runs."""
     invars = compat.open_up(level.body).invars
-    given = [None if _literal(v) else axes.get(v) for v in level.eqn.invars]
+    given = [None if compat.is_literal(v) else axes.get(v) for v in level.eqn.invars]
     inner = _inside(level.eqn, level.body, given)
     if len(inner) != len(invars):
         return {}
     return {v: axis for v, axis in zip(invars, inner, strict=True) if axis is not None}
-
-
-def _literal(atom: Any) -> bool:
-    return isinstance(atom, compat.Literal)
