@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -219,11 +219,11 @@ def _opened(values: Sequence[Value]) -> list[Value]:
 
 
 def _alike_all(theirs: Sequence[Value], ours: Sequence[Value]) -> bool:
-    return len(theirs) == len(ours) and all(map(_same_form, theirs, ours))
+    return len(theirs) == len(ours) and all(map(_same_form, theirs, _by_key(theirs, ours)))
 
 
 def _near_all(theirs: Sequence[Value], ours: Sequence[Value]) -> bool:
-    return all(map(_near, theirs, ours))
+    return all(map(_near, theirs, _by_key(theirs, ours)))
 
 
 def _same_form(one: Value, other: Value) -> bool:
@@ -241,9 +241,10 @@ def pair_values(
 ) -> list[tuple[Value | None, Value | None]]:
     """Line up the values of two cells; what is over on either side faces `None`.
 
-    They are paired in order; where one side has more, or shapes do not fit, by the longest common
-    subsequence of kinds and shapes. A `torch.Size([2, 3])` or a Python list faces single numbers
-    with its own, one by one: JAX prints a shape as the tuple `(2, 3)`.
+    They are paired in order, and the items of dicts by key, where both sides have the same: JAX
+    returns dicts with their keys sorted. Where one side has more, or shapes do not fit, the longest
+    common subsequence of kinds and shapes decides. A `torch.Size([2, 3])` or a Python list faces
+    single numbers with its own, one by one: JAX prints a shape as the tuple `(2, 3)`.
 
     Args:
         recorded: the values of the recording.
@@ -254,9 +255,28 @@ def pair_values(
     >>> [(one.numbers, other.numbers) for one, other in pair_values(theirs, ours)]
     [((2,), (2,)), ((3,), (3,))]
     """
-    theirs, ours = _facing(recorded, actual)
+    theirs, ours = _facing(recorded, _by_key(recorded, actual))
     places: Places = line_up(theirs, ours, _alike, _near)
     return [(None if i is None else theirs[i], None if j is None else ours[j]) for i, j in places]
+
+
+def _by_key(theirs: Sequence[Value], ours: Sequence[Value]) -> Sequence[Value]:
+    """Ours with the items of dicts in the recorded order, if they are under the same keys."""
+    wanted, found = [_keys(value) for value in theirs], [_keys(value) for value in ours]
+    order = list(filter(None, wanted))
+    if order == list(filter(None, found)) or Counter(order) != Counter(filter(None, found)):
+        return ours
+    waiting: defaultdict[tuple[str, ...], deque[Value]] = defaultdict(deque)
+    for value, keys in zip(ours, found, strict=True):
+        waiting[keys].append(value)
+    items = iter(order)
+    return [waiting[next(items) if keys else ()].popleft() for keys in found]
+
+
+def _keys(value: Value) -> tuple[str, ...]:
+    """Where in which containers a value stands; nothing where none of them is a dict."""
+    steps = [step.partition("[") for step in value.path]
+    return tuple(key for _, _, key in steps) if any("dict" in s[0].lower() for s in steps) else ()
 
 
 def _facing(recorded: Sequence[Value], actual: Sequence[Value]) -> tuple[list[Value], list[Value]]:

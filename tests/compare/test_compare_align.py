@@ -270,3 +270,28 @@ def test_a_bad_map_is_refused(mapped, text, reason):
 def test_a_map_that_is_not_there(tmp_path):
     with pytest.raises(CompareError, match="no such file"):
         read_map(tmp_path / "absent.toml", RECORDED, PORT)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "paired"),
+    [
+        ("{'w': 1.5, 'b': 2.5}", "{'b': 2.5, 'w': 1.5}", [1.5, 2.5]),
+        ("OrderedDict([('w', 1.5), ('b', 2.5)])", "{'b': 2.5, 'w': 1.5}", [1.5, 2.5]),
+        ("(9.5, [{'w': 1.5, 'b': 2.5}])", "(9.5, ({'b': 7.5, 'w': 8.5},))", [9.5, 8.5, 7.5]),
+        ("{'w': 1.0, 'b': 2.0}\n" * 2, "{'b': 2.0, 'w': 1.0}\n" * 2, [1, 2, 1, 2]),
+        ("{'w': 1.5, 'b': 2.5}", "{'bias': 2.5, 'weight': 1.5}", [2.5, 1.5]),
+        ("(1.5, 2.5)", "(2.5, 1.5)", [2.5, 1.5]),
+    ],
+)
+def test_items_of_dicts_are_paired_by_key(theirs, ours, paired):
+    sides = [parse(text).values for text in (theirs, ours)]
+    assert [b.numbers[0] for _, b in pair_values(*sides)] == paired
+
+
+def test_a_cell_whose_dict_is_in_another_order_is_found():
+    shows = lambda place, text: Cell(None, (Output("result", text),), "", (), place)
+    dicts = "{'w': tensor([1., 2.]), 'b': tensor(3.)}", "{'b': Array(3.), 'w': Array([1., 2.])}"
+    recorded = [shows(1, "tensor(7.)"), shows(2, dicts[0]), shows(3, "None")]
+    port = [shows(1, dicts[1]), shows(2, "None")]
+    pairs = pair_cells(recorded, port)
+    assert [[cell.place for cell in pair.port] for pair in pairs] == [[], [1], [2]]
