@@ -51,6 +51,8 @@ def command(
 
     Exit status: 0 all agree, 1 some differ, 2 it could not run.
     """
+    if recording and not port:
+        raise click.UsageError(f"got {recording} alone, and wants RECORDING and PORT, or neither")
     recording = recording or str(default_file("original_outputs.ipynb"))
     port = port or str(default_file("autograd.ipynb"))
     writers = [(json_file, as_json), (html_file, as_html)]

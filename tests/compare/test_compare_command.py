@@ -181,6 +181,7 @@ def test_what_cannot_run_is_one_line(recording, stored, notebook, tmp_path, caps
         ((script, port), f"{torch}jupytext --to ipynb {script} && jupyter execute --inplace "),
         ((text, port), "has no outputs to compare; end each cell with what it is to show"),
         ((words, port), "no value in them to compare"),
+        ((recording,), "recording.ipynb alone, and wants RECORDING and PORT, or neither"),
         ((recording, port, "third"), "unexpected extra argument"),
         ((recording, port, "--timeout", "-1"), "Invalid value for '--timeout'"),
         ((recording, port, "--timeout", "0.5"), "Invalid value for '--timeout'"),
