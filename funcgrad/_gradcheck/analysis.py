@@ -12,7 +12,7 @@ from .. import _compat as compat
 from .._errors import GradcheckError
 from .._mistakes import explained
 from .problem import Problem, equations, traced
-from .slopes import QUICKLY, Bases, flat, leaves_of
+from .slopes import QUICKLY, Bases, flat, leaves_of, one_by_one
 
 MODES = {"fwd": "forward mode", "rev": "reverse mode"}
 BATCHED = {"fwd": "forward mode under `vmap`", "rev": "reverse mode under `vmap`"}
@@ -46,7 +46,7 @@ def analyst(problem: Problem, basis: Bases, ways: list[str]) -> Run:
         ways: the ways to do it, of `MODES` and `BATCHED`.
     """
     into = leaves_of(basis.inputs, problem.point)
-    each = _loop if problem.program is None else lax.map
+    each = one_by_one if problem.program is None else lax.map
 
     def run(point: list[Any], into: list[Any], outof: list[Any]) -> Any:
         def call(reals: list[Any]) -> list[Any]:  # a new one, to be traced anew
@@ -85,11 +85,6 @@ def analyst(problem: Problem, basis: Bases, ways: list[str]) -> Run:
         return Analysis(flat(value, 1)[0], matrices)
 
     return analyse
-
-
-def _loop(fun: Callable[[list[Any]], list[Any]], rows: list[Any]) -> list[Any]:
-    results = [fun([x[i] for x in rows]) for i in range(len(rows[0]))]
-    return [np.stack(parts) for parts in zip(*results, strict=True)]
 
 
 def _matrix(way: str, leaves: list[Any], basis: Bases) -> np.ndarray:

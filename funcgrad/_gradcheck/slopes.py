@@ -122,7 +122,7 @@ def climber(problem: Problem, basis: Bases, longest: float | None) -> Callable[[
 
     def run(points: list[Any]) -> list[Any]:
         if problem.program is None:
-            return _one_by_one(problem.call, points)
+            return one_by_one(problem.call, points)
         return lax.map(problem.call, points)
 
     if problem.program is not None:
@@ -156,7 +156,8 @@ def climber(problem: Problem, basis: Bases, longest: float | None) -> Callable[[
     return climb
 
 
-def _one_by_one(call: Callable[[list[Any]], list[Any]], points: list[Any]) -> list[Any]:
+def one_by_one(call: Callable[[list[Any]], list[Any]], points: list[Any]) -> list[Any]:
+    """What `jax.lax.map` does, for a function that Python's `if` on values keeps from tracing."""
     results = [call([x[i] for x in points]) for i in range(len(points[0]))]
     return [np.stack(parts) for parts in zip(*results, strict=True)]
 
