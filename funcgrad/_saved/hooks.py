@@ -68,8 +68,8 @@ def saved_tensors_hooks(
     `sin(x)` keeps `cos(x)` where PyTorch keeps `x`. Forward mode sees packed values too, since
     there is no telling yet which mode it will be. A second derivative differentiates `pack` and
     `unpack` (PyTorch passes through them), and is refused where `pack` makes integers of what it
-    goes through; put the hooks around the gradient instead, `saved_tensors_hooks(fg.grad(fun),
-    ...)`, which packs what the second derivative keeps.
+    goes through; put the hooks around the gradient instead,
+    `saved_tensors_hooks(fg.grad(fun), ...)`, which packs what the second derivative keeps.
 
     JAX cannot transpose a `cond` in `fun` that takes different ways for the examples of a `vmap`
     around the call, inside the gradient: put the hooks around the `vmap`, as in
