@@ -130,6 +130,8 @@ def test_a_line_of_an_installed_package_is_shown_beside_the_users():
         (lambda x: jnp.sin(x * x), jnp.float32(1e30), "an infinite argument"),
         (lambda x: x * lax.rsqrt(x), 0.0, "add a small number (eps)"),
         (lambda x: jnp.sum(jnp.array([1.0, -1.0]) / x), 0.0, "infinities of both signs"),
+        (lambda x: jax.nn.softmax(x**40 * jnp.ones(3)), 10.0, "the values got too large before"),
+        (lambda x: jax.nn.softmax(x * jnp.inf), jnp.ones(3, jnp.float16), "float16 holds no more"),
         (lambda x: x * x - x * x, jnp.float16(300), "float16 holds no more than 6.55e+04"),
         (lambda x: jnp.exp(x) - jnp.exp(x), jnp.bfloat16(100), "bfloat16 holds no more than"),
         (lambda x: x.at[5].get(mode="fill"), jnp.ones(3), "out of bounds"),

@@ -151,9 +151,13 @@ _LIKELY: list[Hint] = [
         " logsumexp do",
     ),
     (
-        lambda c: c.operation == "sub" and c.infinities == 2,
+        lambda c: c.operation == "sub" and c.operands == (-math.inf, -math.inf),
         "inf - inf; if this is a softmax, a row holds nothing but -inf: leave one entry unmasked,"
         " or mask with a large negative number",
+    ),
+    (
+        lambda c: c.operation == "sub" and c.infinities == 2,
+        "inf - inf; the values got too large before, find the line with check_inf=True",
     ),
     (
         lambda c: not c.turned and c.zero_times_infinity and c.made == "log",
@@ -212,7 +216,8 @@ def hint(event: Event, program: compat.Jaxpr, numbers: Sequence[Any] | None, dty
     # Types of eight bits that have no infinity overflow to NaN.
     cast = case.operation == "convert_element_type" and all(map(np.isfinite, case.operands))
     made = event if event.kind == "inf" or cast else _infinite(event)
-    if small and made is not None and _overflowed(made):
+    constant = made is None and not case.turned and math.inf in case.operands  # as 1e5 is
+    if small and (constant or (made is not None and _overflowed(made))):
         return _HALF.format(dtype=dtype, max=float(jnp.finfo(dtype).max))
     for applies, sentence in _LIKELY:
         if applies(case):
