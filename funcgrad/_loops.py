@@ -219,19 +219,12 @@ def _loop(
     leaves, tree = jax.tree.flatten(init_val)
     leaves = [_array(leaf, name) for leaf in leaves]
     body, consts, leaves = _body(name, body_fun, leaves, tree)
-    cond: Any = None
-    conds: list[Any] = []
-    if cond_fun is not None:
-        cond, conds = _traced(name, lambda *xs: _tested(name, cond_fun(tree.unflatten(xs))), leaves)
+    cond, conds = _condition(name, cond_fun, leaves, tree)
     axes = _axes(limit, *consts, *conds, *leaves)
     if axes:
         limit, *leaves = (compat.varied(x, axes) for x in (limit, *leaves))
         body, consts = _over_devices(name, body_fun, tree, leaves, axes)
-        if cond_fun is not None:
-            cond, conds = _traced(
-                name, lambda *xs: _tested(name, cond_fun(tree.unflatten(xs))), leaves
-            )
-
+        cond, conds = _condition(name, cond_fun, leaves, tree)
     made = Loop(body, cond, length, len(conds), len(consts), len(leaves), checkpoints=kept)
     with explained:  # a value that an earlier function leaked is refused here, not while tracing
         _, out, _ = made.run(limit, conds, consts, leaves)
@@ -254,6 +247,15 @@ def _traced(
             " and call back without ordered=True, and put what a reference holds into the carry"
         )
     return compat.without_consts(closed), list(closed.consts)
+
+
+def _condition(
+    name: str, cond_fun: Any, leaves: list[Any], tree: Any
+) -> tuple[compat.ClosedJaxpr | None, list[Any]]:
+    """The condition as a program and what it closes over; nothing where there is none."""
+    if cond_fun is None:
+        return None, []
+    return _traced(name, lambda *xs: _tested(name, cond_fun(tree.unflatten(xs))), leaves)
 
 
 def _body(name: str, body_fun: Any, leaves: list[Any], tree: Any) -> Any:
