@@ -7,8 +7,7 @@ must then be traceable, so no Python `if` or `while` on its values.
 """
 
 import functools
-import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 
 from . import _compat as compat
 from . import _interpret as interpret
+from ._argnums import places, positions
 from ._errors import GradientError, TreeError, UsageError, describe, differences
 from ._mistakes import explained
 from ._program import plain, traced
@@ -345,18 +345,28 @@ def _gradient(
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], _Result]:
     """What `grad` and `value_and_grad` share: everything but the arrangement of the result."""
     _check_callable(fun, function)
-    several, positions = _positions(function, argnums)
+    several, found = positions(
+        argnums,
+        function,
+        advice=f"; arguments go into a second pair of parentheses: funcgrad.{function}(fun)(x)",
+    )
     retain = names_of(retain)
     if several and isinstance(requires_grad, list):
         requires_grad = tuple(requires_grad)
 
     def transform(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Result:
-        places = _places(function, positions, len(args))
-        whole = tuple(args[i] for i in places) if several else args[places[0]]
+        chosen = places(
+            found,
+            len(args),
+            function,
+            advice="; arguments passed by keyword are not differentiated, nor is what the function"
+            " closes over",
+        )
+        whole = tuple(args[i] for i in chosen) if several else args[chosen[0]]
 
         def of_whole(whole: Any) -> Any:
             filled = list(args)
-            for place, value in zip(places, whole if several else (whole,), strict=True):
+            for place, value in zip(chosen, whole if several else (whole,), strict=True):
                 filled[place] = value
             return fun(*filled, **kwargs)
 
@@ -380,40 +390,6 @@ def _gradient(
         )
 
     return transform
-
-
-def _positions(function: str, argnums: Any) -> tuple[bool, tuple[int, ...]]:
-    """Whether `argnums` names several arguments, and which."""
-    try:
-        several, given = False, (operator.index(argnums),)
-    except TypeError:
-        # An array of integers is an argument in the wrong place, and not a sequence of positions.
-        sequence = isinstance(argnums, Iterable) and not hasattr(argnums, "dtype")
-        several, given = True, tuple(argnums) if sequence else ()
-    try:
-        positions = tuple(map(operator.index, given))
-    except TypeError:
-        positions = ()
-    if not positions or isinstance(argnums, bool) or any(isinstance(i, bool) for i in given):
-        raise UsageError(
-            f"`{function}` got argnums={argnums!r}, and wants an integer or a non-empty sequence of"
-            " integers; arguments go into a second pair of parentheses:"
-            f" funcgrad.{function}(fun)(x)"
-        )
-    return several, positions
-
-
-def _places(function: str, positions: tuple[int, ...], count: int) -> list[int]:
-    """Positions counted from the front."""
-    places = [i + count if i < 0 else i for i in positions]
-    if any(not 0 <= i < count for i in places) or len(set(places)) < len(places):
-        raise UsageError(
-            f"`{function}` got argnums {positions} for a call with {count} positional"
-            f" argument{'' if count == 1 else 's'}, and wants different positions among them;"
-            " arguments passed by keyword are not differentiated, nor is what the function"
-            " closes over"
-        )
-    return places
 
 
 def _unused(

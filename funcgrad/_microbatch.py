@@ -23,6 +23,7 @@ import numpy as np
 from jax import lax
 
 from . import _compat as compat
+from ._argnums import places, positions
 from ._errors import TreeError, UsageError, describe, differences
 from ._mistakes import explained
 from ._trees import Split, is_array, part, path_of, sum_dtype, takes_gradient
@@ -108,28 +109,33 @@ def microbatch(
             f"`microbatch` got weight={weight!r}, and wants a function of the micro-batch"
         )
     wanted = _positive(microbatches)
-    argnums = _argnums("batch_argnums", batch_argnums), _argnums("key_argnums", key_argnums)
-    if not argnums[0]:
-        raise UsageError("`microbatch` got no batch_argnums, and wants an argument to split")
+    _, batches = positions(batch_argnums, "microbatch", keyword="batch_argnums")
+    _, drawing = positions(key_argnums, "microbatch", keyword="key_argnums", least=0)
     _check_words(reduce)
     axes = _mesh_axes(mesh, batch_axis)
 
     @functools.wraps(fun)
     def micro_fun(*args: Any, **kwargs: Any) -> Any:
-        places = _places(*argnums, len(args))
-        batch = tuple(jax.tree.map(_array, args[i]) for i in places[0])
-        parts = _parts(args, places[0], wanted, _devices(mesh, axes))
-        keys = [_split_keys(args[i], i, parts.number * parts.devices) for i in places[1]]
-        named = {i for group in places for i in group}
-        held, recipe = _hold(({i: a for i, a in enumerate(args) if i not in named}, kwargs))
+        chosen = places(
+            batches + drawing,
+            len(args),
+            "microbatch",
+            said=f"batch_argnums {batches} and key_argnums {drawing}",
+            advice="; arguments passed by keyword are not split",
+        )
+        split, keyed = chosen[: len(batches)], chosen[len(batches) :]
+        batch = tuple(jax.tree.map(_array, args[i]) for i in split)
+        parts = _parts(args, split, wanted, _devices(mesh, axes))
+        keys = [_split_keys(args[i], i, parts.number * parts.devices) for i in keyed]
+        held, recipe = _hold(({i: a for i, a in enumerate(args) if i not in chosen}, kwargs))
 
         def run(held: list[Any], batch: Any, keys: Any) -> Any:
             others, kwargs = recipe.join(held)
-            filled = {**others, **dict(zip(places[0] + places[1], [*batch, *keys], strict=True))}
+            filled = {**others, **dict(zip(chosen, [*batch, *keys], strict=True))}
             try:
                 return fun(*(filled[i] for i in range(len(args))), **kwargs)
             except (TypeError, ValueError) as error:
-                _say_part(error, places[0], len(jax.tree.leaves(batch)[0]), parts.rows)
+                _say_part(error, split, len(jax.tree.leaves(batch)[0]), parts.rows)
                 raise
 
         task = _Task(run, weight, reduce, parts, axes)
@@ -492,29 +498,6 @@ def _positive(microbatches: Any) -> int:
             " when the function is traced"
         )
     return count
-
-
-def _argnums(name: str, argnums: Any) -> tuple[int, ...]:
-    given = (argnums,) if not isinstance(argnums, Sequence) else tuple(argnums)
-    if not all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in given):
-        raise UsageError(
-            f"`microbatch` got {name}={argnums!r}, and wants an integer or a sequence of integers"
-        )
-    return tuple(map(int, given))
-
-
-def _places(
-    batch: tuple[int, ...], keys: tuple[int, ...], count: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Both kinds of positions, counted from the front."""
-    front = [i + count if i < 0 else i for i in batch + keys]
-    if any(not 0 <= i < count for i in front) or len(set(front)) < len(front):
-        raise UsageError(
-            f"`microbatch` got batch_argnums {batch} and key_argnums {keys} for a call with {count}"
-            f" positional argument{'' if count == 1 else 's'}, and wants different positions among"
-            " them; arguments passed by keyword are not split"
-        )
-    return tuple(front[: len(batch)]), tuple(front[len(batch) :])
 
 
 def _mesh_axes(mesh: Any, batch_axis: Any) -> tuple[str, ...]:

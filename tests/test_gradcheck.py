@@ -399,10 +399,10 @@ def test_wrong_calls():
         fg.gradcheck(jnp.argmax, (X,))
     with pytest.raises(fg.UsageError, match=r'modes=.*"fwd", "rev" or both'):
         fg.gradcheck(jnp.sin, (X,), modes=("forward",))
-    with pytest.raises(fg.UsageError, match="got argnums=3"):
+    with pytest.raises(fg.UsageError, match=r"got argnums \(3,\) for a call with 1"):
         fg.gradcheck(jnp.sin, (X,), argnums=3)
     for argnums in ("x", 0.5, True, ()):
-        with pytest.raises(fg.UsageError, match=r"argnums=.* and 1 arguments, and wants the pos"):
+        with pytest.raises(fg.UsageError, match=r"argnums=.*, and wants an integer or"):
             fg.gradcheck(jnp.sin, (X,), argnums=argnums)
     for check in (fg.gradcheck, fg.gradgradcheck):
         with pytest.raises(fg.UsageError, match=rf"`{check.__name__}` got tuple, and wants a func"):

@@ -544,7 +544,7 @@ MESH = {"mesh": the_mesh(), "batch_axis": "data"}
         (MEAN, {"reduce": "max"}, "'max' in `reduce`, and wants \"mean\""),
         (MEAN, {"reduce": {"a": 1}}, r"1 in `reduce` at \['a'\]"),
         (MEAN, {"weight": 3}, "weight=3, and wants a function"),
-        (MEAN, {"batch_argnums": ()}, "no batch_argnums"),
+        (MEAN, {"batch_argnums": ()}, r"batch_argnums=\(\), and wants .* a non-empty sequence"),
         (MEAN, {"batch_argnums": "x"}, "batch_argnums='x', and wants an integer"),
         (MEAN, {"key_argnums": 1.0}, r"key_argnums=1\.0, and wants an integer"),
         (MEAN, {"mesh": the_mesh()}, "`mesh` without `batch_axis`"),

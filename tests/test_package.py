@@ -14,11 +14,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up: a module imports only from floors below its own, or beside it in its folder.
 FLOORS = [
     "_errors",
+    "_argnums",
     "_extras",
     "_files",
     "_mistakes",
     "conventions",
     "_compat",
+    "_parts",
+    "_source",
     "_trees",
     "_tags",
     "_stop",

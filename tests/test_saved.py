@@ -335,12 +335,12 @@ def test_a_name_that_is_not_there_is_told_with_those_that_are():
 WRONG = [
     (lambda: fg.saved_tensors(3.0, X), r"`saved_tensors` got float, and wants a function"),
     (lambda: fg.saved_tensors(jnp.sum, jnp.arange(3)), "none of which takes a gradient: int32"),
-    (lambda: fg.saved_tensors(jnp.sum, X, argnums=1), "got argnums=1 and 1 arguments"),
+    (lambda: fg.saved_tensors(jnp.sum, X, argnums=1), r"got argnums \(1,\) for a call with 1 pos"),
     (lambda: fg.saved_tensors(jnp.sum, X, argnums=True), "got argnums=True"),
     (lambda: fg.saved_tensors(jnp.argmax, X), "returns nothing that takes a gradient"),
     (lambda: fg.saved_tensors_hooks(jnp.sum, 1, lambda p: p), "got int as `pack`"),
     (lambda: fg.saved_tensors_hooks(jnp.sum, abs, abs, argnums="a"), "got argnums='a'"),
-    (lambda: fg.save_on_cpu(jnp.sum, argnums=2)(X), "got argnums=2 and a call with 1 positional"),
+    (lambda: fg.save_on_cpu(jnp.sum, argnums=2)(X), r"got argnums \(2,\) for a call with 1 pos"),
     (lambda: fg.disconnected(jnp.sum), "none of which takes a gradient: no arrays"),
 ]
 

@@ -22,8 +22,8 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from .. import _compat as compat
+from .. import _source as source
 from .._bounded import bounded_loop
-from . import source
 
 _AXES = {"broadcast_in_dim", "expand_dims", "reshape", "rev", "squeeze", "transpose"}
 _SAME = {"copy", "copy_p", "optimization_barrier", "stop_gradient", "pvary", "pcast"}

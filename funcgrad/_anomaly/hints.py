@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _compat as compat
-from . import source
+from .. import _source as source
 from .walk import Event, Level
 
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _compat as compat
+from .. import _source as source
 from .._errors import AnomalyError, describe
-from . import examples, flags, hints, segments, source
+from . import examples, flags, hints, segments
 from .values import Value, bad_entries, first_index, states
 from .walk import Event, Level
 

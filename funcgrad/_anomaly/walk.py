@@ -14,8 +14,9 @@ import jax
 
 from .. import _compat as compat
 from .. import _interpret as interpret
+from .. import _source as source
 from .._tags import tag_p
-from . import flags, source
+from . import flags
 from .values import PLANNED, State, Value, merged, states
 
 

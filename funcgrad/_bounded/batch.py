@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from .. import _compat as compat
+from .._parts import cut
 from .forward import Nonzero, joined, jvp_p, reached
 from .loop import Loop, Operands, loop_p, make, zeros
-from .parts import cut
 
 
 def _batch(axis: Any, flat: Sequence[Any], dims: Sequence[Any], *, loop: Loop) -> Any:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import _compat as compat
+from .._parts import but, cut, merge, take
 from .loop import Loop, Operands, loop_p, make, result_types
-from .parts import but, cut, merge, take
 
 
 class Nonzero(NamedTuple):

@@ -7,7 +7,7 @@ import jax
 from jax import lax
 
 from .. import _compat as compat
-from .parts import cut
+from .._parts import cut
 
 Step = Callable[[list[Any], list[Any], list[Any]], Any]
 

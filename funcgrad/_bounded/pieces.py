@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from .. import _compat as compat
+from .._parts import cut
 from .forward import Nonzero, jvp_p, parts
 from .loop import Loop, Operands, bounded_loop, loop_p
-from .parts import cut
 
 # What is differentiated keeps what it starts from, and is run again.
 _again = functools.partial(jax.checkpoint, prevent_cse=False)

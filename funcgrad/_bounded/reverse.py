@@ -8,9 +8,9 @@ from jax import lax
 
 from .. import _compat as compat
 from .._errors import GradientError
+from .._parts import but, cut, merge, take
 from .forward import Nonzero, jvp_p, partly
 from .loop import Loop, Operands, loop_p, make, zeros
-from .parts import but, cut, merge, take
 from .pieces import in_pieces
 
 

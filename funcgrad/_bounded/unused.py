@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import _compat as compat
+from .._parts import cut, take
 from .forward import jvp_p
 from .loop import Loop, loop_p
-from .parts import cut, take
 
 
 def _wanted(used: Sequence[bool], eqn: compat.JaxprEqn) -> Any:

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._argnums import places, positions
 from .._backward import vjp
 from .._errors import GradcheckError, UsageError, describe
 from .._mistakes import explained
 from .._trees import is_array, takes_gradient
 from . import report
 from .analysis import BATCHED, MODES, Analysis, Run, analyst, possible, traces_alike
-from .problem import Problem, pose, widened
+from .problem import Problem, pose, taken, widened
 from .slopes import Bases, Ladder, array_like, bases, climber, extrapolated
 from .verdict import NUMERICAL, TRUST, Comparison, Fault, faults, sizes, tolerances
 
@@ -423,21 +424,8 @@ def _tuple(args: Any) -> tuple[Any, ...]:
 
 def _argnums(argnums: Any, args: tuple[Any, ...], function: str) -> tuple[int, ...]:
     if argnums is None:
-        return tuple(i for i, arg in enumerate(args) if any(map(_floats, jax.tree.leaves(arg))))
-    given = tuple(argnums) if isinstance(argnums, Sequence) else (argnums,)
-    count = len(args)
-    if not given or not all(
-        isinstance(i, int) and not isinstance(i, bool) and -count <= i < count for i in given
-    ):
-        raise UsageError(
-            f"`{function}` got argnums={argnums!r} and {count} arguments, and wants the positions"
-            " of those to differentiate by, counted from 0"
-        )
-    return tuple(dict.fromkeys(i % len(args) for i in given))
-
-
-def _floats(leaf: Any) -> bool:
-    return is_array(leaf) and takes_gradient(leaf)
+        return tuple(i for i, arg in enumerate(args) if any(map(taken, jax.tree.leaves(arg))))
+    return places(positions(argnums, function)[1], len(args), function)
 
 
 def _random_like(out: Any) -> Any:

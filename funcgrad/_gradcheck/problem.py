@@ -75,7 +75,7 @@ def pose(
             " `jax.vmap`, `jax.grad` and the like"
         )
     leaves = [jnp.asarray(leaf) for leaf in leaves]
-    paths = [path for path, leaf in jax.tree_util.tree_leaves_with_path(whole) if _taken(leaf)]
+    paths = [path for path, leaf in jax.tree_util.tree_leaves_with_path(whole) if taken(leaf)]
     names = [f"argument {argnums[p[0].idx]}{jax.tree_util.keystr(p[1:])}" for p in paths]
     if not sum(leaf.size for leaf in leaves):
         raise UsageError(
@@ -145,7 +145,8 @@ def equations(
             yield from equations(body, (*around, eqn))
 
 
-def _taken(leaf: Any) -> bool:
+def taken(leaf: Any) -> bool:
+    """Whether a leaf is an array or a number that takes a gradient."""
     return is_array(leaf) and takes_gradient(leaf)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import _compat as compat
-from .._anomaly import source
+from .. import _source as source
 from .._errors import GradcheckError
 from .._stop import detach
 from .._tags import hook_p, inject_p

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from .. import _compat as compat
 from .. import _interpret as interpret
 from .._anomaly.flags import BODIES, ELEMENTWISE, MOVES
-from .._anomaly.source import Place, expression, internal, of_library, place
-from .._bounded.parts import cut
+from .._parts import cut
+from .._source import Place, expression, internal, of_library, place
 from .._tags import tag_p
 from .model import Edge, Group, Model, Node, Origin
 from .text import kinds, numbers, operation, tip, where

@@ -10,8 +10,8 @@ import numpy as np
 
 from .. import _compat as compat
 from .._anomaly.report import number
-from .._anomaly.source import Place, excerpt
 from .._errors import describe
+from .._source import Place, excerpt
 
 MOST_NUMBERS = 6
 MOST_LETTERS = 34

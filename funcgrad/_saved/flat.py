@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._bounded.parts import merge, take
+from .._argnums import places, positions
 from .._errors import UsageError, describe
+from .._parts import merge, take
 from .._trees import Split, is_array
 
 
@@ -47,7 +48,9 @@ def flatten(fun: Any, args: Any, argnums: Any, function: str) -> Flat:
             f"`{function}` got {describe(fun)}, and wants a function and its arguments:"
             f" {function}(loss, params, batch)"
         )
-    chosen = _positions(argnums, len(args), function)
+    chosen = tuple(range(len(args)))
+    if argnums is not None:
+        chosen = places(positions(argnums, function)[1], len(args), function)
     found = jax.tree_util.tree_leaves_with_path(args)
     array = [is_input(leaf) for _, leaf in found]
     rest = tuple(leaf for (_, leaf), a in zip(found, array, strict=True) if not a)
@@ -82,16 +85,3 @@ def inexact(x: Any) -> bool:
     """Whether an array or a type is floating or complex; keys of random numbers are neither."""
     dtype = x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
     return bool(jnp.issubdtype(dtype, jnp.inexact))
-
-
-def _positions(argnums: Any, count: int, function: str) -> set[int]:
-    if argnums is None:
-        return set(range(count))
-    several = argnums if isinstance(argnums, Sequence) else (argnums,)
-    for n in several:
-        if not isinstance(n, int) or isinstance(n, bool) or not -count <= n < count:
-            raise UsageError(
-                f"`{function}` got argnums={argnums!r} and {count} arguments, and wants their"
-                " positions, counted from 0"
-            )
-    return {n % count for n in several}

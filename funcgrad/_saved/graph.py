@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import _compat as compat
-from .._bounded.parts import cut
+from .._parts import cut
 
 Path = tuple[compat.JaxprEqn, ...]
 

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from .. import _compat as compat
+from .._argnums import places, positions
 from .._bounded.forward import Nonzero, partly
-from .._bounded.parts import but, merge, take
 from .._errors import GradientError, TreeError, UsageError, describe, differences
 from .._interpret.walk import Leaf, Run, Values, rule
 from .._mistakes import explained
+from .._parts import but, merge, take
 from .._trees import Split, adopt_dtype, is_array, part
 from .flat import inexact
 from .graph import Graph, constants
@@ -87,25 +88,13 @@ def saved_tensors_hooks(
                 f"`saved_tensors_hooks` got {describe(given)} as `{what}`, and wants functions:"
                 " saved_tensors_hooks(fun, pack, unpack)(x)"
             )
-    chosen = _positions(argnums)
+    _, chosen = positions(argnums, "saved_tensors_hooks", least=0)
 
     @functools.wraps(fun)
     def hooked(*args: Any, **kwargs: Any) -> Any:
         return _call(fun, pack, unpack, chosen, args, kwargs)
 
     return hooked
-
-
-def _positions(argnums: Any) -> tuple[int, ...]:
-    several = (argnums,) if isinstance(argnums, int) else argnums
-    if not isinstance(several, Sequence) or not all(
-        isinstance(n, int) and not isinstance(n, bool) for n in several
-    ):
-        raise UsageError(
-            f"`saved_tensors_hooks` got argnums={argnums!r}, and wants an int or a sequence of"
-            " ints: the arguments that are packed too"
-        )
-    return tuple(several)
 
 
 def save_on_cpu(
@@ -188,16 +177,11 @@ def _call(
     fun: Any, pack: Any, unpack: Any, argnums: tuple[int, ...], args: Any, kwargs: Any
 ) -> Any:
     """Traces `fun` and binds the primitive."""
-    if wrong := [n for n in argnums if not -len(args) <= n < len(args)]:
-        raise UsageError(
-            f"`saved_tensors_hooks` got argnums={wrong[0]} and a call with {len(args)} positional"
-            " arguments; count them from 0"
-        )
-    places = {n % len(args) for n in argnums}
+    chosen = places(argnums, len(args), "saved_tensors_hooks")
     leaves = jax.tree_util.tree_leaves_with_path((args, kwargs))
     tree = jax.tree.structure((args, kwargs))
-    chosen = [is_array(leaf) and not isinstance(leaf, NUMBERS) for _, leaf in leaves]
-    found, recipe = part(tree, [leaf for _, leaf in leaves], chosen)
+    array = [is_array(leaf) and not isinstance(leaf, NUMBERS) for _, leaf in leaves]
+    found, recipe = part(tree, [leaf for _, leaf in leaves], array)
     out: list[Split] = []
 
     def flat(*arrays: Any) -> list[Any]:
@@ -215,7 +199,7 @@ def _call(
             f"`saved_tensors_hooks` got a function with the effect {effect}, whose order it cannot"
             " keep: print and call back without ordered=True"
         )
-    packed = tuple(path[0].idx == 0 and path[1].idx in places for path, _ in take(leaves, chosen))
+    packed = tuple(path[0].idx == 0 and path[1].idx in chosen for path, _ in take(leaves, array))
     static = Hooked(pack, unpack, (*[False] * len(closed.consts), *packed))
     body = compat.without_consts(closed)
     return out[-1].join(hooks_p.bind(*closed.consts, *arrays, body=body, hooked=static))

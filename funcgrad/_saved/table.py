@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _compat as compat
-from .._anomaly import source
+from .. import _source as source
 from .._errors import TagError, UsageError, describe
 from .._mistakes import explained
 from .flat import Flat, flatten, inexact

@@ -14,9 +14,9 @@ import jax
 
 from .. import _compat as compat
 from .. import _interpret as interpret
-from .._anomaly import source
-from .._bounded.parts import but, cut, merge, take
+from .. import _source as source
 from .._mistakes import explained
+from .._parts import but, cut, merge, take
 from .flat import flatten, inexact
 from .graph import Graph, Value
 

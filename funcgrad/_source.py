@@ -11,10 +11,10 @@ from typing import NamedTuple
 import jax
 import jaxlib
 
-from .. import _compat as compat
+from . import _compat as compat
 
 _PACKAGES = [Path(module.__file__ or "").parent for module in (jax, jaxlib)]
-_INTERNAL = tuple(f"{path}/" for path in (*_PACKAGES, Path(__file__).parents[1]))
+_INTERNAL = tuple(f"{path}/" for path in (*_PACKAGES, Path(__file__).parent))
 _PATHS = sysconfig.get_paths()
 _STDLIB = (_PATHS["stdlib"] + "/", "<frozen ")
 _INSTALLED = tuple({_PATHS["purelib"] + "/", _PATHS["platlib"] + "/"})
