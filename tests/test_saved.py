@@ -351,6 +351,44 @@ def test_wrong_calls_are_refused(call, message):
         call()
 
 
+@pytest.mark.parametrize(
+    "transform", [jax.grad, fg.grad, lambda f: lambda x: jax.jvp(f, (x,), (x,))]
+)
+def test_hooks_that_hold_or_store_what_is_differentiated_are_refused(transform):
+    stored = []
+
+    def store(x):
+        stored.append(x)
+        return len(stored) - 1
+
+    def fetched(x):
+        return fg.saved_tensors_hooks(jnp.sin, store, lambda index: stored[index])(x).sum()
+
+    def packed(x):
+        return fg.saved_tensors_hooks(jnp.sin, lambda a: a * x, lambda p: p)(2 * x).sum()
+
+    def unpacked(x):
+        return fg.saved_tensors_hooks(jnp.sin, lambda a: a, lambda p: p * x)(2 * x).sum()
+
+    for fun in (fetched, packed, unpacked):
+        with pytest.raises(fg.GradientError, match=r"closes over a value which is diff.*return it"):
+            transform(fun)(X)
+
+
+def test_unpack_may_hold_values_that_others_trace():
+    def slope(scale, x):
+        hooked = fg.saved_tensors_hooks(jnp.sin, lambda a: a, lambda packed: packed * scale)
+        return jax.grad(lambda x: hooked(x).sum())(x)
+
+    scale = jnp.float32(3)
+    np.testing.assert_allclose(jax.jit(slope)(scale, X), 3 * jnp.cos(X), rtol=1e-6)
+    np.testing.assert_allclose(jax.jacfwd(slope)(scale, X), jnp.cos(X), rtol=1e-6)
+    np.testing.assert_allclose(jax.jacrev(slope)(scale, X), jnp.cos(X), rtol=1e-6)
+    scales = jnp.arange(2.0)
+    got = jax.vmap(slope, (0, None))(scales, X)
+    np.testing.assert_allclose(got, scales[:, None, None] * jnp.cos(X), rtol=1e-6)
+
+
 def same(x):
     return x
 

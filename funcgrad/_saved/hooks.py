@@ -270,8 +270,16 @@ def _with_tangents(
         ]
         return list(kept.linear(values)(*dots))
 
+    closed = jax.make_jaxpr(linear)(leaves, dots)
+    held = [_passed(x) if isinstance(x, jax.core.Tracer) else x for x in closed.consts]
+    later = compat.jaxpr_as_fun(compat.without_consts(closed))
     # A checkpoint keeps what it is given, and unpacks it when the tangents are there.
-    return [*out, *jax.checkpoint(linear)(leaves, dots)]
+    return [*out, *jax.checkpoint(later)(*held, *leaves, *dots)]
+
+
+def _passed(x: Any) -> Any:
+    """`x`, which `unpack` closes over; refused now, and not by JAX later, where it is no longer."""
+    return pack_p.bind(x, body=jax.make_jaxpr(lambda x: x)(jax.typeof(x)))[0]
 
 
 class Kept(NamedTuple):
