@@ -200,11 +200,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--processes", type=int, required=True, metavar="N", help="how many")
     parser.add_argument("--timeout", type=float, metavar="S", help="end them after S seconds")
+    parser.add_argument("-m", "--module", action="store_true", help="run a module, as `python -m`")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="script ...")
     given = parser.parse_args(argv)
     if given.processes < 1 or not given.command:
         parser.error("wants --processes of at least 1, then a script with its arguments")
-    return launch(given.command, given.processes, given.timeout)
+    command = ["-m", *given.command] if given.module else given.command
+    return launch(command, given.processes, given.timeout)
 
 
 if __name__ == "__main__":

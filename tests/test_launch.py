@@ -159,6 +159,8 @@ def test_the_command_line(tmp_path):
     done = subprocess.run([*ask, str(script), "4"], capture_output=True, timeout=BOUND)
     assert done.returncode == 4
     assert b"`launch` got status 4 from process" in done.stderr
+    module = [*ask, "-m", "script", "5"]
+    assert subprocess.run(module, timeout=BOUND, cwd=tmp_path).returncode == 5
     for wrong in (ask, [*ask[:-1], "0", str(script)]):
         refused = subprocess.run(wrong, capture_output=True, timeout=BOUND, text=True)
         assert refused.returncode == 2
