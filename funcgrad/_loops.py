@@ -163,7 +163,7 @@ def fori_loop(
 
     def body(state: Any) -> Any:
         index, value = state
-        return index + 1, body_fun(index, value)
+        return lax.add(index, lax.full_like(index, 1)), body_fun(index, value)
 
     kept = _kept(checkpoints, "fori_loop", None if known is not None else KEPT)
     _, (_, out) = _loop("fori_loop", None, body, (lower, init_val), limit, max_steps, kept)
@@ -192,15 +192,14 @@ def _bounds(lower: Any, upper: Any) -> tuple[Any, Any, int | None]:
 def _steps(lower: Any, upper: Any, known: int | None) -> Any:
     """The number of steps, in a dtype that holds it."""
     if known is not None:
-        return jnp.asarray(known, _wide(lower).dtype)
-    return jnp.where(upper > lower, _wide(upper) - _wide(lower), 0)
+        return jnp.asarray(known, _wide(lower.dtype))
+    low, high = (x.astype(_wide(x.dtype)) for x in (lower, upper))
+    return jnp.where(upper > lower, high - low, 0)
 
 
-def _wide(bound: Any) -> Any:
-    """A bound in a dtype in which the difference to a smaller one does not overflow."""
-    if bound.dtype.itemsize < 4:
-        return bound.astype(jnp.int32)
-    return bound.astype(jnp.uint32 if bound.dtype.itemsize == 4 else jnp.uint64)
+def _wide(dtype: Any) -> Any:
+    """A dtype in which the difference of a bound to a smaller one does not overflow."""
+    return {1: jnp.int32, 2: jnp.int32, 4: jnp.uint32, 8: jnp.uint64}[dtype.itemsize]
 
 
 def _loop(
@@ -239,7 +238,7 @@ def _traced(
 ) -> tuple[compat.ClosedJaxpr, list[Any]]:
     """A program and what it closes over, its leading inputs."""
     with explained:
-        closed = jax.make_jaxpr(fun)(*leaves)
+        closed = compat.traced(fun, [*map(jax.typeof, leaves)])
     effect = compat.sequenced(closed)
     if effect:
         raise UsageError(

@@ -69,25 +69,27 @@ def _trace(flat: Flat, leaves: list[Any], function: str) -> tuple[Any, int, Spli
     """
     seen: list[tuple[int, Split]] = []
 
-    def arrays(leaves: list[Any]) -> Any:
-        returned = flat(leaves)
+    def arrays(*leaves: Any) -> list[Any]:
+        returned = flat(list(leaves))
         out = _outputs(returned[0], function)
         found, tree = jax.tree.flatten(returned)
         results, recipe = part(tree, found, [*map(is_array, found)])
         seen.append((len(out), recipe))
-        return out, results
+        return [*out, *results]
 
-    return jax.make_jaxpr(arrays)(leaves), *seen[-1]
+    return compat.traced(arrays, [*map(jax.typeof, leaves)]), *seen[-1]
 
 
 def _used(closed: Any, leaves: list[Any], count: int) -> list[bool]:
     """Which leaves the first `count` results depend on, in the sense of derivatives."""
     program = compat.jaxpr_as_fun(closed)
 
-    def derivative(leaves: list[Any], dots: list[Any]) -> Any:
-        return jax.jvp(lambda *leaves: program(*leaves)[:count], leaves, dots)[1]
+    def derivative(*both: Any) -> list[Any]:
+        dots = both[len(leaves) :]
+        return list(jax.jvp(lambda *xs: program(*xs)[:count], both[: len(leaves)], dots)[1])
 
-    return compat.used_inputs(jax.make_jaxpr(derivative)(leaves, leaves))[len(leaves) :]
+    types = [*map(jax.typeof, leaves)]
+    return compat.used_inputs(compat.traced(derivative, [*types, *types]))[len(leaves) :]
 
 
 def _outputs(out: Any, function: str) -> list[Any]:

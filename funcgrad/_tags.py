@@ -125,7 +125,7 @@ def register_hook(x: T, hook: Callable[[T], T | None]) -> T:
     hooked = [leaf for leaf, c in zip(leaves, chosen, strict=True) if c]
     if not hooked:
         return x
-    closed = jax.make_jaxpr(_checked(hook, tree, chosen))(hooked)
+    closed = compat.traced(_checked(hook, tree, chosen), [*map(jax.typeof, hooked)])
     out = iter(
         hook_p.bind(
             *hooked,
@@ -140,15 +140,15 @@ def register_hook(x: T, hook: Callable[[T], T | None]) -> T:
     )
 
 
-def _checked(hook: Any, tree: Any, chosen: Sequence[bool]) -> Callable[[list[Any]], list[Any]]:
+def _checked(hook: Any, tree: Any, chosen: Sequence[bool]) -> Callable[..., list[Any]]:
     """The hook on flat cotangents in JAX's convention, held to what it promised to return."""
 
-    def run(cotangents: list[Any]) -> list[Any]:
+    def run(*cotangents: Any) -> list[Any]:
         got = conjugate(scatter(tree, chosen, cotangents))
         with explained:
             new = hook(got)
         if new is None:
-            return cotangents
+            return list(cotangents)
         if jax.tree.structure(new) == jax.tree.structure(got):
             new = jax.tree.map(adopt_dtype, new, got)
         wrong = differences(new, got)
@@ -265,7 +265,7 @@ def _hook_batch(
     consts = moved[leaves:]
     in_axes = [*(None if d is None else 0 for d in dims[leaves:]), *[0] * leaves]
     each = compat.vmap_like(axis, compat.jaxpr_as_fun(hook), in_axes)
-    batched = compat.without_consts(jax.make_jaxpr(each)(*consts, *rows))
+    batched = compat.without_consts(compat.traced(each, [*map(jax.typeof, [*consts, *rows])]))
     out = hook_p.bind(*rows, *consts, hook=batched, leaves=leaves, spread=spread)
     return out, [0] * leaves
 

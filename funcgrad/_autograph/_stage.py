@@ -163,7 +163,7 @@ def stage(
 
     with inside(place):
         try:
-            closed = jax.make_jaxpr(flat)(*inputs)
+            closed = compat.traced(flat, [*map(jax.typeof, inputs)])
         except RecursionError:
             raise UsageError(
                 "`autograph` got a function that calls itself in a branch of the traced condition"

@@ -135,11 +135,11 @@ def make(
         return [*map(_as_varying_as, new, state), *ys]
 
     types = [[_type(x) for x in part] for part in (consts, carry, conds, xs)]
-    body = jax.make_jaxpr(flat)(*types[0], *types[1], *map(_row, types[3]))
+    body = compat.traced(flat, [*types[0], *types[1], *map(_row, types[3])])
     test = None
     if cond is not None:
         given = cond  # a name of its own: mypy forgets that it is not None in a lambda
-        test = jax.make_jaxpr(lambda *xs: given(*cut(xs, len(conds))))(*types[2], *types[1])
+        test = compat.traced(lambda *xs: [given(*cut(xs, len(conds)))], [*types[2], *types[1]])
     count = len(body.consts) + len(consts)
     made = Loop(
         compat.without_consts(body),
