@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from . import _compat as compat
@@ -92,7 +93,7 @@ def while_loop(
         raise UsageError(
             f"`while_loop` got on_max_steps={on_max_steps!r}, and wants 'nan', 'raise' or 'ignore'"
         )
-    limit = jnp.asarray(max_steps, jnp.int32)
+    limit = np.asarray(max_steps, np.int32)
     kept = _kept(checkpoints, "while_loop", KEPT)
     more, out = _loop("while_loop", cond_fun, body_fun, init_val, limit, max_steps, kept)
     if on_max_steps == "nan":
@@ -171,7 +172,7 @@ def fori_loop(
 
 
 def _bounds(lower: Any, upper: Any) -> tuple[Any, Any, int | None]:
-    """The bounds as arrays of one dtype, and the number of steps where it is known now."""
+    """The bounds, as arrays of one dtype unless the number of steps is known now, and that."""
     for bound in (lower, upper):
         if jnp.shape(bound) != () or not jnp.issubdtype(jnp.result_type(bound), jnp.integer):
             raise UsageError(
@@ -186,13 +187,14 @@ def _bounds(lower: Any, upper: Any) -> tuple[Any, Any, int | None]:
             " convert one of them"
         )
     dtype = dtypes.pop() if dtypes else None
-    return jnp.asarray(lower, dtype), jnp.asarray(upper, dtype), known
+    lower = jnp.asarray(lower, dtype)
+    return lower, jnp.asarray(upper, dtype) if known is None else upper, known
 
 
 def _steps(lower: Any, upper: Any, known: int | None) -> Any:
     """The number of steps, in a dtype that holds it."""
     if known is not None:
-        return jnp.asarray(known, _wide(lower.dtype))
+        return np.asarray(known, _wide(lower.dtype))
     low, high = (x.astype(_wide(x.dtype)) for x in (lower, upper))
     return jnp.where(upper > lower, high - low, 0)
 
