@@ -312,7 +312,8 @@ def _trace(task: _Task, held: Any, batch: Any, keys: Any) -> _Program:
     """Traces the function once, on the first micro-batch, whose values are not used."""
     trees: list[Any] = []
 
-    def flat(micro: Any, keys: Any) -> _Results:
+    def flat(*leaves: Any) -> list[Any]:
+        micro, keys = given.unflatten(leaves)
         result, weight = task.run(held, micro, keys), _weight(task.weight, micro)
         for path, leaf in jax.tree_util.tree_leaves_with_path(result):
             if not is_array(leaf):
@@ -320,17 +321,18 @@ def _trace(task: _Task, held: Any, batch: Any, keys: Any) -> _Program:
                     f"`microbatch` got a function that returns {describe(leaf)} at"
                     f" {jax.tree_util.keystr(path) or 'the result'}, and wants arrays or None"
                 )
-        trees.append((jax.tree.structure(result), _words(task.reduce, result)))
-        return _Results(jax.tree.leaves(result), weight)
+        found, structure = jax.tree.flatten(_Results(jax.tree.leaves(result), weight))
+        trees.append((structure, jax.tree.structure(result), _words(task.reduce, result)))
+        return found
 
-    first = _slice(batch, 0, task.parts.size), _entry(keys, 0)
-    closed, like = jax.make_jaxpr(flat, return_shape=True)(*first)
-    structure, program = jax.tree.structure(like), compat.jaxpr_as_fun(closed)
+    leaves, given = jax.tree.flatten((_slice(batch, 0, task.parts.size), _entry(keys, 0)))
+    closed = compat.traced(flat, [*map(jax.typeof, leaves)])
+    (structure, *layout), program = trees[-1], compat.jaxpr_as_fun(closed)
 
     def call(micro: Any, keys: Any) -> _Results:
         return structure.unflatten(program(*jax.tree.leaves((micro, keys))))
 
-    return _Program(call, structure.unflatten(closed.out_avals), *trees[-1])
+    return _Program(call, structure.unflatten(closed.out_avals), *layout)
 
 
 def _loop(program: _Program, parts: _Parts, batch: Any, keys: Any) -> tuple[_Results, list[Any]]:
