@@ -265,6 +265,11 @@ def _body(name: str, body_fun: Any, leaves: list[Any], tree: Any) -> Any:
 
     def flat(*xs: Any) -> list[Any]:
         out, structure = jax.tree.flatten(body_fun(tree.unflatten(xs)))
+        if wrong := [leaf for leaf in out if not is_array(leaf)]:
+            raise UsageError(
+                f"`{name}` got a body that returns {describe(wrong[0])}, and wants arrays or"
+                " numbers: a carry like the one it is given"
+            )
         trees.append(structure)
         return [*map(_as_strong_as, out, xs)] if structure == tree else out
 

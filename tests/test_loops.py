@@ -805,6 +805,16 @@ def test_body_that_changes_the_carry_is_refused(step, line):
         fori_loop(0, 2, lambda i, c: step(c), init)
 
 
+@pytest.mark.parametrize("returned", ["text", object(), jnp.float32])
+def test_body_that_returns_no_array_is_refused(returned):
+    for loop in (
+        lambda body: fori_loop(0, 3, lambda i, x: body(x), 1.0),
+        lambda body: while_loop(lambda x: True, body, 1.0, max_steps=3),
+    ):
+        with pytest.raises(fg.UsageError, match=r"_loop` got a body that returns .* wants arrays"):
+            loop(lambda x: returned)
+
+
 @pytest.mark.parametrize("bad", [0, -1, 2.0, None, True, "3", 2**31, jnp.int32(3)])
 def test_max_steps_that_is_no_positive_int_is_refused(bad):
     with pytest.raises(fg.UsageError, match="and wants a positive int"):
