@@ -1,7 +1,7 @@
 """Positions of arguments, as `argnums` gives them: one or several, counted from either end."""
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from ._errors import UsageError
@@ -25,8 +25,7 @@ def positions(
     >>> positions(0, "grad"), positions([0, -1], "grad")
     ((False, (0,)), (True, (0, -1)))
     """
-    # An array of integers is an argument in the wrong place, and not a sequence of positions.
-    several = isinstance(argnums, Iterable) and not hasattr(argnums, "dtype")
+    several = isinstance(argnums, Sequence)
     given = tuple(argnums) if several else (argnums,)
     try:
         found = tuple(map(operator.index, given))
@@ -41,7 +40,7 @@ def positions(
 
 
 def places(
-    found: tuple[int, ...], count: int, function: str, *, said: str = "", advice: str = ""
+    found: tuple[int, ...], count: int, function: str, *, shown: str = "", advice: str = ""
 ) -> tuple[int, ...]:
     """Positions counted from the front.
 
@@ -49,7 +48,7 @@ def places(
         found: positions from either end.
         count: the number of positional arguments.
         function: the public function to name in errors.
-        said: what the error says of the positions; by default it shows them.
+        shown: what the error says was got; by default the positions.
         advice: what it says at its end.
 
     Raises:
@@ -61,8 +60,8 @@ def places(
     front = tuple(i + count if i < 0 else i for i in found)
     if any(not 0 <= i < count for i in front) or len(set(front)) < len(front):
         raise UsageError(
-            f"`{function}` got {said or f'argnums {found}'} for a call with {count} positional"
-            f" argument{'' if count == 1 else 's'}, and wants different positions among"
-            f" them{advice}"
+            f"`{function}` got {shown or f'argnums {found}'} for a call with {count} positional"
+            f" argument{'' if count == 1 else 's'}, and wants positions that it has, each"
+            f" once{advice}"
         )
     return front

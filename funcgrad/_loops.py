@@ -172,7 +172,7 @@ def fori_loop(
 
 
 def _bounds(lower: Any, upper: Any) -> tuple[Any, Any, int | None]:
-    """The bounds, as arrays of one dtype unless the number of steps is known now, and that."""
+    """The bounds in one dtype, and the number of steps where it is known now."""
     for bound in (lower, upper):
         if jnp.shape(bound) != () or not jnp.issubdtype(jnp.result_type(bound), jnp.integer):
             raise UsageError(
@@ -187,6 +187,13 @@ def _bounds(lower: Any, upper: Any) -> tuple[Any, Any, int | None]:
             " convert one of them"
         )
     dtype = dtypes.pop() if dtypes else None
+    limits = jnp.iinfo(dtype or jnp.result_type(int))
+    for bound in (lower, upper):
+        if isinstance(bound, int) and not limits.min <= bound <= limits.max:
+            raise UsageError(
+                f"`fori_loop` got the bound {bound}, which an index of {limits.dtype} cannot reach;"
+                " pass both bounds in a wider dtype"
+            )
     lower = jnp.asarray(lower, dtype)
     return lower, jnp.asarray(upper, dtype) if known is None else upper, known
 
@@ -240,7 +247,7 @@ def _traced(
 ) -> tuple[compat.ClosedJaxpr, list[Any]]:
     """A program and what it closes over, its leading inputs."""
     with explained:
-        closed = compat.traced(fun, [*map(jax.typeof, leaves)])
+        closed = compat.trace(fun, leaves)
     effect = compat.sequenced(closed)
     if effect:
         raise UsageError(

@@ -109,7 +109,9 @@ def microbatch(
             f"`microbatch` got weight={weight!r}, and wants a function of the micro-batch"
         )
     wanted = _positive(microbatches)
-    _, batches = positions(batch_argnums, "microbatch", keyword="batch_argnums")
+    _, batches = positions(
+        batch_argnums, "microbatch", keyword="batch_argnums", advice=": the arguments to split"
+    )
     _, drawing = positions(key_argnums, "microbatch", keyword="key_argnums", least=0)
     _check_words(reduce)
     axes = _mesh_axes(mesh, batch_axis)
@@ -120,7 +122,7 @@ def microbatch(
             batches + drawing,
             len(args),
             "microbatch",
-            said=f"batch_argnums {batches} and key_argnums {drawing}",
+            shown=f"batch_argnums {batches} and key_argnums {drawing}",
             advice="; arguments passed by keyword are not split",
         )
         split, keyed = chosen[: len(batches)], chosen[len(batches) :]
@@ -312,8 +314,8 @@ def _trace(task: _Task, held: Any, batch: Any, keys: Any) -> _Program:
     """Traces the function once, on the first micro-batch, whose values are not used."""
     trees: list[Any] = []
 
-    def flat(*leaves: Any) -> list[Any]:
-        micro, keys = given.unflatten(leaves)
+    def flat(*batch_and_keys: Any) -> list[Any]:
+        micro, keys = given.unflatten(batch_and_keys)
         result, weight = task.run(held, micro, keys), _weight(task.weight, micro)
         for path, leaf in jax.tree_util.tree_leaves_with_path(result):
             if not is_array(leaf):
@@ -326,7 +328,7 @@ def _trace(task: _Task, held: Any, batch: Any, keys: Any) -> _Program:
         return found
 
     leaves, given = jax.tree.flatten((_slice(batch, 0, task.parts.size), _entry(keys, 0)))
-    closed = compat.traced(flat, [*map(jax.typeof, leaves)])
+    closed = compat.trace(flat, leaves)
     (structure, *layout), program = trees[-1], compat.jaxpr_as_fun(closed)
 
     def call(micro: Any, keys: Any) -> _Results:

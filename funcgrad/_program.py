@@ -77,7 +77,7 @@ def _trace(flat: Flat, leaves: list[Any], function: str) -> tuple[Any, int, Spli
         seen.append((len(out), recipe))
         return [*out, *results]
 
-    return compat.traced(arrays, [*map(jax.typeof, leaves)]), *seen[-1]
+    return compat.trace(arrays, leaves), *seen[-1]
 
 
 def _used(closed: Any, leaves: list[Any], count: int) -> list[bool]:
@@ -88,8 +88,7 @@ def _used(closed: Any, leaves: list[Any], count: int) -> list[bool]:
         dots = both[len(leaves) :]
         return list(jax.jvp(lambda *xs: program(*xs)[:count], both[: len(leaves)], dots)[1])
 
-    types = [*map(jax.typeof, leaves)]
-    return compat.used_inputs(compat.traced(derivative, [*types, *types]))[len(leaves) :]
+    return compat.used_inputs(compat.trace(derivative, [*leaves, *leaves]))[len(leaves) :]
 
 
 def _outputs(out: Any, function: str) -> list[Any]:

@@ -125,7 +125,7 @@ def register_hook(x: T, hook: Callable[[T], T | None]) -> T:
     hooked = [leaf for leaf, c in zip(leaves, chosen, strict=True) if c]
     if not hooked:
         return x
-    closed = compat.traced(_checked(hook, tree, chosen), [*map(jax.typeof, hooked)])
+    closed = compat.trace(_checked(hook, tree, chosen), hooked)
     out = iter(
         hook_p.bind(
             *hooked,
@@ -265,7 +265,7 @@ def _hook_batch(
     consts = moved[leaves:]
     in_axes = [*(None if d is None else 0 for d in dims[leaves:]), *[0] * leaves]
     each = compat.vmap_like(axis, compat.jaxpr_as_fun(hook), in_axes)
-    batched = compat.without_consts(compat.traced(each, [*map(jax.typeof, [*consts, *rows])]))
+    batched = compat.without_consts(compat.trace(each, [*consts, *rows]))
     out = hook_p.bind(*rows, *consts, hook=batched, leaves=leaves, spread=spread)
     return out, [0] * leaves
 

@@ -196,15 +196,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Reads the command line and runs it."""
     parser = argparse.ArgumentParser(
         prog="python -m funcgrad.launch",
-        description="Runs a script in several processes on this machine.",
+        description="Runs a script or a module in several processes on this machine.",
     )
     parser.add_argument("--processes", type=int, required=True, metavar="N", help="how many")
     parser.add_argument("--timeout", type=float, metavar="S", help="end them after S seconds")
     parser.add_argument("-m", "--module", action="store_true", help="run a module, as `python -m`")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="script ...")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="script ... | -m module ...")
     given = parser.parse_args(argv)
     if given.processes < 1 or not given.command:
-        parser.error("wants --processes of at least 1, then a script with its arguments")
+        parser.error(
+            "wants --processes of at least 1, then a script, or -m and a module, with its arguments"
+        )
     command = ["-m", *given.command] if given.module else given.command
     return launch(command, given.processes, given.timeout)
 

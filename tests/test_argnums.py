@@ -28,7 +28,7 @@ def test_integers_and_sequences_of_them_are_read(name):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_everything_else_is_refused(name):
-    for argnums in (True, "1", 1.0, (0, 1.0), X):
+    for argnums in (True, "1", 1.0, (0, 1.0), X, {1}, {1: 0}, iter([1])):
         with pytest.raises(fg.UsageError, match=rf"`{name}` got .*argnums=.*wants an integer or a"):
             CALLS[name](argnums=argnums)
     for argnums in (2, -3, (0, 0), (1, -1)):

@@ -815,6 +815,20 @@ def test_body_that_returns_no_array_is_refused(returned):
             loop(lambda x: returned)
 
 
+@pytest.mark.parametrize(
+    ("lower", "upper", "dtype"),
+    [(np.int8(0), 200, "int8"), (2**31 - 2, 2**31 + 1, "int32"), (-1, jnp.uint32(3), "uint32")],
+)
+def test_bound_that_the_index_cannot_reach_is_refused(lower, upper, dtype):
+    with pytest.raises(fg.UsageError, match=rf"bound .* which an index of {dtype} cannot reach"):
+        fori_loop(lower, upper, lambda i, x: x + 1, 0)
+
+
+def test_bound_that_a_traced_one_cannot_reach_is_refused():
+    with pytest.raises(fg.UsageError, match=r"bound 200, which an index of int8 cannot reach"):
+        jax.jit(lambda n: fori_loop(n, 200, lambda i, x: x + 1, 0, max_steps=9))(jnp.int8(0))
+
+
 @pytest.mark.parametrize("bad", [0, -1, 2.0, None, True, "3", 2**31, jnp.int32(3)])
 def test_max_steps_that_is_no_positive_int_is_refused(bad):
     with pytest.raises(fg.UsageError, match="and wants a positive int"):

@@ -388,6 +388,13 @@ def test_unpack_may_hold_values_that_others_trace():
     got = jax.vmap(slope, (0, None))(scales, X)
     np.testing.assert_allclose(got, scales[:, None, None] * jnp.cos(X), rtol=1e-6)
 
+    def read(scale, x):
+        held = jax.new_ref(scale)
+        hooked = fg.saved_tensors_hooks(jnp.sin, lambda a: a, lambda packed: packed * held[...])
+        return jax.grad(lambda x: hooked(x).sum())(x)
+
+    np.testing.assert_allclose(jax.jit(read)(scale, X), 3 * jnp.cos(X), rtol=1e-6)
+
 
 def same(x):
     return x

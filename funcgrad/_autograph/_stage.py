@@ -163,7 +163,7 @@ def stage(
 
     with inside(place):
         try:
-            closed = compat.traced(flat, [*map(jax.typeof, inputs)])
+            closed = compat.trace(flat, inputs)
         except RecursionError:
             raise UsageError(
                 "`autograph` got a function that calls itself in a branch of the traced condition"

@@ -134,12 +134,11 @@ def make(
         new, ys = step(given, state, row)
         return [*map(_as_varying_as, new, state), *ys]
 
-    types = [[_type(x) for x in part] for part in (consts, carry, conds, xs)]
-    body = compat.traced(flat, [*types[0], *types[1], *map(_row, types[3])])
+    body = compat.trace(flat, [*consts, *carry, *map(_row, xs)])
     test = None
     if cond is not None:
         given = cond  # a name of its own: mypy forgets that it is not None in a lambda
-        test = compat.traced(lambda *xs: [given(*cut(xs, len(conds)))], [*types[2], *types[1]])
+        test = compat.trace(lambda *xs: [given(*cut(xs, len(conds)))], [*conds, *carry])
     count = len(body.consts) + len(consts)
     made = Loop(
         compat.without_consts(body),
@@ -152,11 +151,9 @@ def make(
     return made, list(body.consts)
 
 
-def _type(x: Any) -> Any:
-    return x if isinstance(x, jax.core.ShapedArray) else jax.typeof(x)
-
-
-def _row(aval: Any) -> Any:
+def _row(xs: Any) -> Any:
+    """The type of a row of an array or of one of that type."""
+    aval = xs if isinstance(xs, jax.core.ShapedArray) else jax.typeof(xs)
     return aval.update(shape=aval.shape[1:])
 
 

@@ -64,13 +64,14 @@ def saved_tensors_hooks(
     constants, what `fun` closes over, and what a `jax.checkpoint` inside computes again.
 
     Differs from PyTorch: what is held is what `pack` returns. It sees traced arrays, so it cannot
-    put them into a dict or a file. Arguments are packed only where `argnums` says so. Which arrays
-    an operation keeps is JAX's choice ([`saved_tensors`][funcgrad.saved_tensors] shows it):
-    `sin(x)` keeps `cos(x)` where PyTorch keeps `x`. Forward mode sees packed values too, since
-    there is no telling yet which mode it will be. A second derivative differentiates `pack` and
-    `unpack` (PyTorch passes through them), and is refused where `pack` makes integers of what it
-    goes through; put the hooks around the gradient instead,
-    `saved_tensors_hooks(fg.grad(fun), ...)`, which packs what the second derivative keeps.
+    put them into a dict or a file. Neither function may close over what is differentiated with
+    `fun`: a GradientError says so, or under `jax.jit` JAX's error about leaked tracers. Arguments
+    are packed only where `argnums` says so. Which arrays an operation keeps is JAX's choice
+    ([`saved_tensors`][funcgrad.saved_tensors] shows it): `sin(x)` keeps `cos(x)` where PyTorch
+    keeps `x`. Forward mode sees packed values too, since there is no telling yet which mode it will
+    be. A second derivative differentiates `pack` and `unpack` (PyTorch passes through them), and is
+    refused where `pack` makes integers of what it goes through; put the hooks around the gradient
+    instead, `saved_tensors_hooks(fg.grad(fun), ...)`, which packs what the second derivative keeps.
 
     JAX cannot transpose a `cond` in `fun` that takes different ways for the examples of a `vmap`
     around the call, inside the gradient: put the hooks around the `vmap`, as in
@@ -88,7 +89,9 @@ def saved_tensors_hooks(
                 f"`saved_tensors_hooks` got {describe(given)} as `{what}`, and wants functions:"
                 " saved_tensors_hooks(fun, pack, unpack)(x)"
             )
-    _, chosen = positions(argnums, "saved_tensors_hooks", least=0)
+    _, chosen = positions(
+        argnums, "saved_tensors_hooks", least=0, advice=": the arguments that are packed too"
+    )
 
     @functools.wraps(fun)
     def hooked(*args: Any, **kwargs: Any) -> Any:
@@ -244,8 +247,9 @@ def _jvp(primals: Any, tangents: Any, *, body: compat.ClosedJaxpr, hooked: Hooke
     except jax.errors.UnexpectedTracerError as error:
         raise GradientError(
             "`saved_tensors_hooks` got a `pack` or an `unpack` that closes over a value which is"
-            " differentiated, and no gradient goes through the hooks; detach it outside them,"
-            " value = funcgrad.detach(value). Or `pack` stored what it was given: return it"
+            " differentiated, and no gradient goes through the hooks: detach it outside them,"
+            " value = funcgrad.detach(value). Or `pack` stored what it was given: return it. Or it"
+            " is an example of a `vmap` inside the gradient: take the gradient inside the `vmap`"
         ) from error
     out = results[: len(reached)]
     still = [compat.no_tangent(x) for x in take(out, but(reached))]
@@ -271,15 +275,20 @@ def _with_tangents(
         return list(kept.linear(values)(*dots))
 
     closed = jax.make_jaxpr(linear)(leaves, dots)
-    held = [_passed(x) if isinstance(x, jax.core.Tracer) else x for x in closed.consts]
+    held = [_checked(x) if isinstance(x, jax.core.Tracer) else x for x in closed.consts]
     later = compat.jaxpr_as_fun(compat.without_consts(closed))
     # A checkpoint keeps what it is given, and unpacks it when the tangents are there.
     return [*out, *jax.checkpoint(later)(*held, *leaves, *dots)]
 
 
-def _passed(x: Any) -> Any:
-    """`x`, which `unpack` closes over; refused now, and not by JAX later, where it is no longer."""
-    return pack_p.bind(x, body=jax.make_jaxpr(lambda x: x)(jax.typeof(x)))[0]
+def _checked(x: Any) -> Any:
+    """`x`, which `unpack` closes over, as a result: making it here refuses what is differentiated.
+
+    Not so where a program is staged, under `jax.jit`: JAX refuses that at its end.
+    """
+    if not isinstance(jax.typeof(x), jax.core.ShapedArray):  # a reference is no result
+        return x
+    return pack_p.bind(x, body=compat.trace(lambda x: [x], [x]))[0]
 
 
 class Kept(NamedTuple):
