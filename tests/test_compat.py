@@ -24,6 +24,27 @@ def traced(fun, *args):
     return eqn
 
 
+def test_a_program_is_traced_as_make_jaxpr_traces_it():
+    outer = jnp.arange(3.0)
+
+    def fun(x, n, key):
+        with jax.named_scope("inner"):
+            y = jnp.where(x > n, x * outer, 2.0)
+        return [y, n + 1, 3, jax.random.fold_in(key, n), jax.jit(jnp.sin)(y)]
+
+    operands = [X, 2, jax.random.key(0)]
+    want = jax.make_jaxpr(fun)(*operands)
+    for given in (operands, [*map(jax.typeof, operands)]):
+        with jax.named_scope("outer"):
+            got = compat.trace(fun, given)
+        assert str(got) == str(want)
+        assert got.out_avals == want.out_avals
+        assert [id(x) for x in got.consts] == [id(x) for x in want.consts]
+        stacks = [[str(e.source_info.name_stack) for e in j.eqns] for j in (got, want)]
+        assert stacks[0] == stacks[1]
+        assert "inner" in stacks[0]
+
+
 LOOP = {"jaxpr": BODY, "length": 3, "reverse": True, "unroll": 2, "_split_transpose": False}
 COUNTS = {"num_consts": 1, "num_carry": 1, "linear": (False,) * 3}
 TREES = {"ft_in": SimpleNamespace(unpack=lambda: [SimpleNamespace(vals=(0,)) for _ in range(3)])}
