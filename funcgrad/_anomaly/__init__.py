@@ -2,9 +2,9 @@
 
 `detect` is the public function, `walk` evaluates a program equation by equation with `rules` for
 calls and loops and `devices` for `shard_map`, `flags` adds to a compiled program one flag that says
-whether it is worth a look. `report` puts what was found into words, with `source` for lines,
-`examples` for the examples of a `vmap`, `segments` for the iterations of loops and `hints` for what
-usually helps.
+whether it is worth a look. `report` puts what was found into words, with `funcgrad._source` for
+lines, `examples` for the examples of a `vmap`, `segments` for the iterations of loops and `hints`
+for what usually helps.
 """
 
 from . import devices, rules
