@@ -4,65 +4,65 @@ import importlib as _importlib
 import typing as _typing
 
 from . import conventions as conventions
-from ._accumulate import accumulate_grad as accumulate_grad
-from ._accumulate import zero_grad as zero_grad
-from ._backward import Retained as Retained
-from ._backward import grad as grad
-from ._backward import value_and_grad as value_and_grad
-from ._backward import vjp as vjp
-from ._errors import AnomalyError as AnomalyError
-from ._errors import FileError as FileError
-from ._errors import FuncgradError as FuncgradError
-from ._errors import GradcheckError as GradcheckError
-from ._errors import GradientError as GradientError
-from ._errors import MissingExtraError as MissingExtraError
-from ._errors import TagError as TagError
-from ._errors import TreeError as TreeError
-from ._errors import UsageError as UsageError
-from ._loops import fori_loop as fori_loop
-from ._loops import while_loop as while_loop
-from ._microbatch import microbatch as microbatch
+from ._accumulate.accumulator import accumulate_grad as accumulate_grad
+from ._accumulate.accumulator import zero_grad as zero_grad
+from ._accumulate.microbatch import microbatch as microbatch
+from ._grad.backward import Retained as Retained
+from ._grad.backward import grad as grad
+from ._grad.backward import value_and_grad as value_and_grad
+from ._grad.backward import vjp as vjp
+from ._loops.public import fori_loop as fori_loop
+from ._loops.public import while_loop as while_loop
 from ._stop import detach as detach
 from ._stop import no_grad as no_grad
 from ._stop import set_data as set_data
 from ._stop import stop_gradient as stop_gradient
 from ._tags import register_hook as register_hook
 from ._tags import retain_grad as retain_grad
+from .errors import AnomalyError as AnomalyError
+from .errors import FileError as FileError
+from .errors import FuncgradError as FuncgradError
+from .errors import GradcheckError as GradcheckError
+from .errors import GradientError as GradientError
+from .errors import MissingExtraError as MissingExtraError
+from .errors import TagError as TagError
+from .errors import TreeError as TreeError
+from .errors import UsageError as UsageError
 
 if _typing.TYPE_CHECKING:
-    from ._anomaly import Anomaly as Anomaly
-    from ._anomaly import detect_anomaly as detect_anomaly
     from ._autograph import autograph as autograph
-    from ._gradcheck import GradientMismatch as GradientMismatch
-    from ._gradcheck import gradcheck as gradcheck
-    from ._gradcheck import gradgradcheck as gradgradcheck
-    from ._graph import Picture as Picture
-    from ._graph import graph as graph
-    from ._saved import Disconnected as Disconnected
-    from ._saved import SavedTensor as SavedTensor
-    from ._saved import SavedTensors as SavedTensors
-    from ._saved import disconnected as disconnected
-    from ._saved import save_on_cpu as save_on_cpu
-    from ._saved import saved_tensors as saved_tensors
-    from ._saved import saved_tensors_hooks as saved_tensors_hooks
+    from ._saving import save_on_cpu as save_on_cpu
+    from ._saving import saved_tensors_hooks as saved_tensors_hooks
+    from .tools.anomaly import Anomaly as Anomaly
+    from .tools.anomaly import detect_anomaly as detect_anomaly
+    from .tools.gradcheck import GradientMismatch as GradientMismatch
+    from .tools.gradcheck import gradcheck as gradcheck
+    from .tools.gradcheck import gradgradcheck as gradgradcheck
+    from .tools.graph import Picture as Picture
+    from .tools.graph import graph as graph
+    from .tools.saved import Disconnected as Disconnected
+    from .tools.saved import SavedTensor as SavedTensor
+    from .tools.saved import SavedTensors as SavedTensors
+    from .tools.saved import disconnected as disconnected
+    from .tools.saved import saved_tensors as saved_tensors
 
 # What looks on from outside is imported when it is first used, so that `import funcgrad` is quick.
 _LATER = {
-    "Anomaly": "._anomaly",
-    "detect_anomaly": "._anomaly",
     "autograph": "._autograph",
-    "GradientMismatch": "._gradcheck",
-    "gradcheck": "._gradcheck",
-    "gradgradcheck": "._gradcheck",
-    "Picture": "._graph",
-    "graph": "._graph",
-    "Disconnected": "._saved",
-    "SavedTensor": "._saved",
-    "SavedTensors": "._saved",
-    "disconnected": "._saved",
-    "save_on_cpu": "._saved",
-    "saved_tensors": "._saved",
-    "saved_tensors_hooks": "._saved",
+    "save_on_cpu": "._saving",
+    "saved_tensors_hooks": "._saving",
+    "Anomaly": ".tools.anomaly",
+    "detect_anomaly": ".tools.anomaly",
+    "GradientMismatch": ".tools.gradcheck",
+    "gradcheck": ".tools.gradcheck",
+    "gradgradcheck": ".tools.gradcheck",
+    "Picture": ".tools.graph",
+    "graph": ".tools.graph",
+    "Disconnected": ".tools.saved",
+    "SavedTensor": ".tools.saved",
+    "SavedTensors": ".tools.saved",
+    "disconnected": ".tools.saved",
+    "saved_tensors": ".tools.saved",
 }
 # Modules that `import funcgrad` leaves out, and names that JAX has.
 _PACKAGES = ("compare", "launch")

@@ -4,7 +4,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from ._errors import UsageError
+from .errors import UsageError
 
 
 def positions(

@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Iterable
 
-from ._errors import MissingExtraError
+from .errors import MissingExtraError
 
 
 def need(modules: Iterable[str], what: str, extra: str) -> None:
@@ -20,7 +20,7 @@ def need(modules: Iterable[str], what: str, extra: str) -> None:
     >>> need(["json"], "`read`", "compare")
     >>> need(["no_such_library"], "`read`", "compare")
     Traceback (most recent call last):
-    funcgrad._errors.MissingExtraError: `read` needs no_such_library, which is not installed; \
+    funcgrad.errors.MissingExtraError: `read` needs no_such_library, which is not installed; \
 install it with: pip install 'funcgrad[compare]'
     """
     for module in modules:

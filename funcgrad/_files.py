@@ -4,7 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from ._errors import FileError
+from .errors import FileError
 
 
 def writable(path: str | os.PathLike[str]) -> Path:

@@ -7,10 +7,11 @@ from typing import Any, NoReturn, TypeVar, overload
 import jax
 import jax.numpy as jnp
 
-from ._errors import TreeError, UsageError, describe, differences
+from ._describe import describe, differences
 from ._mistakes import explained
 from ._tags import inject
 from ._trees import adopt_dtype, is_array, takes_gradient
+from .errors import TreeError, UsageError
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._errors import TreeError, UsageError, describe, tensor_advice
+from ._describe import describe, tensor_advice
+from .errors import TreeError, UsageError
 
 
 def takes_gradient(leaf: Any) -> bool:

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ._errors import FuncgradError
 from ._extras import need
+from .errors import FuncgradError
 
 
 def group() -> Any:

@@ -2,11 +2,20 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
-from test_package import FLOORS, PACKAGE
+import funcgrad
+
+PACKAGE = Path(funcgrad.__file__).parent
 
 PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
+CONTRACTS = tomllib.loads((PAGE.parents[1] / "pyproject.toml").read_text())["tool"]["importlinter"]
+FLOORS = [
+    module
+    for layer in reversed(CONTRACTS["contracts"][0]["layers"])
+    for module in re.split(r" [:|] ", layer)
+]
 TABLE = re.compile(r"(?<=<!-- floors -->\n).*?(?=<!-- /floors -->)", re.DOTALL)
 
 

@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec
 
 import funcgrad as fg
 from funcgrad import _compat as compat
-from funcgrad._anomaly import flags
 from funcgrad.bench import anomaly as bench
+from funcgrad.tools.anomaly import flags
 
 MODES = ["interpreted", "compiled"]
 BOTH = pytest.mark.parametrize("mode", MODES)
@@ -347,7 +347,7 @@ def test_compiled_it_is_traced_once():
 
 
 def test_a_long_clean_loop_is_run_compiled(monkeypatch):
-    from funcgrad._anomaly import walk
+    from funcgrad.tools.anomaly import walk
 
     seen = []
     monkeypatch.setattr(walk, "evaluate", lambda *args: seen.append(args))

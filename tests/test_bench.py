@@ -15,18 +15,10 @@ import pytest
 import funcgrad as fg
 from funcgrad import cli
 from funcgrad._files import write_whole
-from funcgrad.bench import (
-    _case,
-    _measure,
-    _plot,
-    _report,
-    _run,
-    _torch,
-    _worker,
-    page,
-)
-from funcgrad.bench._case import CONTENDERS, BenchError, Problem, Torch
+from funcgrad.bench import _case, _measure, _plot, _report, _run, _torch, _worker, page
+from funcgrad.bench._case import CONTENDERS, Problem, Torch
 from funcgrad.bench.program import normalized
+from funcgrad.errors import BenchError
 
 CASES = _case.cases()
 QUICK = _measure.Plan(rounds=2, stages=1, at_least=0, budget=0.01)

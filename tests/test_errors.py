@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import funcgrad as fg
-from funcgrad._errors import describe, differences
+from funcgrad._describe import describe, differences
 
 X = jnp.array([1.0, 2.0])
 
@@ -30,7 +30,7 @@ def test_every_error_is_ours_and_the_builtin_that_fits(error, builtin):
 def test_errors_import_nothing_heavy():
     code = (
         "import sys, importlib.util as u\n"
-        f"spec = u.spec_from_file_location('errors', {fg._errors.__file__!r})\n"
+        f"spec = u.spec_from_file_location('errors', {fg.errors.__file__!r})\n"
         "module = u.module_from_spec(spec); spec.loader.exec_module(module)\n"
         "assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
     )

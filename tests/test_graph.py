@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 import funcgrad as fg
 from funcgrad import FuncgradError, TreeError, UsageError
-from funcgrad._graph.text import call, numbers
+from funcgrad.tools.graph.text import call, numbers
 
 
 def chain(x):
@@ -689,7 +689,7 @@ def test_saving_where_no_folder_is(tmp_path):
 def test_a_drawing_that_fails_writes_nothing(tmp_path, monkeypatch):
     pytest.importorskip("pygraphviz")
     picture = fg.graph(chain, jnp.arange(4.0))
-    monkeypatch.setattr("funcgrad._graph.picture._DRAW", "import sys; sys.exit('broken')")
+    monkeypatch.setattr("funcgrad.tools.graph.picture._DRAW", "import sys; sys.exit('broken')")
     with pytest.raises(FuncgradError, match=r"(?s)`graph` could not draw .*status 1: broken"):
         picture.save(tmp_path / "a.png")
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from jax.extend.core import primitives
 
 import funcgrad as fg
 from funcgrad import _compat as compat
-from funcgrad import _interpret as interpret
+from funcgrad import _taps as interpret
 
 
 def tag(x):

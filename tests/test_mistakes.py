@@ -206,7 +206,8 @@ def test_an_attribute_of_somebody_elses_object_gets_no_note():
 
 def test_comparing_says_the_fix_where_a_port_fails_outside_of_any_function(tmp_path):
     pytest.importorskip("nbclient", reason="pip install 'funcgrad[compare]'")
-    from funcgrad.compare import CompareError, compare
+    from funcgrad.compare import compare
+    from funcgrad.errors import CompareError
 
     port = tmp_path / "port.py"
     port.write_text("# %%\nimport jax.numpy as jnp\njnp.sum(jnp.ones(3)).backward()\n")

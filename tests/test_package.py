@@ -11,44 +11,6 @@ import funcgrad
 
 PACKAGE = Path(funcgrad.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-# From the ground up: a module imports only from floors below its own, or beside it in its folder.
-FLOORS = [
-    "_errors",
-    "_argnums",
-    "_extras",
-    "_files",
-    "_mistakes",
-    "conventions",
-    "_compat",
-    "_parts",
-    "_source",
-    "_trees",
-    "_tags",
-    "_stop",
-    "_bounded",
-    "_loops",
-    "_autograph",
-    "_interpret",
-    "_accumulate",
-    "_microbatch",
-    "_anomaly",
-    "_saved",
-    "_retain",
-    "_program",
-    "_backward",
-    "_gradcheck",
-    "_graph",
-    "compare",
-    "launch",
-    "bench",
-    "cli",
-    "__main__",
-    "__init__",
-]
-
-
-def floor(path):
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported(path):
@@ -61,14 +23,6 @@ def imported(path):
             base = package[: len(package) - node.level + 1] if node.level else []
             start = [*base, *([node.module] if node.module else [])]
             yield from (".".join([*start, alias.name]) for alias in node.names)
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_downwards(path):
-    for name in imported(path):
-        parts = name.split(".")
-        if parts[0] == "funcgrad" and len(parts) > 1 and parts[1] in FLOORS:
-            assert FLOORS.index(parts[1]) <= FLOORS.index(floor(path)), name
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from funcgrad.compare import compare, read
-from funcgrad.compare._report import remarks
+from funcgrad.compare.recorded.report import remarks
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 RECORDING, PORT = NOTEBOOKS / "porting" / "in_torch.ipynb", NOTEBOOKS / "porting.ipynb"

@@ -7,7 +7,7 @@ import pytest
 from closeness import assert_same
 
 from funcgrad import _trees as trees
-from funcgrad._errors import TreeError, UsageError
+from funcgrad.errors import TreeError, UsageError
 
 X = jnp.array([1.0, 2.0])
 

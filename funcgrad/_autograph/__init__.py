@@ -5,12 +5,12 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from .._errors import UsageError
 from .._extras import need
 from .._mistakes import explained
+from ..errors import UsageError
 from ._source import shown
 
-_GRADIENTS = "funcgrad._backward"  # where the functions that `grad` returns are written
+_GRADIENTS = "funcgrad._grad.backward"  # where the functions that `grad` returns are written
 
 
 def autograph(

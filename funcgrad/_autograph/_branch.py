@@ -9,7 +9,7 @@ import jax
 from jax import lax
 
 from .. import _compat as compat
-from .._errors import TreeError
+from ..errors import TreeError
 from ._stage import (
     Piece,
     Undefined,

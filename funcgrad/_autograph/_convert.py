@@ -31,7 +31,7 @@ from malt.impl.api import PyToPy
 from malt.pyct import anno, cfg, naming, qual_names, templates, transformer
 from malt.pyct.static_analysis import activity, liveness, reaching_definitions, reaching_fndefs
 
-from .._errors import UsageError
+from ..errors import UsageError
 from ._source import find, shown
 
 # By code and file: code objects of two files may be equal.

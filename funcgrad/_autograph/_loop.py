@@ -8,21 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .. import _compat as compat
-from .._errors import TreeError
+from ..errors import TreeError
 from ._branch import filled
-from ._stage import (
-    In,
-    Piece,
-    cast,
-    common,
-    numeric,
-    same,
-    show,
-    stage,
-    taken_apart,
-    truth,
-    type_of,
-)
+from ._stage import In, Piece, cast, common, numeric, same, show, stage, taken_apart, truth, type_of
 
 
 class Step:

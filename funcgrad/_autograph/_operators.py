@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._errors import TreeError, UsageError
-from .._loops import fori_loop, while_loop
+from .._loops.public import fori_loop, while_loop
 from .._tags import caller
+from ..errors import TreeError, UsageError
 from ._branch import RETURNED, select
 from ._convert import convert
 from ._loop import Step

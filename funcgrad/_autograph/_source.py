@@ -11,7 +11,7 @@ import linecache
 import types
 from typing import NamedTuple, TypeAlias
 
-from .._errors import UsageError
+from ..errors import UsageError
 
 Function: TypeAlias = ast.FunctionDef | ast.Lambda
 

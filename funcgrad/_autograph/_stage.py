@@ -15,15 +15,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from .. import _compat as compat
-from .._errors import FuncgradError, UsageError, describe
+from .._describe import describe
 from .._trees import is_array
+from ..errors import UnboundError, UsageError
 
 # Where the innermost branch or loop stands that is being traced, None outside.
 INSIDE: ContextVar[str | None] = ContextVar("INSIDE", default=None)
-
-
-class UnboundError(FuncgradError, UnboundLocalError):
-    """A variable is read that has a value on some paths only."""
 
 
 class Undefined:

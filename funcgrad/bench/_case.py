@@ -8,7 +8,7 @@ import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from .._errors import FuncgradError
+from ..errors import BenchError
 
 Function = Callable[..., Any]
 Build = TypeVar("Build", bound=Callable[..., "Problem"])
@@ -29,10 +29,6 @@ CONTENDERS = {
     "control": "control",
 }
 """Everyone who may take part: what `--contenders` calls them, and what the table does."""
-
-
-class BenchError(FuncgradError, ValueError):
-    """A benchmark that could not be run or shown: no such case, no such device, another answer."""
 
 
 class Torch(NamedTuple):
@@ -179,7 +175,7 @@ def unknown_contenders(names: Sequence[str]) -> None:
 
     >>> unknown_contenders(["jax", "tinygrad"])
     Traceback (most recent call last):
-    funcgrad.bench._case.BenchError: there is no contender 'tinygrad'; there are funcgrad, \
+    funcgrad.errors.BenchError: there is no contender 'tinygrad'; there are funcgrad, \
 unjitted, jax, torch, compile, compile-func, cuda-graph, equinox, flax, optax, forward, known, \
 control
     """

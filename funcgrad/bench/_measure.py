@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..errors import BenchError
 from . import _torch
-from ._case import CONTENDERS, BenchError, Function, Problem
+from ._case import CONTENDERS, Function, Problem
 from ._timer import Times, clock, interleaved, uncollected
 from ._torch import Contender
 from .program import normalized

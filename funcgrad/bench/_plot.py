@@ -8,7 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ._case import CONTENDERS, BenchError
+from ..errors import BenchError
+from ._case import CONTENDERS
 from ._report import Report, Result, duration
 
 GROUND, INK, FAINT = "#ffffff", "#24292f", "#d8dee4"

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ._case import CONTENDERS, BenchError
+from ..errors import BenchError
+from ._case import CONTENDERS
 
 Report = dict[str, Any]
 Result = dict[str, Any]

@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ._case import BenchError, Case
+from ..errors import BenchError
+from ._case import Case
 from ._measure import Plan
 from ._worker import threads as allowed
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import jax
 
-from ._case import BenchError, cases
+from ..errors import BenchError
+from ._case import cases
 from ._measure import Cost, Costs, Plan, measure
 from ._timer import Times
 from ._torch import NAMES

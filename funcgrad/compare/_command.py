@@ -6,11 +6,11 @@ import click
 
 from funcgrad._files import writable, write_whole
 
-from ._compare import Report, compare, default_file
-from ._errors import CompareError
-from ._html import as_html
-from ._report import as_json, print_report
-from ._run import DEFAULT_TIMEOUT
+from ..errors import CompareError
+from .recorded.compare import Report, compare, default_file
+from .recorded.html import as_html
+from .recorded.report import as_json, print_report
+from .recorded.run import DEFAULT_TIMEOUT
 
 
 @click.command("compare")

@@ -20,9 +20,9 @@ import atheris
 
 with atheris.instrument_imports(include=["funcgrad.compare"]):
     from funcgrad.compare import Cell, Output, judge, pair_values, parse, read
-    from funcgrad.compare._cells import clean
-    from funcgrad.compare._shown import shown
-    from funcgrad.compare._split import split
+    from funcgrad.compare.recorded.cells import clean
+    from funcgrad.compare.recorded.shown import shown
+    from funcgrad.compare.recorded.split import split
 
 HERE = Path(__file__).parent / "recordings"
 FULL = 32_000

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from funcgrad.compare import Cell, CompareError, Output, pair_cells, pair_values, parse
-from funcgrad.compare._align import markers
-from funcgrad.compare._map import read_map
+from funcgrad.compare import Cell, Output, pair_cells, pair_values, parse
+from funcgrad.compare.recorded.align import markers
+from funcgrad.compare.recorded.map import read_map
+from funcgrad.errors import CompareError
 
 
 def cell(number, source="", place=0, tags=(), text="1"):

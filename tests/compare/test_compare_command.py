@@ -18,8 +18,9 @@ from click.testing import CliRunner
 from nbformat.v4 import new_output
 
 from funcgrad import cli
-from funcgrad.compare import CompareError, as_json, read, run
-from funcgrad.compare._compare import compare
+from funcgrad.compare import as_json, read, run
+from funcgrad.compare.recorded.compare import compare
+from funcgrad.errors import CompareError
 
 ROOT = Path(cli.__file__).parents[1]
 
@@ -200,7 +201,7 @@ def test_a_missing_library_names_the_extra(monkeypatch, capsys):
 
 
 def test_errors_are_funcgrad_errors():
-    from funcgrad._errors import FuncgradError
+    from funcgrad.errors import FuncgradError
 
     assert issubclass(CompareError, FuncgradError)
     assert issubclass(CompareError, ValueError)
@@ -271,7 +272,7 @@ def test_a_result_in_full_is_exact_and_a_print_is_rounded(notebook):
 
 
 def test_shipped_files_are_found_in_an_installed_package(tmp_path, monkeypatch):
-    from funcgrad.compare import _compare
+    from funcgrad.compare.recorded import compare as _compare
 
     shutil.copy(_compare.default_file("original_outputs.ipynb"), tmp_path / "autograd.ipynb")
     monkeypatch.setattr(_compare, "_FOLDERS", (tmp_path,))

@@ -15,8 +15,9 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import funcgrad as fg
-from funcgrad.compare import ParityError, assert_matches_torch, capture, with_torch
-from funcgrad.compare._live_inputs import to_jax
+from funcgrad.compare import assert_matches_torch, capture, with_torch
+from funcgrad.compare.live.inputs import to_jax
+from funcgrad.errors import ParityError
 
 
 def normal(seed, *shape, dtype="float32"):

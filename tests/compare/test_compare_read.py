@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_output
 
 from funcgrad import MissingExtraError
-from funcgrad.compare import Cell, CompareError, Output, read
-from funcgrad.compare._cells import clean
-from funcgrad.compare._shown import shown
+from funcgrad.compare import Cell, Output, read
+from funcgrad.compare.recorded.cells import clean
+from funcgrad.compare.recorded.shown import shown
+from funcgrad.errors import CompareError
 
 EXPORT = """In [3]:
 import library  # it's here: (unclosed, [brackets
@@ -232,7 +233,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_recording_that_ships_is_valid_and_holds_no_code():
-    from funcgrad.compare._compare import default_file
+    from funcgrad.compare.recorded.compare import default_file
 
     path = default_file("original_outputs.ipynb")
     nbformat.validate(nbformat.read(path, as_version=4))

@@ -25,7 +25,7 @@ import nbclient
 import nbformat
 from jupyter_client.manager import KernelManager
 
-from funcgrad.compare._run import _kernel_specs
+from funcgrad.compare.recorded.run import _kernel_specs
 
 HERE = Path(__file__).parent
 WITNESS = f"""import sys

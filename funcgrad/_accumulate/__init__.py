@@ -1,0 +1,1 @@
+"""Gradient accumulation: `zero_grad`, `accumulate_grad`, and `microbatch`."""

@@ -1,0 +1,100 @@
+"""Gradient accumulation as values: `zero_grad` makes the accumulator, `accumulate_grad` adds."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._describe import describe, differences, tensor_advice
+from .._trees import sum_dtype, takes_gradient
+from ..errors import TreeError, UsageError
+
+
+def zero_grad(params: Any, set_to_none: bool = False, dtype: Any = None) -> Any:
+    """A fresh gradient accumulator for `params`.
+
+    Stands for `optimizer.zero_grad(set_to_none=...)`, and for `x.grad.zero_()` on one tensor. The
+    default is `False`, zeros, because an accumulator that is carried through a compiled loop must
+    have its arrays from the start; PyTorch's optimizers default to `True`.
+
+    Args:
+        params: a pytree of arrays.
+        set_to_none: `None` in place of every leaf: no memory, and the first addition sets it.
+        dtype: the dtype of the accumulator. By default that of the leaf, and float32 for leaves of
+            half precision (float16, bfloat16), where adding many small numbers would stop early.
+
+    Returns:
+        Zeros shaped like `params`; `None` at integer and bool leaves, which take no gradient.
+
+    Raises:
+        UsageError: a leaf is no array: an optimizer, a module, a tensor of PyTorch.
+
+    >>> import jax.numpy as jnp, funcgrad as fg
+    >>> fg.zero_grad({"w": jnp.ones(2, jnp.bfloat16), "step": jnp.array(3)})
+    {'step': None, 'w': Array([0., 0.], dtype=float32)}
+    """
+    if set_to_none:
+        return jax.tree.map(lambda _: None, params)
+    return jax.tree.map(lambda leaf: _zeros(leaf, dtype), params)
+
+
+def _zeros(leaf: Any, dtype: Any) -> Any:
+    try:
+        takes = takes_gradient(leaf)
+    except TypeError:
+        raise UsageError(
+            f"`zero_grad` got {describe(leaf)}, and wants parameters: a pytree of arrays"
+            f"{tensor_advice(leaf)}"
+        ) from None
+    if not takes:
+        return None
+    return jnp.zeros(jnp.shape(leaf), dtype or sum_dtype(jnp.result_type(leaf)))
+
+
+def accumulate_grad(acc: Any, grads: Any) -> Any:
+    """The accumulator with `grads` added.
+
+    Stands for what `backward()` does to `.grad`. Pure: `acc` is not changed, so donate it to `jit`
+    to have the sum written in its place.
+
+    Args:
+        acc: what `zero_grad` or an earlier call returned. `None`, for a leaf, a subtree or the
+            whole, means "no gradient yet".
+        grads: a pytree of gradients like it; `None` means "no gradient this time".
+
+    Returns:
+        Leaf by leaf `acc + grads` in the dtype of `acc`; `None + g` is `g` itself, in its own dtype
+        (start from `zero_grad` to accumulate half precision in float32), and `acc + None` is `acc`.
+
+    Raises:
+        TreeError: the two differ in structure or shape, shown path by path.
+
+    >>> import jax.numpy as jnp, funcgrad as fg
+    >>> acc = fg.zero_grad(jnp.arange(2.0))
+    >>> fg.accumulate_grad(fg.accumulate_grad(acc, jnp.ones(2)), jnp.ones(2))
+    Array([2., 2.], dtype=float32)
+    """
+    try:
+        return _add(acc, grads)
+    except ValueError as error:
+        raise TreeError(
+            "`accumulate_grad` got gradients that do not fit the accumulator; both come from the"
+            " same parameters:\n  " + "\n  ".join(differences(grads, acc) or [str(error)])
+        ) from error
+
+
+def _add(acc: Any, grads: Any) -> Any:
+    """Adds node by node, since `None` may stand for a whole subtree on either side."""
+    if acc is None:
+        return grads
+    if grads is None:
+        return acc
+    node = jax.tree.structure(acc, is_leaf=lambda inner: inner is not acc)
+    if not jax.tree_util.treedef_is_leaf(node):
+        pairs = zip(node.flatten_up_to(acc), node.flatten_up_to(grads), strict=True)
+        return node.unflatten([_add(*pair) for pair in pairs])
+    if jnp.shape(acc) != jnp.shape(grads):
+        raise ValueError("shapes differ")
+    if jnp.iscomplexobj(grads) and not jnp.iscomplexobj(acc):
+        raise ValueError("complex gradients do not fit a real accumulator")
+    return acc + jnp.asarray(grads).astype(jnp.result_type(acc))

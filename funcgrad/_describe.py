@@ -1,0 +1,63 @@
+"""How values, types and the differences between two pytrees read in a message."""
+
+from typing import Any
+
+
+def differences(got: Any, want: Any) -> list[str]:
+    """Where `got` and `want` disagree in structure, shape or dtype: one line a leaf.
+
+    Args:
+        got: a pytree of arrays, or of anything with `shape` and `dtype`.
+        want: a pytree of the same kind.
+
+    Returns:
+        One line for each path at which they differ, empty where they agree. Values are not read.
+
+    >>> import jax.numpy as jnp
+    >>> differences({"w": jnp.ones(3)}, {"w": jnp.ones(2), "b": jnp.ones(1)})
+    ["['b']: got nothing, wanted float32[1]", "['w']: got float32[3], wanted float32[2]"]
+    """
+    ours, theirs = _by_path(got), _by_path(want)
+    lines = [
+        f"{path or 'the whole value'}: got {ours.get(path, 'nothing')},"
+        f" wanted {theirs.get(path, 'nothing')}"
+        for path in sorted(ours.keys() | theirs.keys())
+        if ours.get(path) != theirs.get(path)
+    ]
+    return lines or _container_differences(got, want)
+
+
+def _container_differences(got: Any, want: Any) -> list[str]:
+    """Same leaves under the same paths, but in containers of different types."""
+    import jax
+
+    ours, theirs = jax.tree.structure(got), jax.tree.structure(want)
+    return [] if ours == theirs else [f"the containers: got {ours}, wanted {theirs}"]
+
+
+def _by_path(tree: Any) -> dict[str, str]:
+    import jax
+
+    return {
+        jax.tree_util.keystr(path): describe(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def tensor_advice(leaf: Any) -> str:
+    """What to do about a leaf that is a torch tensor, to end a message with; else nothing."""
+    if type(leaf).__module__.partition(".")[0] != "torch":
+        return ""
+    return "; make an array of the tensor: jnp.asarray(tensor.detach().numpy())"
+
+
+def describe(leaf: Any) -> str:
+    """A leaf as `dtype[shape]`, or its type where it is no array.
+
+    >>> import jax.numpy as jnp
+    >>> describe(jnp.ones((2, 3))), describe("text")
+    ('float32[2,3]', 'str')
+    """
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+    return type(leaf).__name__

@@ -1,0 +1,1 @@
+"""Adds `backward` as functions: `vjp`, `grad` and `value_and_grad`."""

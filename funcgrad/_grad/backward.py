@@ -1,0 +1,508 @@
+"""Adds `backward` as functions: `vjp`, `grad` and `value_and_grad`.
+
+All three make one forward pass and one function that pulls a gradient back through it. Asked for
+gradients alone, the forward pass is `jax.vjp` of the function as it stands. Asked for retained
+intermediates, or whether an input is used at all, the function is first traced to a jaxpr, once; it
+must then be traceable, so no Python `if` or `while` on its values.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .. import _compat as compat
+from .. import _taps as interpret
+from .._argnums import places, positions
+from .._describe import describe, differences
+from .._mistakes import explained
+from .._trees import adopt_dtype, conjugate, path_of, scatter, split, takes_gradient
+from ..errors import GradientError, TreeError, UsageError
+from .program import plain, traced
+from .retain import Retain, names_of
+
+
+class Retained(NamedTuple):
+    """A named intermediate and what reached it in the backward pass.
+
+    Fields:
+        value: what was given to `retain_grad`, a pytree; with an axis in front for each `scan` or
+            `vmap` around it.
+        grad: its gradient, shaped like `value`; `None` at integer and bool leaves.
+    """
+
+    value: Any
+    grad: Any
+
+
+class _Tag(NamedTuple):
+    """The static part of a retained entry: its name, and how its leaves make up the pytree."""
+
+    name: str
+    tree: Any
+    chosen: tuple[bool, ...]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["pull", "values"],
+    meta_fields=["function", "out", "out_tree", "tree", "chosen", "tags"],
+)
+@dataclass(frozen=True)
+class Pullback:
+    """Pulls a gradient of the output back to the inputs: the second result of `vjp`.
+
+    It may be called any number of times, and is a pytree: a jitted function may return it or take
+    it.
+
+    Fields:
+        pull: JAX's own pullback, onto the leaves that take gradients and the taps.
+        values: the leaves of each retained value.
+        function: the public function to name in errors.
+        out, out_tree: the types of the output's leaves, and its structure.
+        tree, chosen: how the gradients of leaves make up the pytree of gradients.
+        tags: how retained leaves make up pytrees; `None` where `retain` was `None`.
+    """
+
+    pull: Any
+    values: Any
+    function: str
+    out: tuple[Any, ...]
+    out_tree: Any
+    tree: Any
+    chosen: tuple[bool, ...]
+    tags: tuple[_Tag, ...] | None
+
+    def __call__(self, gradient: Any = None) -> Any:
+        """The gradients of the primals for the output gradient `gradient`, a pytree like `out`.
+
+        Without it the output must be a scalar, and its gradient is 1. Returns a tuple with the
+        gradients of each primal, and with `retain` `(that tuple, retained)`.
+        """
+        leaves, retained = self.gradients(gradient)
+        grads = scatter(self.tree, self.chosen, leaves)
+        return grads if self.tags is None else (grads, retained)
+
+    def gradients(self, gradient: Any) -> tuple[list[Any], dict[str, Retained]]:
+        """The gradients of the leaves that take one, and what was retained."""
+        leaves, taps = self.pull(self._seed(gradient))
+        return conjugate(leaves), {
+            tag.name: Retained(
+                tag.tree.unflatten(self.values[tag.name]),
+                tag.tree.unflatten(_placed(conjugate(taps[tag.name]), self.values[tag.name])),
+            )
+            for tag in self.tags or ()
+        }
+
+    def _seed(self, gradient: Any) -> list[Any]:
+        """The cotangents of the floating and complex output leaves, in JAX's convention."""
+        if gradient is None:
+            return [self._one()]
+        like = scatter(
+            self.out_tree, [*map(takes_gradient, self.out)], [*filter(takes_gradient, self.out)]
+        )
+        if jax.tree.structure(gradient) == jax.tree.structure(like):
+            gradient = jax.tree.map(adopt_dtype, gradient, like)
+        wrong = differences(gradient, like)
+        if wrong:
+            raise TreeError(
+                f"`{self.function}` got a `gradient` that does not fit the output; it has the"
+                " output's structure, shapes and dtypes, and None at integer and bool leaves:\n  "
+                + "\n  ".join(wrong)
+            )
+        return jax.tree.leaves(conjugate(gradient))
+
+    def _one(self) -> Any:
+        """The gradient 1 that a scalar output has where none is given."""
+        if len(self.out) != 1 or self.out[0].size != 1:
+            shown = ", ".join(map(describe, self.out)) or "nothing"
+            raise GradientError(
+                "grad can be implicitly created only for scalar outputs: "
+                f"`{self.function}` got a function that returns {shown}; reduce it to one number"
+                " (jnp.sum, jnp.mean), give the output's gradient (`gradient=`, for `vjp`"
+                " `pullback(v)`), or, where the function returns (output, something else), say"
+                " has_aux=True"
+            )
+        (out,) = self.out
+        if not takes_gradient(out):
+            raise GradientError(
+                "element 0 of tensors does not require grad and does not have a grad_fn: "
+                f"`{self.function}` got a function that returns {describe(out)}, and wants a"
+                " floating one"
+            )
+        if jnp.issubdtype(out.dtype, jnp.complexfloating):
+            raise GradientError(
+                f"grad can be implicitly created only for real scalar outputs but got {out.dtype}: "
+                f"give `{self.function}` the output's gradient, or return its real part"
+            )
+        return compat.one(out)
+
+
+def _placed(grads: list[Any], values: list[Any]) -> list[Any]:
+    """Retained gradients with the shardings of their values; taps are made without any."""
+    return [
+        None if g is None else compat.placed_like(g, jax.typeof(v))
+        for g, v in zip(grads, values, strict=True)
+    ]
+
+
+def vjp(
+    fun: Callable[..., Any], *primals: Any, has_aux: bool = False, retain: Retain = None
+) -> Any:
+    """The output of `fun` and the function that pulls a gradient of it back to the inputs.
+
+    Stands for `y = fun(x)` followed by `y.backward(gradient=v)`, any number of times: nothing is
+    freed, so there is no `retain_graph`.
+
+    Args:
+        fun: a function of the primals, returning a pytree of arrays; with `has_aux` a pair of it
+            and auxiliary data that is not differentiated.
+        primals: where to evaluate; pytrees of arrays or numbers.
+        has_aux: whether `fun` returns `(out, aux)`.
+        retain: names of `retain_grad` whose values and gradients are wanted: a name, several,
+            `fnmatch` patterns, `...` for all, `None` for nothing.
+
+    Returns:
+        `(out, pullback)`, or `(out, pullback, aux)`. `pullback(v)` takes a pytree like `out`, or
+        nothing where `out` is one number, and returns a tuple with a gradient for each primal; with
+        `retain`, `(that tuple, retained)`, a dict of `Retained(value, grad)`. Leaves that take no
+        gradient (integers, bools) get `None`.
+
+    Raises:
+        GradientError: `pullback()` where `out` is not a single real number, or primals of which
+            none takes a gradient, with no `retain`.
+        TreeError: a gradient of another structure, shape or dtype than `out`.
+        TagError: `retain` asks for a name that is not there, or a name was used twice.
+
+    Differs from `jax.vjp`: complex gradients are PyTorch's, the conjugate of JAX's.
+
+    >>> import jax.numpy as jnp, funcgrad as fg
+    >>> out, pullback = fg.vjp(lambda x: x**3, jnp.arange(3.0))
+    >>> pullback(jnp.ones(3))
+    (Array([ 0.,  3., 12.], dtype=float32),)
+    """
+    _check_callable(fun, "vjp")
+    retain = names_of(retain)
+    with explained:
+        forward = _forward(
+            lambda whole: fun(*whole), primals, "vjp", has_aux=has_aux, retain=retain
+        )
+    if has_aux:
+        return forward.out, forward.pullback, forward.aux
+    return forward.out, forward.pullback
+
+
+def grad(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    *,
+    has_aux: bool = False,
+    gradient: Any = None,
+    retain: Retain = None,
+    requires_grad: Any = None,
+    allow_unused: bool = True,
+    materialize_grads: bool = True,
+) -> Callable[..., Any]:
+    """A function that returns the gradient of `fun`.
+
+    Stands for `fun(x).backward()` and reading `x.grad`, and for `torch.autograd.grad`. Called as
+    `jax.grad` is; the keywords that JAX does not have default to what changes nothing.
+
+    Args:
+        fun: a function returning one number, or with `gradient` a pytree of arrays; with `has_aux`
+            a pair of it and auxiliary data.
+        argnums: the positional argument, or arguments, to differentiate with respect to.
+        has_aux: whether `fun` returns `(out, aux)`.
+        gradient: the gradient of the output, a pytree like it: `y.backward(gradient)`.
+        retain: names of `retain_grad` whose values and gradients are wanted: a name, several,
+            `fnmatch` patterns, `...` for all, `None` for nothing.
+        requires_grad: which leaves to differentiate: a pytree prefix of bools shaped like the
+            argument (like the tuple of arguments where `argnums` is one), or a predicate on
+            `(key path, leaf)`. Nothing is computed for the others.
+        allow_unused: whether a leaf may have no influence on the output; if not, that is an error.
+        materialize_grads: zeros for leaves without influence; `None` for them if false.
+            Influence is read off the derivative of the traced program: a leaf used only under
+            `detach`, as an integer, or through functions whose derivative is zero everywhere has
+            none. (For the last, `sign` or `floor`, PyTorch counts the leaf as used.)
+
+    Returns:
+        A function of the arguments of `fun` that returns `grads`; `(grads, aux)` with `has_aux`;
+        with `retain` a dict of `Retained(value, grad)` comes last: `(grads, retained)`,
+        `(grads, aux, retained)`. `grads` is shaped like the argument (a tuple of them where
+        `argnums` is one), with `None` at leaves that take no gradient: integers, bools, and what
+        `requires_grad` switches off.
+
+    Raises:
+        GradientError: the output is not one real number and `gradient` is not given, a leaf is
+            unused against `allow_unused=False`, or no leaf at all is of a dtype that takes a
+            gradient (and neither `requires_grad` nor `retain` says that none is meant to).
+        TreeError: `gradient` or `requires_grad` does not fit.
+        TagError: `retain` asks for a name that is not there, or a name was used twice.
+        UsageError: `fun`, `argnums` or an argument is of the wrong type.
+
+    Differs from `jax.grad`: complex gradients are PyTorch's, the conjugate of JAX's, so that
+    `p - lr * grad` descends; an output of one element may have any number of axes; integers beside
+    floating leaves give `None` instead of an error.
+
+    >>> import jax.numpy as jnp, funcgrad as fg
+    >>> fg.grad(lambda x: 2 * jnp.dot(x, x))(jnp.arange(4.0))
+    Array([ 0.,  4.,  8., 12.], dtype=float32)
+    >>> fg.grad(lambda x: x * x, gradient=jnp.ones(2))(jnp.arange(2.0))
+    Array([0., 2.], dtype=float32)
+    """
+    transform = _gradient(
+        "grad",
+        fun,
+        argnums,
+        has_aux,
+        gradient,
+        retain,
+        requires_grad,
+        allow_unused,
+        materialize_grads,
+    )
+
+    @_wraps(fun, "grad")
+    def grad_fun(*args: Any, **kwargs: Any) -> Any:
+        with explained:
+            result = transform(args, kwargs)
+        parts = [result.grads]
+        parts += [result.aux] if has_aux else []
+        parts += [result.retained] if retain is not None else []
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+    return grad_fun
+
+
+def value_and_grad(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    *,
+    has_aux: bool = False,
+    gradient: Any = None,
+    retain: Retain = None,
+    requires_grad: Any = None,
+    allow_unused: bool = True,
+    materialize_grads: bool = True,
+) -> Callable[..., Any]:
+    """A function that returns the value of `fun` and its gradient, from one forward pass.
+
+    Stands for `y = fun(x); y.backward()` and reading both `y` and `x.grad`. Arguments, errors and
+    conventions are those of [`grad`][funcgrad.grad].
+
+    Returns:
+        A function that returns `(value, grads)`; `((value, aux), grads)` with `has_aux`; with
+        `retain` a dict of `Retained(value, grad)` comes last: `(value, grads, retained)`,
+        `((value, aux), grads, retained)`.
+
+    >>> import jax.numpy as jnp, funcgrad as fg
+    >>> fg.value_and_grad(lambda x: jnp.sum(x**2))(jnp.arange(3.0))
+    (Array(5., dtype=float32), Array([0., 2., 4.], dtype=float32))
+    """
+    transform = _gradient(
+        "value_and_grad",
+        fun,
+        argnums,
+        has_aux,
+        gradient,
+        retain,
+        requires_grad,
+        allow_unused,
+        materialize_grads,
+    )
+
+    @_wraps(fun, "value_and_grad")
+    def value_and_grad_fun(*args: Any, **kwargs: Any) -> Any:
+        with explained:
+            result = transform(args, kwargs)
+        value = (result.value, result.aux) if has_aux else result.value
+        if retain is None:
+            return value, result.grads
+        return value, result.grads, result.retained
+
+    return value_and_grad_fun
+
+
+class _Result(NamedTuple):
+    value: Any
+    aux: Any
+    grads: Any
+    retained: dict[str, Retained]
+
+
+def _gradient(
+    function: str,
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int],
+    has_aux: bool,
+    gradient: Any,
+    retain: Retain,
+    requires_grad: Any,
+    allow_unused: bool,
+    materialize_grads: bool,
+) -> Callable[[tuple[Any, ...], dict[str, Any]], _Result]:
+    """What `grad` and `value_and_grad` share: everything but the arrangement of the result."""
+    _check_callable(fun, function)
+    several, found = positions(
+        argnums,
+        function,
+        advice=f"; arguments go into a second pair of parentheses: funcgrad.{function}(fun)(x)",
+    )
+    retain = names_of(retain)
+    if several and isinstance(requires_grad, list):
+        requires_grad = tuple(requires_grad)
+
+    def transform(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Result:
+        chosen = places(
+            found,
+            len(args),
+            function,
+            advice="; arguments passed by keyword are not differentiated, nor is what the function"
+            " closes over",
+        )
+        whole = tuple(args[i] for i in chosen) if several else args[chosen[0]]
+
+        def of_whole(whole: Any) -> Any:
+            filled = list(args)
+            for place, value in zip(chosen, whole if several else (whole,), strict=True):
+                filled[place] = value
+            return fun(*filled, **kwargs)
+
+        forward = _forward(
+            of_whole,
+            whole,
+            function,
+            has_aux=has_aux,
+            retain=retain,
+            requires_grad=requires_grad,
+            tell_used=not (allow_unused and materialize_grads),
+        )
+        pullback = forward.pullback
+        leaves, retained = pullback.gradients(gradient)
+        if not all(forward.used):
+            leaves = _unused(
+                function, pullback, leaves, forward.used, allow_unused, materialize_grads
+            )
+        return _Result(
+            forward.out, forward.aux, scatter(pullback.tree, pullback.chosen, leaves), retained
+        )
+
+    return transform
+
+
+def _unused(
+    function: str,
+    pullback: Pullback,
+    leaves: list[Any],
+    used: Sequence[bool],
+    allow_unused: bool,
+    materialize_grads: bool,
+) -> list[Any]:
+    """The gradients with those of unused leaves refused, kept or replaced by `None`."""
+    if not allow_unused:
+        whole = scatter(pullback.tree, pullback.chosen, leaves)
+        unused = [i for i, u in enumerate(used) if not u]
+        paths = [path_of(whole, i) or "the argument" for i in unused]
+        raise GradientError(
+            f"The differentiated Tensor at index {unused[0]} appears to not have been used in the"
+            " graph. Set allow_unused=True if this is the desired behavior.\n"
+            f"`{function}` got an output that does not depend on {', '.join(paths)}, and wants it"
+            " to; an input used only under `detach`, as an integer, or through functions whose"
+            " derivative is zero everywhere (sign, floor, round) counts as unused"
+        )
+    if materialize_grads:
+        return leaves
+    return [leaf if u else None for leaf, u in zip(leaves, used, strict=True)]
+
+
+class _Forward(NamedTuple):
+    """One forward pass.
+
+    Fields:
+        out, aux: what the function returned.
+        pullback: pulls a gradient of `out` back.
+        used: for each leaf that takes a gradient, whether `out` depends on it (true if not asked).
+    """
+
+    out: Any
+    aux: Any
+    pullback: Pullback
+    used: list[bool]
+
+
+def _forward(
+    fun: Callable[[Any], Any],
+    whole: Any,
+    function: str,
+    *,
+    has_aux: bool,
+    retain: Retain,
+    requires_grad: Any = None,
+    tell_used: bool = False,
+) -> _Forward:
+    leaves, recipe = split(whole, function, requires_grad)
+    if not leaves and recipe.rest and retain is None and requires_grad is None:
+        raise GradientError(
+            "only Tensors of floating point and complex dtype can require gradients: "
+            f"`{function}` got {', '.join(map(describe, recipe.rest))} to differentiate with"
+            " respect to, and wants a floating leaf among them; make it floating (3.0,"
+            " jnp.arange(4.0), x.astype(jnp.float32)), or name another argument with argnums="
+        )
+
+    def flat(leaves: list[Any]) -> tuple[Any, Any]:
+        result = fun(recipe.join(leaves))
+        return _pair(result, function) if has_aux else (result, None)
+
+    if retain is None and not tell_used:
+        program = plain(flat, leaves, function)
+    else:
+        program = traced(flat, leaves, function, retain, tell_used)
+    sites = program.sites
+    _, pull, ((out, aux), values) = jax.vjp(program.run, leaves, program.taps, has_aux=True)
+    out_leaves, out_tree = jax.tree.flatten(out)
+    pullback = Pullback(
+        pull=pull,
+        values=values,
+        function=function,
+        out=tuple(map(jax.typeof, out_leaves)),
+        out_tree=out_tree,
+        tree=recipe.tree,
+        chosen=recipe.chosen,
+        tags=None if retain is None else tuple(_tag(name, site) for name, site in sites.items()),
+    )
+    return _Forward(out, aux, pullback, program.used)
+
+
+def _tag(name: str, site: interpret.Site) -> _Tag:
+    return _Tag(name, site.tree, site.chosen)
+
+
+def _pair(result: Any, function: str) -> tuple[Any, Any]:
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise UsageError(
+            f"`{function}` got has_aux=True and a function that returns {describe(result)}, and"
+            " wants one that returns a pair (output, auxiliary data)"
+        )
+    return result
+
+
+def _check_callable(fun: Any, function: str) -> None:
+    if not callable(fun):
+        raise UsageError(
+            f"`{function}` got {describe(fun)}, and wants a function: there is no tensor to call"
+            f" backward on; write funcgrad.{function} of the function that computes it"
+        )
+
+
+def _wraps(fun: Any, function: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Names the result after `fun`, and keeps its docstring and signature."""
+
+    def wrap(wrapper: Callable[..., Any]) -> Callable[..., Any]:
+        wrapper = functools.wraps(fun)(wrapper)
+        wrapper.__name__ = f"{function}_{getattr(fun, '__name__', 'function')}"
+        return wrapper
+
+    return wrap

@@ -1,0 +1,104 @@
+"""A function to differentiate as a program of leaves and taps: as it stands, or traced."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from .. import _compat as compat
+from .. import _taps as interpret
+from .._describe import describe, tensor_advice
+from .._trees import Split, is_array, part, takes_gradient
+from ..errors import UsageError
+from .retain import Retain, select
+
+Flat = Callable[[list[Any]], tuple[Any, Any]]
+"""A function of the leaves that take gradients to `(out, aux)`."""
+
+
+class Program(NamedTuple):
+    """What `jax.vjp` is applied to.
+
+    Fields:
+        run: `(leaves, taps) -> (differentiated output leaves, ((out, aux), retained values))`.
+        sites: the tags that get a tap, by name.
+        taps: zeros for each of them.
+        used: for each leaf, whether the output depends on it; true where nobody asked.
+    """
+
+    run: Callable[[list[Any], dict[str, Any]], Any]
+    sites: dict[str, interpret.Site]
+    taps: interpret.Values
+    used: list[bool]
+
+
+def plain(flat: Flat, leaves: list[Any], function: str) -> Program:
+    """The function as it stands: nothing is traced, nothing tapped."""
+
+    def run(leaves: list[Any], taps: dict[str, Any]) -> Any:
+        out, aux = flat(leaves)
+        return _outputs(out, function), ((out, aux), {})
+
+    return Program(run, {}, {}, [True] * len(leaves))
+
+
+def traced(
+    flat: Flat, leaves: list[Any], function: str, retain: Retain, tell_used: bool
+) -> Program:
+    """The function traced, once, with a tap at each tag that `retain` asks for."""
+    closed, count, returned = _trace(flat, leaves, function)
+    sites = select(retain, interpret.find(closed), function)
+    zeros = functools.cache(interpret.Leaf.zeros)
+    taps = {name: site.taps(zeros) for name, site in sites.items()}
+    # What is shared is compiled once for each jaxpr: where nothing is staged, at each call anew.
+    staged = any(isinstance(tap, jax.core.Tracer) for tap in jax.tree.leaves(taps))
+
+    def run(leaves: list[Any], taps: interpret.Values) -> Any:
+        results, values = interpret.run(closed, leaves, taps, share=staged)
+        return results[:count], (returned.join(results[count:]), values)
+
+    used = _used(closed, leaves, count) if tell_used else [True] * len(leaves)
+    return Program(run, sites, taps, used)
+
+
+def _trace(flat: Flat, leaves: list[Any], function: str) -> tuple[Any, int, Split]:
+    """The function as a jaxpr, whose results are the differentiated outputs, then all it returned.
+
+    Beside it how many outputs there are, and how what was returned is put together; the latter
+    holds what is no array.
+    """
+    seen: list[tuple[int, Split]] = []
+
+    def arrays(*leaves: Any) -> list[Any]:
+        returned = flat(list(leaves))
+        out = _outputs(returned[0], function)
+        found, tree = jax.tree.flatten(returned)
+        results, recipe = part(tree, found, [*map(is_array, found)])
+        seen.append((len(out), recipe))
+        return [*out, *results]
+
+    return compat.trace(arrays, leaves), *seen[-1]
+
+
+def _used(closed: Any, leaves: list[Any], count: int) -> list[bool]:
+    """Which leaves the first `count` results depend on, in the sense of derivatives."""
+    program = compat.jaxpr_as_fun(closed)
+
+    def derivative(*both: Any) -> list[Any]:
+        dots = both[len(leaves) :]
+        return list(jax.jvp(lambda *xs: program(*xs)[:count], both[: len(leaves)], dots)[1])
+
+    return compat.used_inputs(compat.trace(derivative, [*leaves, *leaves]))[len(leaves) :]
+
+
+def _outputs(out: Any, function: str) -> list[Any]:
+    """The output's leaves that take a gradient."""
+    leaves = jax.tree.leaves(out)
+    for leaf in leaves:
+        if not is_array(leaf):
+            raise UsageError(
+                f"`{function}` got a function that returns {describe(leaf)}, and wants arrays;"
+                f" return anything else beside them with has_aux=True{tensor_advice(leaf)}"
+            )
+    return [leaf for leaf in leaves if takes_gradient(leaf)]

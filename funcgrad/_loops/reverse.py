@@ -1,0 +1,173 @@
+"""Reverse mode: a loop that keeps residuals, one linear in the tangents, and that one backwards."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+
+from .. import _compat as compat
+from .._lists import inverted, merge, select, split_at
+from ..errors import GradientError
+from .forward import Nonzero, jvp_p, partly
+from .primitive import Loop, Operands, loop_p, make, zeros
+from .segments import in_pieces
+
+
+def _split(trace: Any, *tracers: Any, loop: Loop, nonzero: Nonzero) -> list[Any]:
+    """Partial evaluation: what the primals give is computed now, what tangents give later."""
+    count = len(tracers) - sum(nonzero.inputs)
+    known = [t.pval.get_known() for t in tracers[:count] if t.is_known()]
+    if len(known) < count or all(t.is_known() for t in tracers):
+        return trace.default_process_primitive(jvp_p, tracers, {"loop": loop, "nonzero": nonzero})
+    if loop.length is None:
+        raise GradientError(
+            "`fori_loop` got bounds that are known at run time only and no `max_steps`, and reverse"
+            " mode must know how many steps to make room for; pass max_steps=, the most steps there"
+            " can be, or use forward mode (jax.jvp, jax.jacfwd)"
+        )
+    if loop.checkpoints is not None and loop.length > loop.checkpoints:
+        with compat.set_current_trace(trace):
+            return in_pieces(tracers, loop, nonzero)
+    ops = loop.operands(known)
+    (steps, *out), residuals = _keeping_residuals(ops, loop, nonzero)
+    dots = split_at(tracers[count:], sum(nonzero.consts), sum(nonzero.carry))
+    linear, operands = _linear_loop(steps, residuals, dots, loop, nonzero)
+    _, *dots_out = trace.default_process_primitive(loop_p, operands, {"loop": linear})
+    return [steps, *out, *dots_out]
+
+
+class Residuals(NamedTuple):
+    """What the linearised body needs in each step.
+
+    Fields:
+        leaves: from the consts and a row of the xs to the leaves of what it needs.
+        tree: what they are the leaves of: the linear function that `jax.linearize` returns.
+        consts: leaves that are the same in every step, computed once.
+        xs: leaves with a row for each step.
+    """
+
+    leaves: Callable[[Sequence[Any], Sequence[Any]], list[Any]]
+    tree: Any
+    consts: list[Any]
+    xs: list[Any]
+
+
+def _keeping_residuals(ops: Operands, loop: Loop, nonzero: Nonzero) -> tuple[list[Any], Residuals]:
+    """Runs the loop, and has it write down the residuals that change from step to step.
+
+    Those that cost less to compute from others than to write down are computed from them.
+    """
+    body, trees = compat.jaxpr_as_fun(loop.body), []
+
+    def step(consts: list[Any], carry: list[Any], row: list[Any]) -> Any:
+        run, given = partly(body, [*consts, *carry, *row], nonzero)
+        new, linear, rest = jax.linearize(run, *given, has_aux=True)
+        leaves, tree = jax.tree.flatten(linear)
+        trees.append(tree)
+        out = merge(nonzero.outputs, new, rest)
+        return out[: loop.carry], [*out[loop.carry :], *leaves]
+
+    made, extra = make(
+        step, ops.consts, ops.carry, ops.xs, length=loop.length, reverse=loop.reverse
+    )
+    consts, count = [*extra, *ops.consts], len(nonzero.outputs)
+    how = compat.outputs(made.body, len(consts), count)
+    fixed = compat.jaxpr_as_fun(how.program)(*consts) if how.program else []
+    source = [i - made.consts - made.carry if i is not None else -1 for i in how.inputs]
+    stacked = [
+        not invariant and row < 0 and how.firsts[index] == index
+        for index, (invariant, row) in enumerate(zip(how.invariant, source, strict=True))
+    ]
+    at_hand = [invariant or row >= 0 for invariant, row in zip(how.invariant, source, strict=True)]
+    derived = compat.derived(made.body, count, at_hand, stacked)
+    stacked = [s and not d for s, d in zip(stacked, derived.which, strict=True)]
+    keep = compat.prune(made.body, [True] * count + stacked)
+    made = made._replace(
+        body=keep, cond=loop.cond, conds=loop.conds, residuals=loop.residuals + sum(stacked)
+    )
+    out = loop_p.bind(ops.limit, *ops.conds, *consts, *ops.carry, *ops.xs, loop=made)
+    main, kept = out[: 1 + count], out[1 + count :]
+
+    def leaves(consts: Sequence[Any], rows: Sequence[Any]) -> list[Any]:
+        found: dict[int, Any] = dict(zip(_where(how.invariant), consts, strict=True))
+        found.update(zip(_where(stacked), rows, strict=False))
+        found.update({i: rows[len(kept) + row] for i, row in enumerate(source) if row >= 0})
+        if derived.program:
+            again = compat.jaxpr_as_fun(derived.program)(*(found[i] for i in derived.inputs))
+            found.update(zip(_where(derived.which), again, strict=True))
+        return [found[i] if i in found else found[how.firsts[i]] for i in range(len(source))]
+
+    return main, Residuals(leaves, trees[-1], fixed, [*kept, *ops.xs])
+
+
+def _where(flags: Sequence[bool]) -> list[int]:
+    return [index for index, flag in enumerate(flags) if flag]
+
+
+def _linear_loop(
+    steps: Any, residuals: Residuals, dots: list[list[Any]], loop: Loop, nonzero: Nonzero
+) -> tuple[Loop, list[Any]]:
+    """The loop over tangents alone, and its operands."""
+    fixed, rows, moved = len(residuals.consts), len(residuals.xs), sum(nonzero.carry)
+
+    def step(consts: list[Any], carry: list[Any], row: list[Any]) -> Any:
+        linear = residuals.tree.unflatten(residuals.leaves(consts[:fixed], row[:rows]))
+        out = linear(*consts[fixed:], *carry, *row[rows:])
+        return out[:moved], out[moved:]
+
+    consts, xs = [*residuals.consts, *dots[0]], [*residuals.xs, *dots[2]]
+    static = {**loop.static, "linear": True, "residuals": 0}
+    made, extra = make(step, consts, dots[1], xs, **static)
+    return made, [steps, *extra, *consts, *dots[1], *xs]
+
+
+def _known_part(unknown: Sequence[bool], *, loop: Loop, nonzero: Nonzero) -> Any:
+    count = len(unknown) - sum(nonzero.inputs)
+    if any(unknown[:count]):
+        return None
+    return loop_p, {"loop": loop}, count, 1 + len(nonzero.outputs)
+
+
+def _transpose(cotangents: Sequence[Any], *flat: Any, loop: Loop) -> list[Any]:
+    """One loop backwards: the carry is the cotangents of the carry and of the linear constants."""
+    if not loop.linear:
+        raise GradientError(
+            "`jax.linear_transpose` got a function with a `while_loop` or `fori_loop` of funcgrad,"
+            " which is transposed only after it is linearised; use jax.vjp or jax.linearize"
+        )
+    ops, body = loop.operands(flat), compat.jaxpr_as_fun(loop.body)
+    types = split_at([v.aval for v in compat.open_up(loop.body).invars], loop.consts, loop.carry)
+    consts, xs = ([compat.is_linear(x) for x in part] for part in (ops.consts, ops.xs))
+    _, carry_cts, ys_cts = split_at(cotangents, 1, loop.carry)
+    ys = [type(ct) is not compat.Zero for ct in ys_cts]
+    fixed = select(ops.xs, inverted(xs))
+    linear = select(types[0], consts), types[1], select(types[2], xs)
+
+    def step(given: list[Any], state: list[Any], row: list[Any]) -> Any:
+        def forward(a: list[Any], b: list[Any], c: list[Any]) -> Any:
+            row_in = merge(xs, c, row[: len(fixed)])
+            out = body(*merge(consts, a, given), *b, *row_in)
+            return out[: loop.carry], select(out[loop.carry :], ys)
+
+        cts, sums = state[: loop.carry], state[loop.carry :]
+        new = jax.linear_transpose(forward, *linear)((cts, row[len(fixed) :]))
+        return [*new[1], *map(lax.add, sums, new[0])], new[2]
+
+    given = select(ops.consts, inverted(consts))
+    start = [*map(compat.instantiate_zeros, carry_cts), *map(zeros, linear[0])]
+    rows = [*fixed, *select(ys_cts, ys)]
+    static = {**loop.static, "reverse": not loop.reverse, "residuals": 0}
+    made, extra = make(step, given, start, rows, **static)
+    out = loop_p.bind(ops.limit, *extra, *given, *start, *rows, loop=made)
+    _, carry, sums, back = split_at(out, 1, loop.carry, sum(consts))
+    return [
+        *[None] * (1 + loop.conds),
+        *merge(consts, sums, [None] * len(given)),
+        *(ct if compat.is_linear(x) else None for ct, x in zip(carry, ops.carry, strict=True)),
+        *merge(xs, back, [None] * len(fixed)),
+    ]
+
+
+compat.def_partial_eval(jvp_p, _split, _known_part)
+compat.def_transpose(loop_p, _transpose)

@@ -1,0 +1,1 @@
+"""A JAX function held against a torch function: run both, pair their arrays, judge, report."""

@@ -1,0 +1,159 @@
+"""JAX's side of a live comparison: the port compiled with its pullback, its tags read."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcgrad._grad.backward import vjp
+
+from .inputs import Inputs, by_path, plain, said_call
+from .state import State, renamed
+
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+_NARROW = {"float64": "float32", "complex128": "complex64", "int64": "int32", "uint64": "uint32"}
+
+
+class Ran(NamedTuple):
+    """What JAX computed, as NumPy arrays.
+
+    Attributes:
+        out: the output's leaves by path.
+        values, grads: of the tags' leaves by name and path; no gradient for integers.
+        leaves: the gradients of parameters and inputs, `None` for integers.
+    """
+
+    out: dict[str, np.ndarray]
+    values: dict[str, np.ndarray]
+    grads: dict[str, np.ndarray]
+    leaves: list[np.ndarray | None]
+
+    def of(self, where: tuple[str, Any]) -> tuple[Any, Any]:
+        """Value and gradient of an output, a tag or a leaf."""
+        what, key = where
+        if what == "output":
+            return self.out[key], None
+        if what == "intermediate":
+            return self.values[key], self.grads.get(key)
+        return None, self.leaves[key]
+
+
+class Port:
+    """JAX's function: compiled once, called for every input.
+
+    Attributes:
+        notes: what could not be done.
+    """
+
+    def __init__(
+        self,
+        jax_fn: Callable[..., Any],
+        inputs: Inputs,
+        state: State | None,
+        names: Any,
+        jit: Any,
+        hint: str,
+    ) -> None:
+        def run(arrays: list[Any]) -> Any:
+            count = len(state.tensors) if state else 0
+            before = (renamed(state.filled(arrays[:count]), names),) if state else ()
+            args = (*before, *inputs.join(arrays[count:]))
+            with said_call("JAX", args, hint):
+                out = jax_fn(*args)
+            # A tuple: the gradient of a bare integer would be None, which asks `vjp` for its own.
+            return (plain(out),)
+
+        def of(retain: Any) -> Callable[[list[Any]], Any]:
+            return lambda arrays: vjp(run, arrays, retain=retain)
+
+        self.notes: list[str] = []
+        self._jit = bool(jit)
+        self._plain = of(None)
+        self._forward = jax.jit(of(...)) if jit else of(...)
+        self._pull = jax.jit(lambda pullback, seeds: pullback(seeds))
+
+    def forward(self, arrays: list[Any]) -> tuple[Any, Any]:
+        """The output, containers made plain, and the pullback."""
+        try:
+            (out,), pullback = self._forward(arrays)
+            return out, pullback
+        except _NEEDS_VALUES as error:
+            if self._jit:
+                error.add_note(
+                    "`with_torch` compiles the JAX function; with jit=False, Python's `if` and"
+                    " `while` may look at its values, but its tags cannot be read then"
+                )
+                raise
+        self._forward = self._plain
+        self._note("the JAX function looks at its values, so its tags could not be read")
+        (out,), pullback = self._forward(arrays)
+        return out, pullback
+
+    def _note(self, note: str) -> None:
+        self.notes += [] if note in self.notes else [note]
+
+    def in_other_precision(
+        self, arrays: list[Any], seeds: Mapping[str, Any] | None
+    ) -> list[tuple[Ran, float]]:
+        """Everything in double precision, or where it is double already in single.
+
+        With it comes how many times larger the difference is than the roundings of these arrays;
+        nothing where the function does not run so.
+        """
+        dtypes = [leaf.dtype.name for leaf in arrays if isinstance(leaf, jax.Array)]
+        double = "float64" in dtypes or "complex128" in dtypes
+        with jax.enable_x64(not double), jax.numpy_dtype_promotion("standard"):
+            try:
+                cast = [_cast(leaf, double) for leaf in arrays]
+                ran = self.backward(*self.forward(cast), seeds)
+            except Exception:
+                self._note(
+                    "what rounding does was measured less well: it runs in one precision only"
+                )
+                return []
+        return [(ran, 2.0**29 if double else 1.0)]
+
+    def backward(self, out: Any, pullback: Any, seeds: Mapping[str, Any] | None) -> Ran:
+        """Everything, for these gradients of the outputs; without them values alone."""
+        paths = by_path(out)
+        tree = jax.tree.structure(out)
+        if seeds is None:
+            given = {p: jnp.zeros_like(leaf) for p, leaf in paths.items() if _inexact(leaf)}
+        else:
+            given = {p: jnp.asarray(seeds[p], paths[p].dtype) for p in seeds}
+        pulled = self._pull(pullback, (tree.unflatten([given.get(path) for path in paths]),))
+        (grads,), retained = pulled if pullback.tags is not None else (pulled, {})
+        values: dict[str, Any] = {}
+        tagged: dict[str, Any] = {}
+        for name, kept in retained.items():
+            values |= by_path(kept.value, name)
+            tagged |= by_path(kept.grad, name)
+        if seeds is None:
+            tagged, grads = {}, [None] * len(grads)
+        return Ran(
+            {path: np.asarray(leaf) for path, leaf in paths.items()},
+            {name: np.asarray(leaf) for name, leaf in values.items()},
+            {name: np.asarray(leaf) for name, leaf in tagged.items()},
+            [None if grad is None else np.asarray(grad) for grad in grads],
+        )
+
+
+def _cast(leaf: Any, double: bool) -> Any:
+    """An array from single or half to double precision, or from 64 bits to 32."""
+    if not isinstance(leaf, jax.Array) or leaf.dtype == bool:
+        return leaf
+    array = np.asarray(leaf)
+    if double:
+        return jnp.asarray(array.astype(_NARROW.get(array.dtype.name, array.dtype)))
+    wide = "complex128" if array.dtype.kind == "c" else "float64"
+    return jnp.asarray(array.astype(wide)) if _inexact(leaf) else leaf
+
+
+def _inexact(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)

@@ -1,0 +1,1 @@
+"""A recording held against a port: read, parse, align, judge, report."""

@@ -1,0 +1,248 @@
+"""Arranges the parts: reads or runs two files, lines them up, judges. Its result is plain data."""
+
+import re
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+from ...errors import CompareError
+from .align import Pair, pair_cells, pair_values
+from .cells import Cell, order_notes
+from .judge import Verdict, judge
+from .map import read_map
+from .marks import spans
+from .read import read
+from .run import DEFAULT_TIMEOUT, Progress, run
+from .shown import shown
+from .values import Value
+
+_RANDOM = re.compile(r"(?:^|\s)#+[ \t]*random[ \t]*(?::.*)?$", re.MULTILINE | re.IGNORECASE)
+_LEFT_OUT = "the map says that the port has nothing for this"
+_SHOWS_NOTHING = "end each cell with what it is to show"
+_NOT_RUN = "run it afresh, without --no-run"
+_NEVER = "a progress bar, a timing, an address or a module: not compared"
+_FOLDERS = (
+    Path(__file__).parents[2] / "notebooks",  # where a wheel puts them
+    Path(__file__).parents[3] / "notebooks",  # in a source checkout
+)
+
+
+class Row(NamedTuple):
+    """One line of a report.
+
+    Attributes:
+        recorded: what the recording shows, empty where it shows nothing.
+        ours: what the port shows, empty where it shows nothing.
+        status: `agree`, `differ`, `missing` (the port lacks it; that is a difference), or `note`
+            (there was nothing to compare).
+        name: what the value goes by, where that is known: the expression, or the words before it.
+        verdict: what `judge` said, `None` where it was not asked.
+        reason: why it differs, is missing or was not compared.
+        marks: where in `recorded` and where in `ours` the numbers that differ stand.
+    """
+
+    recorded: str
+    ours: str
+    status: str
+    name: str = ""
+    verdict: Verdict | None = None
+    reason: str = ""
+    marks: tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]] = ((), ())
+
+
+class CellReport(NamedTuple):
+    """What came of one cell.
+
+    Attributes:
+        label: how it is called, `In [18]`.
+        rows: a row for each of its values, or for each output where none is a value.
+        only_ours: whether no recorded cell belongs to it, so that nothing could be compared.
+        port: how the port's cells are called, empty where it has none.
+        places: the places of the recorded cells in their file.
+    """
+
+    label: str
+    rows: tuple[Row, ...]
+    only_ours: bool = False
+    port: str = ""
+    places: tuple[int, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing differs and nothing is missing."""
+        return not any(row.status in ("differ", "missing") for row in self.rows)
+
+
+class Report(NamedTuple):
+    """What came of a comparison.
+
+    Attributes:
+        recording: the file of the recording.
+        port: the file of the port.
+        ran: whether the port was executed afresh.
+        cells: the cells, in the order of the recording.
+        notes: what is worth knowing about the recording as a whole.
+    """
+
+    recording: str
+    port: str
+    ran: bool
+    cells: tuple[CellReport, ...]
+    notes: tuple[str, ...] = ()
+
+    def count(self, status: str) -> int:
+        """How many rows have a status."""
+        return sum(row.status == status for cell in self.cells for row in cell.rows)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing differs and nothing is missing."""
+        return not self.count("differ") and not self.count("missing")
+
+
+def default_file(name: str) -> Path:
+    """A notebook that comes with funcgrad: installed with it, or in the source checkout.
+
+    Raises:
+        CompareError: it is in neither place.
+    """
+    for folder in _FOLDERS:
+        if (folder / name).is_file():
+            return folder / name
+    raise CompareError(f"{name}: not in this installation of funcgrad; name the file to compare")
+
+
+def compare(
+    recording: str | Path,
+    port: str | Path,
+    *,
+    fresh: bool = True,
+    timeout: int = DEFAULT_TIMEOUT,
+    strict: bool = False,
+    mapping: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Compare a port with the recorded outputs of what it ports.
+
+    Args:
+        recording: a notebook with outputs, or a text export.
+        port: a notebook, or a `.py` in percent format. With `fresh=False` anything that
+            `recording` may be.
+        fresh: execute the port in a new kernel; otherwise its stored outputs are compared.
+        timeout: the limit for each cell, in whole seconds.
+        strict: another width of a dtype, `int32` for `int64`, is a difference.
+        mapping: a file that says which cells belong together; `_map.py` tells its format.
+        progress: called with the number of cells run and of all.
+
+    Returns:
+        What came of it, cell by cell, as plain data.
+
+    Raises:
+        CompareError: a file cannot be read or run, or one of the two shows no value.
+
+    >>> recording = default_file("original_outputs.ipynb")
+    >>> report = compare(recording, recording, fresh=False)
+    >>> report.agrees, len(report.cells), report.count("agree")
+    (True, 13, 31)
+    """
+    recorded = read(recording)
+    _require_values(recording, recorded, _to_execute(Path(recording)))
+    stored = read(port)
+    places = None if mapping is None else read_map(mapping, recorded, stored)
+    ours = run(port, timeout=timeout, progress=progress) if fresh else stored
+    _require_values(port, ours, _SHOWS_NOTHING if fresh else _NOT_RUN)
+    pairs = pair_cells(recorded, ours, places)
+    cells = tuple(_cell_report(pair, strict) for pair in pairs)
+    return Report(str(recording), str(port), fresh, cells, tuple(order_notes(recorded)))
+
+
+def _require_values(path: str | Path, cells: Sequence[Cell], fix: str) -> None:
+    if not any(cell.outputs for cell in cells):
+        raise CompareError(f"{path}: has no outputs to compare; {fix}")
+    if not any(shown(cell).values for cell in cells):
+        raise CompareError(f"{path}: has outputs, but no value in them to compare")
+
+
+def _to_execute(recording: Path) -> str:
+    """What makes a recording that was never run hold what its cells show."""
+    if recording.suffix not in (".ipynb", ".py"):
+        return _SHOWS_NOTHING
+    steps = [f"jupytext --to ipynb {recording}"] if recording.suffix == ".py" else []
+    steps += [f"jupyter execute --inplace {recording.with_suffix('.ipynb')}"]
+    return "run it where PyTorch is installed, and compare with that: " + " && ".join(steps)
+
+
+def is_random(cell: Cell) -> bool:
+    r"""Whether a cell is marked random: with a comment `# random`, or a tag `random`.
+
+    >>> is_random(Cell(1, (), "torch.rand(2)  # random"))
+    True
+    >>> is_random(Cell(1, (), "# Random: no seed\nx")), is_random(Cell(1, (), "# random walks"))
+    (True, False)
+    """
+    return any(tag.strip().lower() == "random" for tag in cell.tags) or bool(
+        _RANDOM.search(cell.source)
+    )
+
+
+def _cell_report(pair: Pair, strict: bool) -> CellReport:
+    recorded = [value for cell in pair.recorded for value in shown(cell).values]
+    ours = [value for cell in pair.port for value in shown(cell).values]
+    random = any(map(is_random, (*pair.recorded, *pair.port)))
+    rows = [_row(one, other, pair, strict, random) for one, other in pair_values(recorded, ours)]
+    rows += _incomparable(pair)
+    return CellReport(
+        pair.label,
+        tuple(rows or _without_values(pair)),
+        only_ours=not pair.recorded,
+        port=", ".join(f"cell {cell.place}" for cell in pair.port),
+        places=tuple(cell.place for cell in pair.recorded),
+    )
+
+
+def _row(recorded: Value | None, ours: Value | None, pair: Pair, strict: bool, random: bool) -> Row:
+    if recorded is None:
+        assert ours is not None
+        where = "not in the recorded cell" if pair.recorded else "no recorded cell answers to this"
+        return Row("", ours.text, "note", ours.label, reason=where)
+    if ours is None:
+        if pair.mapped and not pair.port:
+            return Row(recorded.text, "", "note", recorded.label, reason=_LEFT_OUT)
+        where = "the port's cell lacks this" if pair.port else "the port has no such cell"
+        return Row(recorded.text, "", "missing", recorded.label, reason=where)
+    verdict = judge(recorded, ours, strict=strict, random=random)
+    status = "agree" if verdict.agrees else "differ"
+    if verdict.agrees and verdict.reason:
+        status = "note"
+    reason = "; ".join(filter(None, (verdict.reason, verdict.hint)))
+    marks = (
+        spans(recorded, (one for one, _ in verdict.marks)),
+        spans(ours, (other for _, other in verdict.marks)),
+    )
+    return Row(recorded.text, ours.text, status, recorded.label, verdict, reason, marks)
+
+
+def _incomparable(pair: Pair) -> list[Row]:
+    """A row for each line that no two runs share."""
+    sides = [
+        [line for cell in cells for line in shown(cell).skipped]
+        for cells in (pair.recorded, pair.port)
+    ]
+    return [
+        Row(theirs, ours, "note", reason=_NEVER)
+        for theirs, ours in zip_longest(*sides, fillvalue="")
+    ]
+
+
+def _without_values(pair: Pair) -> list[Row]:
+    """Cells that show something, but no value: pictures, errors, words."""
+    sides = [_other_outputs(pair.recorded), _other_outputs(pair.port)]
+    return [
+        Row(theirs, ours, "note", reason="no value to compare")
+        for theirs, ours in zip_longest(*sides, fillvalue="")
+    ]
+
+
+def _other_outputs(cells: Sequence[Cell]) -> list[str]:
+    return [f"{one.kind}: {one.text.strip()}" for cell in cells for one in cell.outputs]

@@ -1,0 +1,370 @@
+"""`judge`: whether a printed value and a recorded one agree, and if not where and by how much.
+
+How close two numbers must be is the larger of
+
+* half a unit in the last place that the recording shows (nothing where it shows the number in
+  full: `28.` is exactly 28), and
+* what the dtype itself resolves, `RESOLUTION[dtype]` times the recorded magnitude: a few roundings,
+  as two builds of one library differ by. Of the two sides the coarser dtype counts.
+
+Integers and bools agree exactly. NaN agrees with NaN, an infinity with the same infinity, and zeros
+whatever their sign. A dtype of another kind (float, int, bool, complex) is a difference; another
+width of the same kind (`int64`, `int32`) is only noted, since JAX is 32-bit unless told otherwise;
+with `strict` it is a difference. Of random numbers only kind, shape and dtype are compared.
+"""
+
+import cmath
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from .explain import explain
+from .values import Number, Value
+
+RESOLUTION: Mapping[str, float] = MappingProxyType(
+    {
+        "float64": 4 * 2.0**-52,
+        "float32": 4 * 2.0**-23,
+        "float16": 2 * 2.0**-10,
+        "bfloat16": 2 * 2.0**-7,
+        "float8_e4m3fn": 2 * 2.0**-3,
+        "float8_e5m2": 2 * 2.0**-2,
+        "complex128": 4 * 2.0**-52,
+        "complex64": 4 * 2.0**-23,
+        "complex32": 2 * 2.0**-10,
+    }
+)
+_TORCH_DEFAULTS = {"float": "float32", "int": "int64", "complex": "complex64", "bool": "bool"}
+_NUMBERS = ("float", "int", "bool", "complex", "size")
+_EXACT_KINDS = ("int", "bool", "size")
+_DOUBLE_DIGITS = 12
+_MOST_MARKS = 1000
+_FEW_UNITS = 100
+_RANDOM = "marked random: kind, shape and dtype agree, numbers are not compared"
+
+
+class Verdict(NamedTuple):
+    """What `judge` found.
+
+    Attributes:
+        agrees: whether the two agree.
+        reason: why not, or why there was little to compare; empty where all is plain.
+        difference: the largest difference; where some differ, the one that is furthest over what
+            is allowed. `inf` where only one side is finite; `None` if no numbers were compared.
+        allowed: what is allowed at that number.
+        unit: the worth of its last printed place, 0 where it was printed in full.
+        at: the index of that number.
+        recorded: that number in the recording.
+        actual: that number in the port.
+        compared: how many numbers were compared.
+        differing: how many of them differ.
+        notes: what is worth knowing and is no difference.
+        hint: what the difference looks like: a flipped sign, swapped axes, a factor.
+        marks: where the numbers differ: their positions in `numbers`, recorded and ours; the
+            first thousand.
+        what: what differs: `kind` (a number and `None`), `dtype`, `shape`, `value`; else empty.
+    """
+
+    agrees: bool
+    reason: str = ""
+    difference: float | None = None
+    allowed: float | None = None
+    unit: float | None = None
+    at: tuple[int, ...] | None = None
+    recorded: Number | None = None
+    actual: Number | None = None
+    compared: int = 0
+    differing: int = 0
+    notes: tuple[str, ...] = ()
+    hint: str = ""
+    marks: tuple[tuple[int, int], ...] = ()
+    what: str = ""
+
+
+def judge(recorded: Value, actual: Value, *, strict: bool = False, random: bool = False) -> Verdict:
+    """Compare one value of the port with the one that was recorded.
+
+    Args:
+        recorded: what PyTorch printed; its last printed place sets the tolerance.
+        actual: what the port printed.
+        strict: another width of the same kind of dtype, as `int32` for `int64`, is a difference.
+        random: the numbers are random; only kind, shape and dtype are compared.
+
+    Returns:
+        The verdict; `suffixes` such as `requires_grad` and `grad_fn` are not compared.
+
+    >>> from funcgrad.compare import parse
+    >>> torch, = parse("tensor([0.5000, 1.2346])").values
+    >>> jax, = parse("Array([0.5, 1.2347], dtype=float32)").values
+    >>> verdict = judge(torch, jax)
+    >>> verdict.agrees, verdict.at, verdict.allowed, verdict.reason
+    (False, (1,), 5e-05, '1 of 2 numbers differs, at [1]: recorded 1.2346, ours 1.2347')
+    >>> verdict.hint
+    'by 1 unit in the last printed place'
+    """
+    verdict = _judge(recorded, actual, random)
+    if strict and verdict.agrees and verdict.notes:
+        reason, *notes = verdict.notes
+        return verdict._replace(agrees=False, reason=reason, notes=tuple(notes), what="dtype")
+    if verdict.agrees:
+        return verdict
+    hint = explain(recorded, actual, lambda one, other: _judge(one, other, random).agrees)
+    return verdict._replace(hint=hint or _in_units(verdict))
+
+
+def _judge(recorded: Value, actual: Value, random: bool) -> Verdict:
+    kinds = {recorded.kind, actual.kind}
+    if "size" in kinds:
+        kinds = (kinds - {"size"}) | {"int"}
+    if len(kinds) > 1:
+        what = "dtype" if kinds <= set(_NUMBERS) else "kind"
+        return Verdict(False, f"recorded {_kind(recorded)}, ours is {_kind(actual)}", what=what)
+    if recorded.kind not in _NUMBERS:
+        return _judge_other(recorded, actual, random)
+    if not same_shape(recorded.shape, actual.shape):
+        shapes = f"{_shape(recorded.shape)}, ours is {_shape(actual.shape)}"
+        return Verdict(False, f"recorded shape {shapes}", what="shape")
+    for side, value in (("the recording", recorded), ("ours", actual)):
+        if not value.elided and math.prod(n or 0 for n in value.shape) != len(value.numbers):
+            said = f"{side} shows {len(value.numbers)} numbers for {value.shape}"
+            return Verdict(False, said, what="shape")
+    notes = _width_notes(recorded, actual)
+    if random and recorded.kind != "size":
+        return Verdict(True, _RANDOM, notes=notes)
+    return _judge_numbers(recorded, actual, notes)
+
+
+def _kind(value: Value) -> str:
+    return value.kind if value.kind not in _NUMBERS else f"{value.dtype or value.kind}"
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    """A shape as Python prints it, an unknown length as `?`.
+
+    >>> _shape((3,)), _shape((None, 2)), _shape(())
+    ('(3,)', '(?, 2)', '()')
+    """
+    return str(shape).replace("None", "?")
+
+
+def same_shape(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
+    """Whether two shapes agree where both are known."""
+    return len(one) == len(other) and all(
+        a == b or a is None or b is None for a, b in zip(one, other, strict=True)
+    )
+
+
+def _judge_other(recorded: Value, actual: Value, random: bool) -> Verdict:
+    """Values without numbers: `None`, strings, dtypes, shapes."""
+    if recorded.kind == "string":
+        if random:
+            return Verdict(True, _RANDOM)
+        ours, theirs = actual.text[1:-1], recorded.text[1:-1]
+        if ours == theirs:
+            return Verdict(True)
+        return Verdict(False, "the strings differ", what="value")
+    if recorded.kind == "struct" and recorded.shape != actual.shape:
+        shapes = f"{_shape(recorded.shape)}, ours is {_shape(actual.shape)}"
+        return Verdict(False, f"recorded shape {shapes}", what="shape")
+    ours, theirs = actual.dtype or "", recorded.dtype or ""
+    if _letters(ours) != _letters(theirs):
+        return Verdict(False, f"recorded {theirs}, ours is {ours}", what="dtype")
+    return Verdict(True, notes=() if ours == theirs else (f"recorded {theirs}, ours is {ours}",))
+
+
+def _letters(dtype: str) -> str:
+    """The kind of a dtype without its width: `bfloat16` and `float32` are floats."""
+    return dtype.rstrip("0123456789_emfnuz").removeprefix("b" if dtype.startswith("bf") else "")
+
+
+def _width_notes(recorded: Value, actual: Value) -> tuple[str, ...]:
+    theirs = _dtype(recorded)
+    if actual.dtype is None or theirs is None or theirs == actual.dtype:
+        return ()
+    return (f"recorded {theirs}, ours is {actual.dtype}",)
+
+
+def _dtype(value: Value) -> str | None:
+    """The dtype; PyTorch leaves out its defaults."""
+    return value.dtype or (_TORCH_DEFAULTS.get(value.kind) if value.form == "tensor" else None)
+
+
+def _judge_numbers(recorded: Value, actual: Value, notes: tuple[str, ...]) -> Verdict:
+    theirs, ours = _common(recorded, actual)
+    if not theirs and (recorded.numbers or actual.numbers or recorded.elided):
+        return Verdict(True, "no number is shown on both sides", notes=notes)
+    resolution = _resolution(recorded, actual)
+    compared = [
+        _one(recorded, i, actual.numbers[j], resolution) for i, j in zip(theirs, ours, strict=True)
+    ]
+    if not compared:
+        return Verdict(True, notes=notes)
+    wrong = [i for i, one in enumerate(compared) if not _fits(*one)]
+    worst = max(range(len(compared)), key=lambda i: _how_bad(*compared[i]))
+    difference, allowed, _ = compared[worst]
+    verdict = Verdict(
+        not wrong,
+        "",
+        difference,
+        allowed,
+        abs(recorded.units[theirs[worst]]),
+        _index(recorded, theirs[worst]),
+        recorded.numbers[theirs[worst]],
+        actual.numbers[ours[worst]],
+        len(compared),
+        len(wrong),
+        notes,
+        marks=tuple((theirs[i], ours[i]) for i in wrong[:_MOST_MARKS]),
+    )
+    return verdict._replace(reason=_reason(verdict), what="value") if wrong else verdict
+
+
+def _one(
+    recorded: Value, position: int, ours: Number, resolution: float
+) -> tuple[float, float, float]:
+    """Difference, allowance, and the rounding of the comparison itself, of one number."""
+    theirs = recorded.numbers[position]
+    unit = recorded.units[position]
+    if recorded.kind == "complex":
+        return _one_complex(_as_complex(theirs), _as_complex(ours), complex(unit), resolution)
+    a, b = _as_float(theirs), _as_float(ours)
+    if recorded.kind in _EXACT_KINDS:
+        same = theirs == ours or (a != a and b != b)
+        return (0.0 if same else max(_difference(a, b), 1.0)), 0.0, 0.0
+    return _difference(a, b), _allowed(a, float(unit.real), resolution), _fuzz(a, b)
+
+
+def _as_float(number: Number) -> float:
+    try:
+        return float(number.real)
+    except OverflowError:
+        return math.inf
+
+
+def _as_complex(number: Number) -> complex:
+    return number if isinstance(number, complex) else complex(_as_float(number))
+
+
+def _one_complex(
+    a: complex, b: complex, unit: complex, resolution: float
+) -> tuple[float, float, float]:
+    """The worse of both parts; the dtype resolves the larger of them."""
+    size = max(abs(a.real), abs(a.imag)) if cmath.isfinite(a) else 0.0
+    parts = [
+        (_difference(a.real, b.real), max(unit.real / 2, resolution * size), _fuzz(a.real, b.real)),
+        (_difference(a.imag, b.imag), max(unit.imag / 2, resolution * size), _fuzz(a.imag, b.imag)),
+    ]
+    return max(parts, key=lambda one: _how_bad(*one))
+
+
+def _difference(a: float, b: float) -> float:
+    """How far apart, 0 for equal infinities and two NaN, `inf` where only one is finite."""
+    if a == b or (math.isnan(a) and math.isnan(b)):
+        return 0.0
+    apart = abs(a - b)
+    return math.inf if math.isnan(apart) else apart
+
+
+def _allowed(recorded: float, unit: float, resolution: float) -> float:
+    return max(unit / 2, resolution * abs(recorded)) if math.isfinite(recorded) else 0.0
+
+
+def _fuzz(a: float, b: float) -> float:
+    """What reading decimals and subtracting them may add: 0.5 - 0.49995 is not quite 0.00005."""
+    size = max(abs(a), abs(b))
+    return 4 * 2.0**-52 * size if math.isfinite(size) else 0.0
+
+
+def _fits(difference: float, allowed: float, fuzz: float) -> bool:
+    return difference <= allowed + fuzz
+
+
+def _how_bad(difference: float, allowed: float, fuzz: float) -> tuple[float, float, float]:
+    """What makes one number worse than another: how far it is over what is allowed, if it is."""
+    return max(0.0, difference - allowed - fuzz), difference, allowed
+
+
+def _resolution(recorded: Value, actual: Value) -> float:
+    """What the coarser of the two dtypes resolves, relative to the number."""
+    names = [_float_dtype(recorded), _float_dtype(actual)]
+    return max(RESOLUTION.get(name, RESOLUTION["float32"]) for name in names)
+
+
+def _float_dtype(value: Value) -> str:
+    """The dtype of a value, guessed from its digits where none is printed.
+
+    Many digits (12 or more) that are not simply a float32 written out say float64.
+    """
+    if value.dtype is not None and value.dtype in RESOLUTION:
+        return value.dtype
+    if value.form in ("tensor", "array", "text"):
+        return "float32"
+    numbers = [_as_float(number) for number in value.numbers]
+    return "float64" if any(map(_is_double, numbers)) else "float32"
+
+
+def _is_double(number: float) -> bool:
+    digits = repr(number).partition("e")[0].replace(".", "").lstrip("-0")
+    if len(digits) < _DOUBLE_DIGITS or not math.isfinite(number):
+        return False
+    try:
+        return bool(struct.unpack("f", struct.pack("f", number))[0] != number)
+    except OverflowError:
+        return True
+
+
+def _common(recorded: Value, actual: Value) -> tuple[list[int], list[int]]:
+    """Positions of the numbers that both show, in either; all unless one is elided."""
+    if not recorded.elided and not actual.elided:
+        shown = range(min(len(recorded.numbers), len(actual.numbers)))
+        return list(shown), list(shown)
+    shape = tuple(
+        a if a is not None else b for a, b in zip(recorded.shape, actual.shape, strict=True)
+    )
+    theirs = {place: i for i, place in enumerate(_places(recorded, shape))}
+    ours = {place: i for i, place in enumerate(_places(actual, shape))}
+    both = [place for place in theirs if place in ours]
+    return [theirs[place] for place in both], [ours[place] for place in both]
+
+
+def _places(value: Value, shape: tuple[int | None, ...]) -> Iterator[tuple[int, ...]]:
+    """The index of each number, from the front wherever the length is known."""
+    for position in range(len(value.numbers)):
+        yield tuple(
+            index if index >= 0 or length is None else index + length
+            for index, length in zip(_index(value, position), shape, strict=True)
+        )
+
+
+def _index(value: Value, position: int) -> tuple[int, ...]:
+    if value.places is not None:
+        return value.places[position]
+    index: list[int] = []
+    for length in reversed(value.shape):
+        position, at = divmod(position, length or 1)
+        index.append(at)
+    return tuple(reversed(index))
+
+
+def _in_units(verdict: Verdict) -> str:
+    """How many units in the last printed place a small difference is."""
+    if not verdict.unit or verdict.difference is None:
+        return ""
+    units = verdict.difference / verdict.unit
+    if units > _FEW_UNITS:
+        return ""
+    return f"by {units:.2g} unit{'s' if units > 1.005 else ''} in the last printed place"
+
+
+def _reason(verdict: Verdict) -> str:
+    """`1 of 4 numbers differs, at [3]: recorded 2688, ours 2689`."""
+    what = f"recorded {verdict.recorded}, ours {verdict.actual}"
+    if not verdict.at:
+        return what
+    verb = "number differs" if verdict.compared == 1 else "numbers differ"
+    if verdict.differing == 1 and verdict.compared > 1:
+        verb = "numbers differs"
+    index = ", ".join(map(str, verdict.at))
+    return f"{verdict.differing} of {verdict.compared} {verb}, at [{index}]: {what}"

@@ -1,0 +1,83 @@
+"""Reads a map, the user's own word on which cell of the port answers to which of the recording.
+
+It is TOML. The keys are cells of the recording, the values cells of the port, under the names that
+reports use: `In [16]` by execution count, `cell 7` by place in the file.
+
+    "In [16]" = "cell 3"
+    "In [17]" = ["cell 4", "cell 6"]   # both together
+    "cell 12" = []                     # the port has nothing for it, and that is meant
+
+Two keys with one cell of the port are read together. What the map does not name is paired as if
+there were no map.
+"""
+
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import CompareError
+from .cells import Cell
+from .read import text_of
+
+_NAME = re.compile(r"\s*(?:in\s*\[\s*([0-9]{1,9})\s*\]|cell\s*([0-9]{1,9}))\s*", re.IGNORECASE)
+
+
+def read_map(
+    path: str | Path, recorded: Sequence[Cell], port: Sequence[Cell]
+) -> dict[int, list[int]]:
+    """Read a map.
+
+    Args:
+        path: the file.
+        recorded: the cells of the recording.
+        port: the cells of the port.
+
+    Returns:
+        For places of recorded cells the places of the port's cells that answer to them.
+
+    Raises:
+        CompareError: the file is no TOML of this form, or names a cell that is not there, or one
+            that two cells go by.
+    """
+    path = Path(path)
+    try:
+        entries = tomllib.loads(text_of(path))
+    except tomllib.TOMLDecodeError as error:
+        raise CompareError(f"{path}: not a map: {error}") from None
+    mapping: dict[int, list[int]] = {}
+    for key, named in entries.items():
+        place = _place(path, key, recorded, "recording")
+        if place in mapping:
+            raise CompareError(f"{path}: not a map: two keys name the recording's `{key}`")
+        mapping[place] = [_place(path, name, port, "port") for name in _names(path, key, named)]
+    return mapping
+
+
+def _names(path: Path, key: str, named: Any) -> list[str]:
+    names = [named] if isinstance(named, str) else named
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CompareError(
+            f"{path}: not a map: `{key}` has {named!r}; write 'cell 3', or a list of such"
+        )
+    return names
+
+
+def _place(path: Path, name: str, cells: Sequence[Cell], side: str) -> int:
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise CompareError(
+            f"{path}: not a map: `{name}` names no cell; write `In [16]` for an execution count,"
+            " `cell 7` for a place in the file"
+        )
+    if match.group(1):
+        found = [cell.place for cell in cells if cell.number == int(match.group(1))]
+    else:
+        found = [cell.place for cell in cells if cell.place == int(match.group(2))]
+    if not found:
+        raise CompareError(f"{path}: the {side} has no code cell `{name.strip()}`")
+    if len(found) > 1:
+        places = ", ".join(f"`cell {one}`" for one in found)
+        raise CompareError(f"{path}: `{name.strip()}` names {len(found)} cells; use {places}")
+    return found[0]

@@ -1,0 +1,164 @@
+"""`run`: executes a port afresh in a real Jupyter kernel, and leaves its file as it is.
+
+The kernel is the Python that runs this, whatever kernels are installed under whichever names, and
+it works in the notebook's folder. JAX's platform is left to the user's environment. The kernel is
+shut down however the run ends.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from funcgrad._extras import need
+
+from ..._mistakes import fix_for
+from ...errors import CompareError
+from .cells import Cell
+from .notebook import cells_of, notebook_of
+from .read import text_of
+
+Progress = Callable[[int, int], None]
+DEFAULT_TIMEOUT = 600
+_START_TIMEOUT = 120
+_PACKAGE_ROOT = Path(__file__).parents[2]
+
+
+def run(
+    path: str | Path, *, timeout: int = DEFAULT_TIMEOUT, progress: Progress | None = None
+) -> list[Cell]:
+    """Execute a notebook and read what it shows now.
+
+    Args:
+        path: the notebook.
+        timeout: the limit for each cell, in whole seconds.
+        progress: called with the number of code cells done and of all.
+
+    Returns:
+        Its cells with the new outputs, under the numbers that the file gives them.
+
+    Raises:
+        CompareError: it is no notebook, a cell raised or ran out of time, or the kernel died.
+        KeyboardInterrupt: it was stopped with Ctrl-C or SIGTERM; the kernel is shut down.
+    """
+    need(["nbformat", "nbclient", "ipykernel"], "running a notebook", "compare")
+    path = Path(path)
+    notebook = notebook_of(path, text_of(path))
+    numbers = [cell.number for cell in cells_of(notebook, path)]
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"], cell["execution_count"] = [], None
+    _execute(notebook, path, timeout, progress or (lambda done, total: None))
+    return [
+        cell._replace(number=number)
+        for cell, number in zip(cells_of(notebook, path), numbers, strict=True)
+    ]
+
+
+def _execute(notebook: Any, path: Path, timeout: int, progress: Progress) -> None:
+    import nbclient
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError
+    from nbclient.util import run_sync
+
+    watch = _Watch(notebook, progress)
+    manager = AsyncKernelManager(kernel_spec_manager=_kernel_specs())
+
+    class Client(nbclient.NotebookClient):  # type: ignore[misc]
+        """Listens for Ctrl-C from before the kernel is there, not only when it is ready."""
+
+        async def async_start_new_kernel(self, **options: Any) -> None:
+            watch.listen()
+            await super().async_start_new_kernel(**options)
+
+    client = Client(
+        notebook,
+        km=manager,
+        timeout=timeout,
+        startup_timeout=_START_TIMEOUT,
+        shutdown_kernel="immediate",
+        resources={"metadata": {"path": str(path.parent.resolve())}},
+        on_cell_start=watch.started,
+        on_cell_complete=watch.completed,
+    )
+    try:
+        client.execute(cleanup_kc=True)
+    except CellTimeoutError:
+        raise CompareError(f"{path}: {watch.where()} ran over {timeout} s") from None
+    except CellExecutionError as error:
+        message = f"{error.ename}: {error.evalue}".strip().splitlines()[0]
+        fix = fix_for([error.ename], error.evalue)
+        message = f"{message}; {fix}" if fix else message
+        raise CompareError(f"{path}: {watch.where()} raised {message}") from None
+    except (Exception, asyncio.CancelledError) as error:  # jupyter_client and zmq have their own
+        if watch.interrupted or isinstance(error, asyncio.CancelledError):
+            raise KeyboardInterrupt from None
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CompareError(f"{path}: the kernel stopped at {watch.where()}: {reason[-1]}") from None
+    finally:
+        if manager.has_kernel:  # it was stopped while it started, where nbclient does not clean up
+            run_sync(manager.shutdown_kernel)(now=True)
+
+
+class _Watch:
+    """Follows a run: which cell it is at, and whether the user stopped it."""
+
+    def __init__(self, notebook: Any, progress: Progress) -> None:
+        self.cells = notebook["cells"]
+        self.places = [i for i, cell in enumerate(self.cells) if cell["cell_type"] == "code"]
+        self.progress = progress
+        self.at: int | None = None
+        self.interrupted = False
+        progress(0, len(self.places))
+
+    def started(self, cell: Any, cell_index: int) -> None:
+        self.at = cell_index
+
+    def completed(self, cell: Any, cell_index: int) -> None:
+        self.progress(sum(place <= cell_index for place in self.places), len(self.places))
+
+    def where(self) -> str:
+        """The running cell, for a person: which one it is and how it begins."""
+        if self.at is None:
+            return "its start"
+        source = str(self.cells[self.at]["source"]).strip()
+        return f"cell {self.at + 1} ({source.splitlines()[0][:60] if source else ''!r})"
+
+    def listen(self) -> None:
+        """Let Ctrl-C and SIGTERM cancel the run, and nbclient shut the kernel down on its way out.
+
+        Its own handler kills the kernel under a run that goes on and then fails in odd places.
+        """
+        task = asyncio.current_task()
+
+        def stop() -> None:
+            self.interrupted = True
+            if task is not None:
+                task.cancel()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(RuntimeError, NotImplementedError, ValueError):  # only in the main thread
+                loop.add_signal_handler(number, stop)
+
+
+def _kernel_specs() -> Any:
+    """A kernel that is this very Python, with this very funcgrad in a source checkout."""
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    argv.append(
+        "--log-level=ERROR"
+    )  # it warns that its sockets, on this machine, are not encrypted
+    env = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # a debugger's note about frozen modules
+    if (_PACKAGE_ROOT / "pyproject.toml").is_file():
+        env["PYTHONPATH"] = f"{_PACKAGE_ROOT}:${{PYTHONPATH}}"
+
+    class ThisPython(KernelSpecManager):  # type: ignore[misc]
+        def get_kernel_spec(self, kernel_name: str) -> Any:
+            return KernelSpec(argv=argv, env=env, display_name="Python", language="python")
+
+    return ThisPython()

@@ -1,0 +1,1 @@
+"""Tools that look on a computation from outside; none uses another."""

@@ -1,0 +1,265 @@
+"""Says what is known of an anomaly: as a record, and as the text of the error."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from ... import _compat as compat
+from ... import _source as source
+from ..._describe import describe
+from ...errors import AnomalyError
+from . import examples, flags, hints, segments
+from .values import Value, bad_entries, first_index, states
+from .walk import Event, Level
+
+
+class Anomaly(NamedTuple):
+    """Where and how the first bad value came about; the attribute `anomaly` of `AnomalyError`.
+
+    Fields:
+        kind: `"nan"` or `"inf"`.
+        phase: `"forward"`, `"backward"`, or `"input"` for what was bad before anything ran.
+        operation: the JAX primitive; the path of the argument where the phase is `"input"`.
+        computed: the operation on the numbers there, `"0.0 * inf"` for instance; empty where
+            it does not act on single numbers.
+        at: the index of the first bad entry in the result, row by row.
+        file, line, column, function: the user's forward line; empty and 0 where JAX keeps none.
+        source: the text of the expression there.
+        scope: the `jax.named_scope` names around it, joined by `/`.
+        steps: for each loop around it, the outermost first, its primitive and its iteration from 0.
+        examples: for each `vmap` around it, the outermost first, the index of the example; `None`
+            where the value is not batched by it, or that is not known.
+        device: the names and indices of the mesh axes of the device inside `shard_map`.
+        retained: the names of the `retain_grad` tags nearest before it, the nearest first.
+        hint: a sentence on what usually helps; empty where there is none.
+    """
+
+    kind: str
+    phase: str
+    operation: str
+    computed: str
+    at: tuple[int, ...]
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    function: str = ""
+    source: str = ""
+    scope: str = ""
+    steps: tuple[tuple[str, int], ...] = ()
+    examples: tuple[int | None, ...] = ()
+    device: tuple[tuple[str, int], ...] = ()
+    retained: tuple[str, ...] = ()
+    hint: str = ""
+
+
+WORDS = {"nan": "NaN", "inf": "an infinite value"}
+
+
+def error(event: Event, program: compat.Jaxpr) -> AnomalyError:
+    """The error for an event in a program."""
+    level, result = event.path[-1], _bad_result(event)
+    index = first_index(bad_entries(result, event.kind)) or ()
+    place, turns = source.place([p.eqn for p in event.path]), _turns(event.path)
+    scopes = [name for around in event.path for name in compat.scopes(around.eqn)]
+    own = place.own if place else None
+    anomaly = Anomaly(
+        event.kind,
+        "backward" if turns else "forward",
+        level.eqn.primitive.name,
+        computed(event, index),
+        index,
+        file=own.file if own else "",
+        line=own.line if own else 0,
+        column=(own.column or 0) if own else 0,
+        function=own.function if own else "",
+        source=source.expression(own) if own else "",
+        scope="/".join(scopes),
+        steps=segments.steps(event.path),
+        examples=examples.examples(event.path, index, _bad_place(event)),
+        device=next((p.device for p in event.path if p.device), ()),
+        retained=_retained(event.operands),
+    )
+    words = hints.hint(event, program, numbers(event, index), jnp.result_type(result))
+    anomaly = anomaly._replace(hint=words)
+    return AnomalyError(_text(anomaly, event, place, turns), anomaly)
+
+
+def input_error(path: str, array: Any, kind: str) -> AnomalyError:
+    """The error for an argument that is bad before anything runs."""
+    index = first_index(bad_entries(array, kind)) or ()
+    value = number(np.asarray(array)[index])
+    anomaly = Anomaly(kind, "input", path, value, index)
+    return AnomalyError(
+        f"`detect_anomaly` got {WORDS[kind]} in the input: {path}, {describe(jnp.asarray(array))},"
+        f" is {value}{_at(index)} before anything runs; mend the input, or look where it was made",
+        anomaly,
+    )
+
+
+def _bad_result(event: Event) -> Any:
+    return event.results[_bad_place(event)]
+
+
+def _bad_place(event: Event) -> int:
+    """Which of the results of the operation is the first bad one."""
+    found = states(event.results)
+    return next(i for i, s in enumerate(found) if (s.nan if event.kind == "nan" else s.inf))
+
+
+def _turns(path: Sequence[Level]) -> int:
+    """How many backward passes an equation is in: 2 for the gradient of a gradient."""
+    return sum(name == "transpose" for level in path for name in compat.transforms(level.eqn))
+
+
+def _retained(operands: Sequence[Value]) -> tuple[str, ...]:
+    names = sorted({name for o in operands for name in o.names}, reverse=True)
+    return tuple(dict.fromkeys(name for _, name in names))
+
+
+def _text(anomaly: Anomaly, event: Event, place: source.Place | None, turns: int) -> str:
+    passed = ["forward pass", "backward pass", "backward pass of a backward pass"][min(turns, 2)]
+    if any(compat.is_recomputation(level.eqn) for level in event.path):
+        passed += ", in what jax.checkpoint recomputes"
+    what = anomaly.computed and f": {anomaly.computed}"
+    lines = [
+        f"`detect_anomaly` found {WORDS[anomaly.kind]} in the {passed}:"
+        f" `{anomaly.operation}` made it{_at(anomaly.at)}{what}",
+        *_place_lines(place, turns),
+        *(f"  {line}" for line in _facts(anomaly)),
+        *(f"  operand {i}: {text}" for i, text in enumerate(_operand_lines(event))),
+    ]
+    made = next((o.infinite for o in event.operands if o.infinite is not None), None)
+    if made is not None and anomaly.kind == "nan":
+        lines += _origin(made)
+    if anomaly.hint:
+        lines.append(f"  hint: {anomaly.hint}")
+    return "\n".join(lines)
+
+
+def _place_lines(place: source.Place | None, turns: int) -> list[str]:
+    if place is None:
+        return ["  its source line is not known"]
+    of = "  of the forward line" if turns else ""
+    lines = [_file(place.own) + of, *("    " + line for line in source.excerpt(place.own))]
+    if place.through:
+        lines += [_file(place.through), *("    " + line for line in source.excerpt(place.through))]
+    return lines
+
+
+def _file(frame: compat.Frame) -> str:
+    return f'  File "{frame.file}", line {frame.line}, in {frame.function}'
+
+
+def _facts(anomaly: Anomaly) -> list[str]:
+    facts = [f"iteration {step} of the enclosing `{loop}`" for loop, step in anomaly.steps]
+    facts += [
+        f"example {example} of the {_ordinal(place, len(anomaly.examples))}enclosing `vmap`"
+        for place, example in enumerate(anomaly.examples)
+        if example is not None
+    ]
+    if anomaly.device:
+        facts.append("device " + ", ".join(f"{name}={at}" for name, at in anomaly.device))
+    if anomaly.scope:
+        facts.append(f"scope {anomaly.scope}")
+    if anomaly.retained:
+        facts.append("nearest retained before it: " + ", ".join(map(repr, anomaly.retained)))
+    return facts
+
+
+def _ordinal(place: int, count: int) -> str:
+    return "" if count == 1 else ("outermost " if place == 0 else f"{place + 1}. ")
+
+
+def _at(index: tuple[int, ...]) -> str:
+    return f" at [{', '.join(map(str, index))}]" if index else ""
+
+
+def _origin(made: Event) -> list[str]:
+    result = _bad_result(made)
+    index = first_index(bad_entries(result, "inf")) or ()
+    level, what = made.path[-1], computed(made, index)
+    place = source.place([p.eqn for p in made.path])
+    where = f", {place.own.file}:{place.own.line} in {place.own.function}" if place else ""
+    passed = "backward" if _turns(made.path) else "forward"
+    name = level.eqn.primitive.name
+    return [
+        f"  the infinity was made by `{name}`{_at(index)}{what and ': ' + what}"
+        f" (in the {passed} pass{where})"
+    ]
+
+
+_SIGNS = {"add": "+", "add_any": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**", "rem": "%"}
+
+
+def numbers(event: Event, index: tuple[int, ...]) -> list[Any] | None:
+    """The operands at the index of the result; `None` where the operation is not elementwise."""
+    shape = np.shape(_bad_result(event))
+    if event.path[-1].eqn.primitive.name not in flags.ELEMENTWISE:
+        return None
+    arrays = [np.asarray(o.array) for o in event.operands]
+    if not all(_spreads(x.shape, shape) for x in arrays):
+        return None
+    return [x[tuple(min(i, n - 1) for i, n in zip(index, x.shape, strict=False))] for x in arrays]
+
+
+def _spreads(shape: tuple[int, ...], over: tuple[int, ...]) -> bool:
+    """Whether an operand has the shape of the result, but for axes of 1, or is a scalar."""
+    same = len(shape) == len(over)
+    return not shape or (same and all(n in (1, m) for n, m in zip(shape, over, strict=True)))
+
+
+def computed(event: Event, index: tuple[int, ...]) -> str:
+    """The operation on the numbers at an index, as one writes it."""
+    eqn, at = event.path[-1].eqn, numbers(event, index)
+    if at is None:
+        return ""
+    name, texts = eqn.primitive.name, [number(x) for x in at]
+    if name in _SIGNS and len(texts) == 2:
+        return f" {_SIGNS[name]} ".join(texts)
+    if name == "integer_pow":
+        return f"{texts[0]} ** {eqn.params['y']}"
+    return f"{name}({', '.join(texts)})"
+
+
+def number(x: Any) -> str:
+    """A number as Python writes it, to six digits.
+
+    >>> number(0.0), number(2.5e-30), number(True), number(float("inf"))
+    ('0.0', '2.5e-30', 'True', 'inf')
+    """
+    if np.iscomplexobj(x):
+        return str(complex(x))
+    if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+        return str(x)
+    text = f"{float(x):.6g}"
+    return text + ".0" if text.lstrip("-").isdigit() else text
+
+
+def _operand_lines(event: Event) -> list[str]:
+    return [_operand(o.array) for o in event.operands]
+
+
+def _operand(array: Any) -> str:
+    if isinstance(array, int | float | complex):
+        return f"{number(array)}, a constant"
+    text = describe(array)
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return text
+    values = np.asarray(array)
+    if not values.shape:
+        return f"{text}, {number(values[()])}"
+    odd = ~np.isfinite(values)
+    if not odd.any():
+        return f"{text}, all finite{_range(values)}"
+    index = first_index(odd) or ()
+    more = int(odd.sum()) - 1
+    rest = f" and {more} more not finite" if more else ""
+    return f"{text}, {number(values[index])}{_at(index)}{rest}"
+
+
+def _range(values: Any) -> str:
+    if np.iscomplexobj(values) or not values.size:
+        return ""
+    return f", from {number(values.min())} to {number(values.max())}"

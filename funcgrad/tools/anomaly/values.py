@@ -1,0 +1,75 @@
+"""Values on their way through an evaluation, and what is wrong with them."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..._trees import takes_gradient
+
+PLANNED = 0
+"""The cause of what a constant brought into the program: `jnp.nan` in it, an array closed over."""
+
+
+class Value(NamedTuple):
+    """An array, and where it comes from.
+
+    Fields:
+        array: the array, or a Python number where the program holds one.
+        names: the retained names nearest in the data flow before it, each with its place in the
+            order of execution.
+        cause: if it is bad, the number of the event that made it so, or `PLANNED`.
+        infinite: if it holds infinities, the event that made the first of them, where known.
+    """
+
+    array: Any
+    names: tuple[tuple[int, str], ...] = ()
+    cause: int | None = None
+    infinite: Any = None
+
+
+def merged(values: Sequence[Value], most: int = 3) -> tuple[tuple[int, str], ...]:
+    """The names before what is made of `values`: the latest ones."""
+    names = {name for value in values for name in value.names}
+    return tuple(sorted(names, reverse=True)[:most])
+
+
+class State(NamedTuple):
+    """Whether an array holds any NaN, and any infinity."""
+
+    nan: bool
+    inf: bool
+
+
+@functools.partial(jax.jit, inline=False)
+def _states(arrays: list[Any]) -> list[Any]:
+    return [(jnp.any(jnp.isnan(x)), jnp.any(jnp.isinf(x))) for x in arrays]
+
+
+def states(arrays: Sequence[Any]) -> list[State]:
+    """The state of each array; integers, bools and keys have nothing wrong with them."""
+    floats = [x for x in arrays if _floating(x)]
+    found = iter(jax.device_get(_states(floats)) if floats else ())
+    return [State(*map(bool, next(found))) if _floating(x) else State(False, False) for x in arrays]
+
+
+def _floating(x: Any) -> bool:
+    return takes_gradient(x) if isinstance(x, int | float | complex) else jnp.issubdtype(
+        x.dtype, jnp.inexact
+    )  # fmt: skip
+
+
+def bad_entries(array: Any, kind: str) -> Any:
+    """A NumPy array of bools: which entries are NaN or infinite, after `kind`."""
+    return _tests[kind](np.asarray(array))
+
+
+_tests = {"nan": np.isnan, "inf": np.isinf}
+
+
+def first_index(mask: Any) -> tuple[int, ...] | None:
+    """The first index, row by row, at which `mask` holds; `None` where it holds nowhere."""
+    return tuple(int(i) for i in np.argwhere(mask)[0]) if mask.any() else None

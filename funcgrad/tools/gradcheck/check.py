@@ -1,0 +1,449 @@
+"""`gradcheck` and `gradgradcheck`."""
+
+import contextlib
+import numbers
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..._argnums import places, positions
+from ..._describe import describe
+from ..._grad.backward import vjp
+from ..._mistakes import explained
+from ..._trees import is_array, takes_gradient
+from ...errors import GradcheckError, UsageError
+from . import report
+from .analysis import BATCHED, MODES, Analysis, Run, analyst, possible, traces_alike
+from .problem import Problem, pose, taken, widened
+from .slopes import Bases, Ladder, array_like, bases, climber, extrapolated
+from .verdict import NUMERICAL, TRUST, Comparison, Fault, faults, sizes, tolerances
+
+DOUBLE = float(np.finfo(np.float64).eps)
+NUDGES = 3
+
+
+def gradcheck(
+    fun: Callable[..., Any],
+    args: Any,
+    *,
+    argnums: int | Sequence[int] | None = None,
+    eps: float | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    modes: Sequence[str] = ("fwd", "rev"),
+    batched: bool = True,
+    fast: bool = False,
+    nondet_tol: float = 0.0,
+) -> bool:
+    """Checks the derivatives that JAX takes of `fun` against finite differences.
+
+    Stands for `torch.autograd.gradcheck(fun, args)`. Every entry of every output is differentiated
+    by every entry of every input, which suits small arrays; `fast` is for larger ones.
+
+    Args:
+        fun: a function of arrays or pytrees of them, returning the same; custom rules are checked
+            as they are used. Integers and bools are left alone, among arguments and results.
+        args: the tuple of its arguments, or its only argument if that is no tuple or list.
+        argnums: which arguments to differentiate by; `None` for all that hold floats.
+        eps: the longest step of the finite differences, of which eleven more are each half; `None`
+            to choose by the size of each entry and the dtype.
+        atol: derivatives may differ by `atol + rtol * abs(numerical)`, and by the estimated
+            error of the numerical one; `None` to choose by dtype: the same share as `rtol`, of
+            the largest derivative in the row.
+        rtol: `None` to choose by dtype: the square root of its machine epsilon (1.5e-8 in float64).
+        modes: `"fwd"`, `"rev"` or both. Where there are both, one that JAX lacks for a part of
+            `fun` is left out: forward of a `custom_vjp`, reverse of a `lax.while_loop`.
+        batched: whether derivatives under `jax.vmap` must be those without.
+        fast: whether to compare along one random direction of each input and output only, always
+            the same; an error of a single entry then counts less.
+        nondet_tol: by how much results and derivatives may differ when they are computed again,
+            after the function was traced again.
+
+    Returns:
+        `True`. There is no `raise_exception`: what is wrong is in the error.
+
+    Raises:
+        GradcheckError: derivatives disagree, differ from run to run, cannot be taken, or finite
+            differences cannot tell them; the error's `mismatches` say where.
+        UsageError: nothing to differentiate, or a call of a wrong form.
+
+    A function in less than float64 is evaluated in float64 too, at the same point, if it follows
+    the dtype of its arguments; finite differences are then as good as they are there, the rule
+    itself is checked to 1.5e-8, and the derivatives in its own dtype are held to that dtype's
+    precision and to what a last place of the arguments changes. If it does not, finite
+    differences are taken in its own dtype, with errors estimated for what they are there.
+
+    What is not affected: no flag of JAX is set, and 64 bits are enabled within the call only.
+
+    >>> import jax.numpy as jnp, funcgrad as fg
+    >>> fg.gradcheck(lambda x, w: jnp.tanh(x @ w), (jnp.ones((2, 3)), jnp.ones(3)))
+    True
+    """
+    task = _task("gradcheck", fun, eps, atol, rtol, modes, batched, fast, nondet_tol)
+    args = _tuple(args)
+    chosen = _argnums(argnums, args, "gradcheck")
+    with explained:
+        return _check(pose(fun, args, chosen, "gradcheck"), task)
+
+
+def gradgradcheck(
+    fun: Callable[..., Any],
+    args: Any,
+    gradient: Any = None,
+    *,
+    argnums: int | Sequence[int] | None = None,
+    eps: float | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    modes: Sequence[str] = ("fwd", "rev"),
+    batched: bool = True,
+    fast: bool = False,
+    nondet_tol: float = 0.0,
+) -> bool:
+    """Checks second derivatives: those of what the backward pass of `fun` computes.
+
+    Stands for `torch.autograd.gradgradcheck(fun, args, grad_outputs)`. It is `gradcheck` of the
+    function from the arguments and the output's gradient to the gradients of the arguments, so
+    `modes` are forward over reverse and reverse over reverse.
+
+    Args:
+        fun: as for [`gradcheck`][funcgrad.gradcheck].
+        args: the same.
+        gradient: the output's gradient, a pytree like the output; `None` for random numbers, always
+            the same. In errors it is the last argument.
+        argnums: as for `gradcheck`.
+        eps: the same.
+        atol: the same.
+        rtol: the same.
+        modes: the same.
+        batched: the same.
+        fast: the same.
+        nondet_tol: the same.
+
+    Returns:
+        `True`.
+
+    Raises:
+        GradcheckError: as `gradcheck` does.
+        UsageError: the same.
+
+    A hook is part of what the backward pass computes. Where reverse mode goes through it a second
+    time it acts once more, which finite differences do not see; the error then names it.
+
+    >>> import jax.numpy as jnp, funcgrad as fg
+    >>> fg.gradgradcheck(lambda x: jnp.sum(x**3), jnp.arange(1.0, 4.0))
+    True
+    """
+    name = "gradgradcheck"
+    task = _task(name, fun, eps, atol, rtol, modes, batched, fast, nondet_tol)
+    args = _tuple(args)
+    chosen = _argnums(argnums, args, name)
+
+    def backward(*given: Any) -> Any:
+        *primals, cotangent = given
+
+        def of_chosen(*values: Any) -> Any:
+            whole = list(primals)
+            for index, value in zip(chosen, values, strict=True):
+                whole[index] = value
+            return fun(*whole)
+
+        return vjp(of_chosen, *(primals[i] for i in chosen))[1](cotangent)
+
+    with explained:
+        if gradient is None:
+            gradient = _random_like(fun(*args))
+        return _check(pose(backward, (*args, gradient), (*chosen, len(args)), name), task)
+
+
+class _Task(NamedTuple):
+    """What was asked for; `ways` are the words for the ways derivatives are taken."""
+
+    function: str
+    eps: float | None
+    atol: float | None
+    rtol: float | None
+    ways: list[str]
+    fast: bool
+    nondet_tol: float
+
+
+def _task(
+    function: str,
+    fun: Any,
+    eps: Any,
+    atol: Any,
+    rtol: Any,
+    modes: Any,
+    batched: bool,
+    fast: bool,
+    nondet_tol: Any,
+) -> _Task:
+    """What was asked for, where it makes sense."""
+    if not callable(fun):
+        raise UsageError(
+            f"`{function}` got {describe(fun)}, and wants a function and the tuple of its"
+            f" arguments: {function}(fun, (x, w))"
+        )
+    if eps is not None and not (_is_real(eps) and 0 < eps < np.inf):
+        raise UsageError(f"`{function}` got eps={eps!r}, and wants a length, more than 0, or None")
+    for word, value in (("atol", atol), ("rtol", rtol), ("nondet_tol", nondet_tol)):
+        # A number less than 0 would let every difference pass.
+        if value is not None and not (_is_real(value) and value >= 0):
+            raise UsageError(f"`{function}` got {word}={value!r}, and wants a number, 0 or more")
+    ways = _ways(modes, batched, function)
+    return _Task(function, eps, atol, rtol, ways, fast, nondet_tol)
+
+
+def _is_real(x: Any) -> bool:
+    return isinstance(x, numbers.Real)
+
+
+class _Measured(NamedTuple):
+    """Derivatives by finite differences.
+
+    Fields:
+        slopes: a row for each direction of the outputs, a column for each of the inputs.
+        errors: the estimated error of each.
+        climb: the function in the direction of a given number.
+    """
+
+    slopes: np.ndarray
+    errors: np.ndarray
+    climb: Callable[[int], Ladder]
+
+
+class _Round(NamedTuple):
+    """A problem in one precision, its derivatives, and by how much rounding scatters them."""
+
+    problem: Problem
+    analysis: Analysis
+    scatter: Analysis | None
+
+
+def _check(problem: Problem, task: _Task) -> bool:
+    basis = bases(problem, task.fast)
+    ways, analyse, first = _analysed(problem, basis, task)
+    again = analyse if traces_alike(problem) else analyst(problem, basis, ways)
+    found = _repeated(problem, basis, first, again(problem.point), task)
+    if found:
+        raise report.error(task.function, problem, basis, found, [], None)
+    own = _Round(problem, first, _scatter(problem, analyse, first))
+    wide = _wide(own, basis, task, ways) if problem.eps > DOUBLE else None
+    rounds, measured = wide or ([own], _measure(problem, basis, task))
+    for part in rounds:
+        found, agreeing = _disagreeing(part, basis, measured, task)
+        if found:
+            ladder = None if found[0].column < 0 else measured.climb(found[0].column)
+            raise report.error(task.function, problem, basis, found, agreeing, ladder)
+    return True
+
+
+def _analysed(problem: Problem, basis: Bases, task: _Task) -> tuple[list[str], Run, Analysis]:
+    try:
+        analyse = analyst(problem, basis, task.ways)
+        return task.ways, analyse, analyse(problem.point)
+    except Exception:  # told apart way by way, where it costs something
+        problem.call(problem.point)  # an error of the function's own is raised as it is
+        ways = possible(problem, basis, task.ways, task.function)
+    analyse = analyst(problem, basis, ways)
+    return ways, analyse, analyse(problem.point)
+
+
+def _repeated(
+    problem: Problem, basis: Bases, first: Analysis, again: Analysis, task: _Task
+) -> list[Fault]:
+    """The derivatives that differ when they are computed a second time; the result must not."""
+    with np.errstate(invalid="ignore"):
+        off = np.where(first.value == again.value, 0.0, np.abs(first.value - again.value))
+    off = np.where(np.isnan(first.value) & np.isnan(again.value), 0.0, off)
+    if not np.all(off <= task.nondet_tol):
+        at = int(np.argmax(np.where(np.isnan(off), np.inf, off)))
+        raise GradcheckError(
+            f"`{task.function}` got a function whose result differs from run to run, by more than"
+            f" nondet_tol={task.nondet_tol}: entry {at} of all results was"
+            f" {first.value[at]:.12g}, then {again.value[at]:.12g}; draw random numbers from a"
+            " `jax.random.key` that is an argument or a constant"
+        )
+    found = []
+    for way, matrix in first.jacobians.items():
+        other = again.jacobians[way]
+        same = np.where(np.isnan(matrix) & np.isnan(other), matrix, other)
+        allowed = np.full(matrix.shape, task.nondet_tol)
+        names = f"{way}, run once", "the same, run again"
+        both = Comparison(names, np.nan_to_num(matrix), np.nan_to_num(same), allowed)
+        found += faults(problem, basis, both, _precision(problem))
+    return found
+
+
+def _scatter(problem: Problem, analyse: Run, first: Analysis) -> Analysis | None:
+    """How far a last place of the arguments moves outputs and derivatives, in less than float64.
+
+    Derivatives in low precision cannot be better than that, whatever the rule.
+    """
+    if problem.eps <= DOUBLE:
+        return None
+    draw, moved = np.random.default_rng(1), []
+    for _ in range(NUDGES):
+        point = [_nudged(x, draw) for x in problem.point]
+        moved.append(analyse(point))
+    return Analysis(
+        _spread([m.value for m in moved], first.value),
+        {
+            way: np.max(_spread([m.jacobians[way] for m in moved], matrix), axis=1, keepdims=True)
+            for way, matrix in first.jacobians.items()
+            if matrix.size
+        },
+    )
+
+
+def _nudged(x: Any, draw: Any) -> Any:
+    wide = np.asarray(x).astype(np.float64)
+    eps = float(jnp.finfo(x.dtype).eps)
+    moved = wide * (1 + eps * draw.choice([-1, 1], x.shape))
+    return x if x.weak_type else array_like(moved, x)
+
+
+def _spread(moved: list[np.ndarray], first: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        far = np.max([np.abs(m - first) for m in moved], axis=0)
+    return np.where(np.isfinite(far), far, 0.0)
+
+
+@contextlib.contextmanager
+def _float64() -> Iterator[None]:
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def _wide(
+    own: _Round, basis: Bases, task: _Task, ways: list[str]
+) -> tuple[list[_Round], _Measured] | None:
+    """The rule in float64, then in its own dtype; `None` where the function is another there."""
+    modes = [way for way in ways if way in MODES.values()]
+    with _float64():
+        try:
+            wide = widened(own.problem)
+            if wide is None or wide.eps >= own.problem.eps:
+                return None
+            analysis = analyst(wide, basis, modes)(wide.point)
+        except Exception:  # rules, too, may be written for one dtype
+            return None
+        if not _same_values(own, analysis.value):
+            return None
+        measured = _measure(wide, basis, task)
+
+    def climb(column: int) -> Ladder:
+        with _float64():
+            return measured.climb(column)
+
+    return [_Round(wide, analysis, None), own], measured._replace(climb=climb)
+
+
+def _same_values(own: _Round, wide: np.ndarray) -> bool:
+    """Whether the function has the same values in float64 as in its own dtype, but for rounding.
+
+    One that draws random numbers has others.
+    """
+    value, scatter = own.analysis.value, own.scatter
+    size: Any = np.max(np.abs(np.where(np.isfinite(wide), wide, 0.0)), initial=0.0)
+    allowed = np.sqrt(own.problem.eps) * size + (TRUST * scatter.value if scatter else 0.0)
+    with np.errstate(invalid="ignore"):
+        return bool(np.all((value == wide) | (np.abs(value - wide) <= allowed)))
+
+
+def _measure(problem: Problem, basis: Bases, task: _Task) -> _Measured:
+    climb = climber(problem, basis, task.eps)
+    pairs = [extrapolated(climb(number)) for number in range(len(basis.inputs))]
+    slopes, errors = (np.stack(part, axis=1) for part in zip(*pairs, strict=True))
+    return _Measured(slopes, errors, climb)
+
+
+def _disagreeing(
+    part: _Round, basis: Bases, measured: _Measured, task: _Task
+) -> tuple[list[Fault], list[str]]:
+    """What differs in one precision, and the checks that found nothing."""
+    found: list[Fault] = []
+    agreeing = []
+    for comparison in _comparisons(part, basis, measured, task):
+        new = faults(part.problem, basis, comparison, _precision(part.problem))
+        found += new
+        if not new:
+            agreeing.append(" against ".join(comparison.names))
+    return found, agreeing
+
+
+def _comparisons(
+    part: _Round, basis: Bases, measured: _Measured, task: _Task
+) -> Iterator[Comparison]:
+    _, (value, jacobians), scatter = part
+    modes = [way for way in MODES.values() if way in jacobians]
+
+    # Rounding at the shortest step alone may be half as much, where nothing depends on the input.
+    scale = 2 * TRUST * np.sqrt(part.problem.eps) * sizes(basis, value)
+
+    def allowed(way: str, wanted: np.ndarray) -> np.ndarray:
+        plain = tolerances(basis, part.problem.eps, value, wanted, task.atol, task.rtol)
+        return plain + (TRUST * scatter.jacobians.get(way, 0.0) if scatter else 0.0)
+
+    for way in modes:
+        room = allowed(way, measured.slopes) + TRUST * measured.errors
+        yield Comparison(
+            (way, NUMERICAL), jacobians[way], measured.slopes, room, measured.errors, scale
+        )
+    if len(modes) == 2:
+        forward, reverse = (jacobians[way] for way in modes)
+        room = allowed(modes[0], reverse) + allowed(modes[1], reverse)
+        yield Comparison((modes[0], modes[1]), forward, reverse, room)
+    for mode, way in BATCHED.items():
+        if way in jacobians:
+            one = jacobians[MODES[mode]]
+            yield Comparison((way, MODES[mode]), jacobians[way], one, allowed(way, one))
+
+
+def _precision(problem: Problem) -> str:
+    return " and ".join(dict.fromkeys(str(x.dtype) for x in problem.point))
+
+
+def _ways(modes: Any, batched: bool, function: str) -> list[str]:
+    single = isinstance(modes, str) or not isinstance(modes, Iterable)
+    named = [modes] if single else list(modes)
+    if not named or not all(mode in list(MODES) for mode in named):
+        raise UsageError(
+            f'`{function}` got modes={modes!r}, and wants "fwd", "rev" or both: ("fwd", "rev")'
+        )
+    words = [MODES[mode] for mode in MODES if mode in named]
+    return [*words, *(BATCHED[mode] for mode in MODES if batched and mode in named)]
+
+
+def _tuple(args: Any) -> tuple[Any, ...]:
+    return tuple(args) if isinstance(args, tuple | list) else (args,)
+
+
+def _argnums(argnums: Any, args: tuple[Any, ...], function: str) -> tuple[int, ...]:
+    if argnums is None:
+        return tuple(i for i, arg in enumerate(args) if any(map(taken, jax.tree.leaves(arg))))
+    return places(positions(argnums, function)[1], len(args), function)
+
+
+def _random_like(out: Any) -> Any:
+    """Random numbers like the output; `None` at leaves that take no gradient."""
+    draw = np.random.default_rng(2)
+
+    def like(leaf: Any) -> Any:
+        if not is_array(leaf):
+            raise UsageError(
+                f"`gradgradcheck` got a function that returns {describe(leaf)}, and wants arrays"
+            )
+        if not takes_gradient(leaf):
+            return None
+        x = jnp.asarray(leaf)
+        real = draw.integers(4, 9, x.shape) / 8 * draw.choice([-1, 1], x.shape)
+        other = draw.integers(4, 9, x.shape) / 8 if jnp.iscomplexobj(x) else 0.0
+        values = np.asarray(real + 1j * other if jnp.iscomplexobj(x) else real)
+        return array_like(values, x)
+
+    return jax.tree.map(like, out)

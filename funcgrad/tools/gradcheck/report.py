@@ -1,0 +1,213 @@
+"""Puts what `gradcheck` found into words."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ... import _compat as compat
+from ... import _source as source
+from ..._stop import detach
+from ..._tags import hook_p, inject_p
+from ...errors import GradcheckError
+from .analysis import MODES
+from .problem import Problem, equations
+from .slopes import Bases, Ladder, one_sided
+from .verdict import NUMERICAL, Fault
+
+SHOWN = 5  # rows and columns of a block
+ALSO = 5  # further pairs of arrays
+_OURS = f"{Path(__file__).parents[2]}/"
+
+
+def error(
+    function: str,
+    problem: Problem,
+    basis: Bases,
+    found: Sequence[Fault],
+    agreeing: Sequence[str],
+    ladder: Ladder | None,
+) -> GradcheckError:
+    """The error for what was found; the first counts, the others are named.
+
+    Args:
+        function: the public function to name.
+        problem: what was checked.
+        basis: the directions.
+        found: the faults, of which there is at least one.
+        agreeing: the checks that found nothing.
+        ladder: the function along the direction of the first fault, where that is known.
+    """
+    first = found[0]
+    m = first.mismatch
+    lines = [
+        f"`{function}` found derivatives in {m.precision} that disagree: {m.check},"
+        f" at {m.wrong} of {m.entries} entries"
+    ]
+    if first.unknown:
+        lines[0] = (
+            f"`{function}` got a function whose derivatives finite differences cannot tell:"
+            f" {m.check}, at {m.wrong} of {m.entries} entries"
+        )
+    got, wanted = first.comparison.names
+    width = max(map(len, ("tolerance", got, wanted)))
+    sure = f" (estimated error {m.error:.2g})" if wanted == NUMERICAL else ""
+    rows = {
+        "input": _entry(m.input, m.input_index),
+        "output": _entry(m.output, m.output_index),
+        got: f"{m.got:.12g}",
+        wanted: f"{m.wanted:.12g}{sure}",
+        "difference": f"{abs(m.got - m.wanted):.3g}",
+        "tolerance": f"{m.tolerance:.3g}",
+    }
+    lines += [f"  {name + ':':<{width + 1}} {text}" for name, text in rows.items()]
+    lines += [f"  note: {note}" for note in _notes(problem, found, agreeing, ladder)]
+    lines += _block(first) if not basis.fast else []
+    lines += _also(found[1:])
+    return GradcheckError("\n".join(lines), tuple(fault.mismatch for fault in found))
+
+
+def _entry(name: str, index: tuple[int, ...] | None) -> str:
+    if index is None:
+        return f"{name}, along one random direction"
+    return f"{name} at {list(index)}" if index else name
+
+
+def _also(rest: Sequence[Fault]) -> list[str]:
+    lines = [
+        f"  also: {m.check}, {m.output} by {m.input}: {m.got:.6g} and {m.wanted:.6g}"
+        for m in (fault.mismatch for fault in rest[:ALSO])
+    ]
+    return [*lines, f"  and {len(rest) - ALSO} more"] if len(rest) > ALSO else lines
+
+
+def _notes(
+    problem: Problem, found: Sequence[Fault], agreeing: Sequence[str], ladder: Ladder | None
+) -> Iterator[str]:
+    fault = found[0]
+    if ladder is not None and NUMERICAL in fault.comparison.names:
+        yield from _around(ladder, fault.row)
+    if agreeing:
+        yield f"no difference found: {'; '.join(agreeing)}"
+    factor = _factor(fault)
+    if factor is not None:
+        yield f"it is {factor:.6g} times what is wanted at every entry that differs"
+    if problem.program is not None and NUMERICAL in fault.comparison.names:
+        reverse = any(MODES["rev"] in f.mismatch.check for f in found)
+        yield from _intents(problem.program, reverse, agreeing)
+
+
+def _around(ladder: Ladder, output: int) -> Iterator[str]:
+    """What the function does near the point: no value, an edge of its domain, a kink, a jump."""
+    if not np.isfinite(ladder.here[output]):
+        yield f"the output is {ladder.here[output]} at this point; choose another"
+        return
+    missing = [
+        side
+        for side, values in (("left", ladder.minus), ("right", ladder.plus))
+        if not np.any(np.isfinite(values[-2:, output]))
+    ]
+    if missing:
+        yield (
+            f"the function is not finite just to the {' and '.join(missing)} of this point, which"
+            " is at the edge of where it is defined; choose a point inside"
+        )
+        return
+    sides = one_sided(ladder, output)
+    if sides:
+        left, right, jump = sides
+        yield (
+            f"near this point the function has a {'jump' if jump else 'kink'}: the slope from the"
+            f" left is {left:.6g}, from the right {right:.6g}; no derivative is right or wrong"
+            " there, so choose a point away from it"
+        )
+
+
+def _factor(fault: Fault) -> float | None:
+    """The one number by which all wrong entries are off, if there is one."""
+    got, wanted = (m[fault.block][fault.bad] for m in fault.comparison[1:3])
+    with np.errstate(all="ignore"):
+        ratio = got / wanted
+        spread = np.abs(got - wanted) + fault.comparison.allowed[fault.block][fault.bad]
+    middle = float(np.median(ratio)) if len(ratio) else np.nan
+    if not np.isfinite(middle) or abs(middle - 1) < 1e-9 or fault.unknown:
+        return None
+    same = np.abs(got - middle * wanted) < 0.05 * spread
+    return middle if np.all(same) else None
+
+
+def _intents(program: compat.ClosedJaxpr, reverse: bool, agreeing: Sequence[str]) -> Iterator[str]:
+    """What in the function makes its gradient another than its derivative, on purpose.
+
+    Hooks act in reverse mode, so they are named where that is among what differs.
+    """
+    places: dict[str, list[str]] = {}
+    for path in equations(compat.open_up(program)):
+        kind = _intent(path[-1])
+        if kind:
+            where = source.place(path)
+            line = f"{where.own.file}:{where.own.line}" if where else "an unknown place"
+            places.setdefault(kind, []).append(line)
+    for kind, lines in places.items():
+        at = ", ".join(dict.fromkeys(lines))
+        if kind == "hook" and not reverse:
+            continue
+        if kind == "hook" and f"{MODES['fwd']} against {NUMERICAL}" in agreeing:
+            yield (
+                f"a hook changes this gradient by intent (`register_hook` at {at}); forward mode,"
+                ' which ignores hooks, agrees with finite differences: check with modes=("fwd",),'
+                " or without the hook"
+            )
+        elif kind == "hook":
+            yield f"hooks may change this gradient by intent: `register_hook` at {at}"
+        elif kind == "packing":
+            yield f"packing may change this gradient by intent: `saved_tensors_hooks` at {at}"
+        else:
+            yield (
+                f"`{kind}` makes the gradient another than the derivative, by intent, at {at};"
+                " finite differences see through it"
+            )
+
+
+def _intent(eqn: compat.JaxprEqn) -> str | None:
+    if eqn.primitive is hook_p:
+        return "hook"
+    if eqn.primitive is inject_p:
+        return "set_data"
+    if eqn.primitive.name == "saved_tensors_hooks":
+        return "packing"
+    if eqn.primitive.name != "stop_gradient":
+        return None
+    # Those that JAX's own functions use, softmax for instance, keep the derivative what it is.
+    frames = compat.frames(eqn)
+    names = ("stop_gradient", detach.__name__, "no_grad_fun")
+    last = max((i for i, frame in enumerate(frames) if frame.function in names), default=None)
+    where = source.place([eqn])
+    if where is None or last is None:
+        return None
+    caller = next((f for f in frames[last + 1 :] if not f.file.startswith(_OURS)), None)
+    return "stop_gradient" if caller and caller.key == where.own.key else None
+
+
+def _block(fault: Fault) -> list[str]:
+    """Both matrices around the entry furthest off."""
+    rows, columns = (
+        _around_of(at - whole.start, whole.stop - whole.start)
+        for at, whole in zip((fault.row, fault.column), fault.block, strict=True)
+    )
+    lines = []
+    for name, matrix in zip(fault.comparison.names, fault.comparison[1:3], strict=True):
+        part = matrix[fault.block][rows, columns]
+        shown = np.array2string(part, precision=6, suppress_small=False, max_line_width=100)
+        lines.append(f"  {name}, outputs {_range(rows)} by inputs {_range(columns)}:")
+        lines += ["    " + line for line in shown.splitlines()]
+    return lines
+
+
+def _around_of(at: int, size: int) -> slice:
+    start = max(0, min(at - SHOWN // 2, size - SHOWN))
+    return slice(start, min(size, start + SHOWN))
+
+
+def _range(part: slice) -> str:
+    return f"{part.start} to {part.stop - 1}" if part.stop - part.start > 1 else str(part.start)
