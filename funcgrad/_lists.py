@@ -1,6 +1,6 @@
 """Splits lists of operands, selects from them by a mask, and merges them again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -27,3 +27,22 @@ def merge(chosen: Sequence[bool], values: Sequence[Any], others: Sequence[Any]) 
     """`values` in the chosen places and `others` in the rest."""
     taken, rest = iter(values), iter(others)
     return [next(taken if c else rest) for c in chosen]
+
+
+def partly(
+    fun: Callable[..., Sequence[Any]],
+    values: Sequence[Any],
+    moving: Sequence[bool],
+    reached: Sequence[bool],
+) -> tuple[Callable[..., tuple[list[Any], list[Any]]], list[Any]]:
+    """`fun` as a function of the moving values, the others fixed, and those values.
+
+    It returns the results that are reached, and the others.
+    """
+    fixed = select(values, inverted(moving))
+
+    def run(*given: Any) -> tuple[list[Any], list[Any]]:
+        out = fun(*merge(moving, given, fixed))
+        return select(out, reached), select(out, inverted(reached))
+
+    return run, select(values, moving)

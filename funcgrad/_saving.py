@@ -1,4 +1,4 @@
-"""Adds hooks on what the backward pass keeps: `saved_tensors_hooks`, and `save_on_cpu`.
+"""Hooks on what the backward pass keeps: `saved_tensors_hooks`, and `save_on_cpu`.
 
 A call becomes an equation of its own that holds the function as a program. Differentiating it
 linearises the program, packs what the linear part keeps, and hands the packed values to a
@@ -12,17 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from . import _compat as compat
+from . import _jax
 from ._argnums import places, positions
 from ._describe import describe, differences
-from ._lists import inverted, merge, select
-from ._loops.forward import Nonzero, partly
+from ._lists import inverted, merge, partly, select, split_at
 from ._mistakes import explained
-from ._taps.walk import Leaf, Run, Values, rule
 from ._trees import Split, adopt_dtype, is_array, part
 from .errors import GradientError, TreeError, UsageError
-from .tools.saved.dataflow import Graph, constants
-from .tools.saved.flat import inexact
 
 
 def saved_tensors_hooks(
@@ -170,9 +166,9 @@ class Hooked(NamedTuple):
     unpack: Callable[[Any], Any]
     packed: tuple[bool, ...]
     maps: tuple[Map, ...] = ()
-    whole: Callable[[], compat.ClosedJaxpr] | None = None
+    whole: Callable[[], _jax.Jaxpr] | None = None
 
-    def program(self, body: compat.ClosedJaxpr) -> compat.ClosedJaxpr:
+    def program(self, body: _jax.Jaxpr) -> _jax.Jaxpr:
         """What the call computes, that for one example being `body`."""
         return self.whole() if self.whole else body
 
@@ -198,53 +194,65 @@ def _call(
     arrays = [*map(jnp.asarray, found)]
     with explained:
         closed = jax.make_jaxpr(flat)(*arrays)
-    if effect := compat.sequenced(closed):
+    if effect := _jax.ordered_effect(closed):
         raise UsageError(
             f"`saved_tensors_hooks` got a function with the effect {effect}, whose order it cannot"
             " keep: print and call back without ordered=True"
         )
     packed = tuple(path[0].idx == 0 and path[1].idx in chosen for path, _ in select(leaves, array))
     static = Hooked(pack, unpack, (*[False] * len(closed.consts), *packed))
-    body = compat.without_consts(closed)
+    body = _jax.without_consts(closed)
     return out[-1].join(hooks_p.bind(*closed.consts, *arrays, body=body, hooked=static))
 
 
+class Moving(NamedTuple):
+    """What has tangents in a differentiation.
+
+    Fields:
+        operands: for each operand, whether it has one.
+        results: for each result, whether it depends on one that has.
+    """
+
+    operands: tuple[bool, ...]
+    results: tuple[bool, ...]
+
+
 def _mapped(
-    fun: Callable[..., Any], maps: Sequence[Map], nonzero: Nonzero | None = None
+    fun: Callable[..., Any], maps: Sequence[Map], moving: Moving | None = None
 ) -> Callable[..., Any]:
     """`fun` under the `vmap`s around the call; of operands alone, or of tangents too."""
     for axis, in_axes, out_axes in maps:
         given, results = list(in_axes), list(out_axes)
-        if nonzero:
-            given += select(in_axes, nonzero.inputs)
-            results += select(out_axes, nonzero.outputs)
-        fun = compat.vmap_like(axis, fun, given, results)
+        if moving:
+            given += select(in_axes, moving.operands)
+            results += select(out_axes, moving.results)
+        fun = _jax.vmap_like(axis, fun, given, results)
     return fun
 
 
-def _run(*operands: Any, body: compat.ClosedJaxpr, hooked: Hooked) -> list[Any]:
-    return list(compat.jaxpr_as_fun(hooked.program(body))(*operands))
+def _run(*operands: Any, body: _jax.Jaxpr, hooked: Hooked) -> list[Any]:
+    return list(_jax.as_function(hooked.program(body))(*operands))
 
 
-def _types(*_: Any, body: compat.ClosedJaxpr, hooked: Hooked) -> list[Any]:
-    return [v.aval for v in compat.open_up(hooked.program(body)).outvars]
+def _types(*_: Any, body: _jax.Jaxpr, hooked: Hooked) -> list[Any]:
+    return _jax.output_types(hooked.program(body))
 
 
-def _jvp(primals: Any, tangents: Any, *, body: compat.ClosedJaxpr, hooked: Hooked) -> Any:
-    moving = tuple(type(dot) is not compat.Zero for dot in tangents)
-    able = [inexact(v.aval) for v in compat.open_up(body).outvars]
+def _jvp(primals: Any, tangents: Any, *, body: _jax.Jaxpr, hooked: Hooked) -> Any:
+    given = tuple(type(dot) is not _jax.Zero for dot in tangents)
+    able = map(inexact, _jax.output_types(body))
     reached = tuple(
-        can and any(d and m for d, m in zip(row, moving, strict=True))
-        for can, row in zip(able, compat.dependencies(body), strict=True)
+        can and any(d and m for d, m in zip(row, given, strict=True))
+        for can, row in zip(able, _jax.dependencies(body), strict=True)
     )
     if not any(reached):
         out = hooks_p.bind(*primals, body=body, hooked=hooked)
-        return out, [compat.no_tangent(x) for x in out]
-    dots = [compat.instantiate_zeros(dot) for dot in select(tangents, moving)]
-    nonzero = Nonzero(moving, (), (), reached)
-    both = functools.partial(_with_tangents, body, hooked, nonzero)
+        return out, [_jax.no_tangent(x) for x in out]
+    dots = [_jax.instantiate_zeros(dot) for dot in select(tangents, given)]
+    moving = Moving(given, reached)
+    both = functools.partial(_with_tangents, body, hooked, moving)
     try:
-        results = _mapped(both, hooked.maps, nonzero)(*primals, *dots)
+        results = _mapped(both, hooked.maps, moving)(*primals, *dots)
     except jax.errors.UnexpectedTracerError as error:
         raise GradientError(
             "`saved_tensors_hooks` got a `pack` or an `unpack` that closes over a value which is"
@@ -253,16 +261,16 @@ def _jvp(primals: Any, tangents: Any, *, body: compat.ClosedJaxpr, hooked: Hooke
             " is an example of a `vmap` inside the gradient: take the gradient inside the `vmap`"
         ) from error
     out = results[: len(reached)]
-    still = [compat.no_tangent(x) for x in select(out, inverted(reached))]
+    still = [_jax.no_tangent(x) for x in select(out, inverted(reached))]
     return out, merge(reached, results[len(reached) :], still)
 
 
 def _with_tangents(
-    body: compat.ClosedJaxpr, hooked: Hooked, nonzero: Nonzero, *operands: Any
+    body: _jax.Jaxpr, hooked: Hooked, moving: Moving, *operands: Any
 ) -> list[Any]:
     """The results for one example, and the tangents of those that have some."""
-    primals, dots = operands[: len(nonzero.inputs)], operands[len(nonzero.inputs) :]
-    out, kept = _linearized(body, hooked, nonzero, primals)
+    primals, dots = split_at(operands, len(moving.operands))
+    out, kept = _linearized(body, hooked, moving, primals)
     packed = [
         _packed(hooked.pack, x) if c else x for x, c in zip(kept.leaves, kept.chosen, strict=True)
     ]
@@ -277,7 +285,7 @@ def _with_tangents(
 
     closed = jax.make_jaxpr(linear)(leaves, dots)
     held = [_checked(x) if isinstance(x, jax.core.Tracer) else x for x in closed.consts]
-    later = compat.jaxpr_as_fun(compat.without_consts(closed))
+    later = _jax.as_function(_jax.without_consts(closed))
     # A checkpoint keeps what it is given, and unpacks it when the tangents are there.
     return [*out, *jax.checkpoint(later)(*held, *leaves, *dots)]
 
@@ -289,7 +297,7 @@ def _checked(x: Any) -> Any:
     """
     if not isinstance(jax.typeof(x), jax.core.ShapedArray):  # a reference is no result
         return x
-    return pack_p.bind(x, body=compat.trace(lambda x: [x], [x]))[0]
+    return pack_p.bind(x, body=_jax.trace(lambda x: [x], [x]))[0]
 
 
 class Kept(NamedTuple):
@@ -309,24 +317,24 @@ class Kept(NamedTuple):
 
 
 def _linearized(
-    body: compat.ClosedJaxpr, hooked: Hooked, nonzero: Nonzero, primals: Sequence[Any]
+    body: _jax.Jaxpr, hooked: Hooked, moving: Moving, primals: Sequence[Any]
 ) -> tuple[list[Any], Kept]:
     """The results, and what the linear part keeps."""
     trees: list[Any] = []
 
     def forward(*primals: Any) -> list[Any]:
-        run, given = partly(compat.jaxpr_as_fun(body), list(primals), nonzero)
+        run, given = partly(_jax.as_function(body), primals, *moving)
         new, linear, rest = jax.linearize(run, *given, has_aux=True)
         leaves, tree = jax.tree.flatten(linear)
         trees.append(tree)
-        return [*merge(nonzero.outputs, new, rest), *leaves]
+        return [*merge(moving.results, new, rest), *leaves]
 
     closed = jax.make_jaxpr(forward)(*primals)
-    count = len(nonzero.outputs)
-    results = compat.jaxpr_as_fun(closed)(*primals)
+    count = len(moving.results)
+    results = _jax.as_function(closed)(*primals)
     out, leaves = results[:count], results[count:]
-    graph = Graph(closed)
-    values, fixed = [value.same for value in graph.outputs[count:]], constants(graph)
+    flow = _jax.Dataflow(closed)
+    values, fixed = [value.same for value in flow.outputs[count:]], flow.constants()
     keys = [(value, jax.typeof(leaf)) for value, leaf in zip(values, leaves, strict=True)]
     seen: dict[Any, int] = {}
     firsts = [seen.setdefault(key, i) for i, key in enumerate(keys)]
@@ -357,7 +365,7 @@ def _packed(pack: Callable[[Any], Any], x: Any) -> Any:
 
     with explained:
         closed = jax.make_jaxpr(flat)(x)
-    body = compat.without_consts(closed)
+    body = _jax.without_consts(closed)
     return recipes[-1].join(pack_p.bind(*closed.consts, x, body=body))
 
 
@@ -378,79 +386,95 @@ def _arrays(tree: Any) -> tuple[list[Any], Split]:
     return part(structure, leaves, [isinstance(leaf, jax.Array) for leaf in leaves])
 
 
-def _batch(axis: Any, operands: Any, dims: Any, *, body: compat.ClosedJaxpr, hooked: Hooked) -> Any:
-    named = compat.axis_name(axis) is not None  # the body may ask which example it is
+def _batch(axis: Any, operands: Any, dims: Any, *, body: _jax.Jaxpr, hooked: Hooked) -> Any:
+    named = _jax.axis_name(axis) is not None  # the body may ask which example it is
     out_axes = tuple(
         0 if named or any(d and at is not None for d, at in zip(row, dims, strict=True)) else None
-        for row in compat.dependencies(body)
+        for row in _jax.dependencies(body)
     )
     if any(at is not None for at in out_axes):
         maps = (*hooked.maps, Map(axis, tuple(dims), out_axes))
         # Traced here, where the names of mesh axes are known; as a function, for it is no second
         # program in the equation.
-        whole = jax.make_jaxpr(_mapped(compat.jaxpr_as_fun(body), maps))(*operands)
+        whole = jax.make_jaxpr(_mapped(_jax.as_function(body), maps))(*operands)
         hooked = hooked._replace(maps=maps, whole=lambda: whole)
     out = hooks_p.bind(*operands, body=body, hooked=hooked)
     return out, list(out_axes)
 
 
-def _outside(eqn: compat.JaxprEqn, leaf: Leaf) -> Leaf:
-    sizes = [map.axis.size for map in reversed(eqn.params["hooked"].maps)]
-    return leaf._replace(shape=(*sizes, *leaf.shape))
+def _bodies(equation: _jax.Equation) -> tuple[_jax.Body, ...]:
+    own = equation.own
+    return _jax.straight(equation, own["hooked"].program(own["body"]), _jax.CALL)
 
 
-@rule("saved_tensors_hooks", _outside)
-def _tagged(
-    eqn: compat.JaxprEqn, operands: Sequence[Any], taps: Values, run: Run
-) -> tuple[list[Any], Values]:
-    """A call that holds tags: called anew, with the taps as arguments of its own."""
-    body, hooked = eqn.params["body"], eqn.params["hooked"]
+def _around(equation: _jax.Equation) -> tuple[int, ...]:
+    """An axis for each `vmap` around the call, the outermost first."""
+    return tuple(each.axis.size for each in reversed(equation.own["hooked"].maps))
 
-    def fun(taps: Values, *operands: Any) -> tuple[list[Any], Values]:
-        return run(body, operands, taps)
+
+def _reenter(
+    equation: _jax.Equation, operands: Sequence[Any], run: _jax.Run, given: Any
+) -> tuple[list[Any], Any]:
+    """A call made anew, with what is given besides as an argument of its own."""
+    hooked: Hooked = equation.own["hooked"]
+    (body,) = _jax.straight(equation, equation.own["body"], _jax.CALL)
+
+    def fun(given: Any, *operands: Any) -> tuple[list[Any], Any]:
+        outputs, made = run(body, operands, given)
+        return list(outputs), made
 
     argnums = [1 + index for index, packed in enumerate(hooked.packed) if packed]
     again = saved_tensors_hooks(fun, hooked.pack, hooked.unpack, argnums=argnums)
     for axis, in_axes, out_axes in hooked.maps:
-        again = compat.vmap_like(axis, again, (0, *in_axes), (list(out_axes), 0))
-    results, values = again(taps, *operands)
-    return results, values
+        again = _jax.vmap_like(axis, again, (0, *in_axes), (list(out_axes), 0))
+    results, made = again(given, *operands)
+    return results, made
 
 
-def _run_pack(*operands: Any, body: compat.ClosedJaxpr) -> list[Any]:
-    return list(compat.jaxpr_as_fun(body)(*operands))
+def _run_pack(*operands: Any, body: _jax.Jaxpr) -> list[Any]:
+    return list(_jax.as_function(body)(*operands))
 
 
-def _pack_types(*_: Any, body: compat.ClosedJaxpr) -> list[Any]:
-    return [v.aval for v in compat.open_up(body).outvars]
+def _pack_types(*_: Any, body: _jax.Jaxpr) -> list[Any]:
+    return _jax.output_types(body)
 
 
-def _pack_jvp(primals: Any, tangents: Any, *, body: compat.ClosedJaxpr) -> Any:
+def _pack_jvp(primals: Any, tangents: Any, *, body: _jax.Jaxpr) -> Any:
     """A second derivative: refused where integers would lose it."""
     types = _pack_types(body=body)
-    if any(type(dot) is not compat.Zero for dot in tangents) and not all(map(inexact, types)):
+    if any(type(dot) is not _jax.Zero for dot in tangents) and not all(map(inexact, types)):
         raise GradientError(
             "`saved_tensors_hooks` got a second derivative through `pack`, which makes"
             f" {', '.join(map(describe, types))} of {describe(primals[-1])}, and integers carry no"
             " derivative; put the hooks around the gradient, saved_tensors_hooks(jax.grad(fun),"
             " pack, unpack), or pack into a floating dtype"
         )
-    dots = [compat.instantiate_zeros(dot) for dot in tangents]
-    return jax.jvp(compat.jaxpr_as_fun(body), list(primals), dots)
+    dots = [_jax.instantiate_zeros(dot) for dot in tangents]
+    return jax.jvp(_jax.as_function(body), list(primals), dots)
 
 
-def _pack_batch(axis: Any, operands: Any, dims: Any, *, body: compat.ClosedJaxpr) -> Any:
+def _pack_batch(axis: Any, operands: Any, dims: Any, *, body: _jax.Jaxpr) -> Any:
     if all(at is None for at in dims):
         return pack_p.bind(*operands, body=body), [None] * len(_pack_types(body=body))
-    each = compat.vmap_like(axis, compat.jaxpr_as_fun(body), list(dims))
+    each = _jax.vmap_like(axis, _jax.as_function(body), list(dims))
     out = pack_p.bind(*operands, body=jax.make_jaxpr(each)(*operands))
     return out, [0] * len(out)
 
 
-pack_p = compat.computing_primitive("pack", _run_pack, _pack_types)
-compat.def_jvp(pack_p, _pack_jvp)
-compat.def_batch(pack_p, _pack_batch)
+pack_p = _jax.computing_primitive("pack", _run_pack, _pack_types)
+_jax.def_jvp(pack_p, _pack_jvp)
+_jax.def_batch(pack_p, _pack_batch)
 
-hooks_p = compat.computing_primitive("saved_tensors_hooks", _run, _types)
-compat.def_jvp(hooks_p, _jvp)
-compat.def_batch(hooks_p, _batch)
+hooks_p = _jax.computing_primitive("saved_tensors_hooks", _run, _types)
+_jax.def_jvp(hooks_p, _jvp)
+_jax.def_batch(hooks_p, _batch)
+
+_jax.anatomy("pack", lambda e: _jax.straight(e, e.own["body"], _jax.CUSTOM))
+_jax.anatomy(
+    "saved_tensors_hooks", _bodies, _reenter, _around, programs=lambda e: [e.own["body"]]
+)
+
+
+def inexact(type_: Any) -> bool:
+    """Whether a type is floating or complex."""
+    return bool(jnp.issubdtype(type_.dtype, jnp.inexact))

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from . import _compat as compat
+from . import _jax
 from ._describe import describe, differences, tensor_advice
 from ._mistakes import explained
 from ._trees import adopt_dtype, conjugate, is_array, scatter, takes_gradient
@@ -22,6 +22,7 @@ from .errors import TreeError, UsageError
 
 T = TypeVar("T")
 _UIDS = itertools.count(1)
+TAG = "retain_grad"  # the primitive
 
 
 def retain_grad(y: T, name: str) -> T:
@@ -126,12 +127,12 @@ def register_hook(x: T, hook: Callable[[T], T | None]) -> T:
     hooked = [leaf for leaf, c in zip(leaves, chosen, strict=True) if c]
     if not hooked:
         return x
-    closed = compat.trace(_checked(hook, tree, chosen), hooked)
+    closed = _jax.trace(_checked(hook, tree, chosen), hooked)
     out = iter(
         hook_p.bind(
             *hooked,
             *closed.consts,
-            hook=compat.without_consts(closed),
+            hook=_jax.without_consts(closed),
             leaves=len(hooked),
             spread=True,
         )
@@ -169,14 +170,14 @@ def _checked(hook: Any, tree: Any, chosen: Sequence[bool]) -> Callable[..., list
 
 def _along(new: Any, old: Any) -> Any:
     """A new cotangent that varies along the mesh axes that the old one varies along."""
-    have, want = compat.varying(jax.typeof(new)), compat.varying(jax.typeof(old))
+    have, want = _jax.varying(jax.typeof(new)), _jax.varying(jax.typeof(old))
     if have - want:
         raise TreeError(
             "`register_hook` got a hook that returns a gradient differing between devices along"
             f" the mesh axes {sorted(have - want)}, for a value that is the same on all of them;"
             " reduce it in the hook (jax.lax.psum, pmean), or hook a value that differs"
         )
-    return compat.varied(new, want)
+    return _jax.varied(new, want)
 
 
 def inject(value: T, sink: T) -> T:
@@ -185,8 +186,8 @@ def inject(value: T, sink: T) -> T:
     The one mechanism behind retained gradients (`sink` is a zero whose gradient is asked for) and
     `set_data` (`value` is the new data without a gradient, `sink` the old).
     """
-    axes = compat.varying(jax.typeof(value)) | compat.varying(jax.typeof(sink))
-    return inject_p.bind(*(compat.varied(x, axes) for x in (value, sink)))[0]
+    axes = _jax.varying(jax.typeof(value)) | _jax.varying(jax.typeof(sink))
+    return inject_p.bind(*(_jax.varied(x, axes) for x in (value, sink)))[0]
 
 
 def _arrays(tree: Any, function: str) -> tuple[list[Any], Any]:
@@ -224,8 +225,8 @@ def _tag_batch(axis: Any, operands: Any, dims: Any, **params: Any) -> Any:
     return out, [None if d is None else 0 for d in dims]
 
 
-tag_p = compat.identity_primitive(
-    "retain_grad",
+tag_p = _jax.identity_primitive(
+    TAG,
     kept=lambda n, **_: n,
     jvp=_tag_jvp,
     transpose=lambda cotangents, *_, **__: list(cotangents),
@@ -236,9 +237,9 @@ tag_p = compat.identity_primitive(
 def _hook_jvp(primals: Any, tangents: Any, *, spread: bool, **params: Any) -> Any:
     # Linear in the hooked leaves, for every fixed value of what the hook closes over.
     leaves = params["leaves"]
-    if all(type(t) is compat.Zero for t in tangents[:leaves]):
+    if all(type(t) is _jax.Zero for t in tangents[:leaves]):
         return hook_p.bind(*primals, spread=spread, **params), list(tangents[:leaves])
-    dots = [compat.instantiate_zeros(t) for t in tangents[:leaves]]
+    dots = [_jax.instantiate_zeros(t) for t in tangents[:leaves]]
     # This differentiation's cotangents pass through the tangents. Were the primal spread too, the
     # value of a function would become batched where only its tangents are (`jax.jacfwd`).
     out = hook_p.bind(*primals, spread=False, **params)
@@ -247,7 +248,7 @@ def _hook_jvp(primals: Any, tangents: Any, *, spread: bool, **params: Any) -> An
 
 def _hook_transpose(cotangents: Any, *operands: Any, hook: Any, leaves: int, **params: Any) -> Any:
     consts = operands[leaves:]
-    new = compat.jaxpr_as_fun(hook)(*consts, *map(compat.instantiate_zeros, cotangents))
+    new = _jax.as_function(hook)(*consts, *map(_jax.instantiate_zeros, cotangents))
     return [*new, *[None] * len(consts)]
 
 
@@ -265,13 +266,13 @@ def _hook_batch(
     ]
     consts = moved[leaves:]
     in_axes = [*(None if d is None else 0 for d in dims[leaves:]), *[0] * leaves]
-    each = compat.vmap_like(axis, compat.jaxpr_as_fun(hook), in_axes)
-    batched = compat.without_consts(compat.trace(each, [*consts, *rows]))
+    each = _jax.vmap_like(axis, _jax.as_function(hook), in_axes)
+    batched = _jax.without_consts(_jax.trace(each, [*consts, *rows]))
     out = hook_p.bind(*rows, *consts, hook=batched, leaves=leaves, spread=spread)
     return out, [0] * leaves
 
 
-hook_p = compat.identity_primitive(
+hook_p = _jax.identity_primitive(
     "register_hook",
     kept=lambda n, *, leaves, **_: leaves,
     jvp=_hook_jvp,
@@ -281,7 +282,7 @@ hook_p = compat.identity_primitive(
 
 
 def _inject_jvp(primals: Any, tangents: Any) -> Any:
-    return inject_p.bind(*primals), [compat.add_tangents(*tangents)]
+    return inject_p.bind(*primals), [_jax.add_tangents(*tangents)]
 
 
 def _inject_transpose(cotangents: Any, *_: Any) -> Any:
@@ -297,7 +298,7 @@ def _inject_batch(axis: Any, operands: Any, dims: Any) -> Any:
     return inject_p.bind(value, sink), [None if dims == (None, None) else 0]
 
 
-inject_p = compat.identity_primitive(
+inject_p = _jax.identity_primitive(
     "inject_gradient",
     kept=lambda n, **_: 1,
     jvp=_inject_jvp,

@@ -28,7 +28,7 @@ from by_hand import (
 from jax import lax
 
 import funcgrad as fg
-from funcgrad import _compat as compat
+from funcgrad import _jax
 from funcgrad.bench._case import cases
 from funcgrad.bench.program import collectives, normalized
 
@@ -366,8 +366,8 @@ def scoped(x):
 def test_operations_that_share_a_derivative_keep_their_lines_and_scopes(monkeypatch):
     def places():
         jaxpr = jax.make_jaxpr(jax.jit(lambda x: retaining(lambda x, _: scoped(x))(x)))(X)
-        (call,) = compat.open_up(jaxpr).eqns
-        eqns = compat.open_up(compat.jit(call).body).eqns
+        (call,) = _jax.opened(jaxpr).eqns
+        eqns = _jax.opened(compat.jit(call).body).eqns
         mine = lambda eqn: [f.line for f in compat.frames(eqn) if f.file == __file__][:1]
         return [(e.primitive.name, str(e.source_info.name_stack), mine(e)) for e in eqns]
 

@@ -9,7 +9,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 import funcgrad as fg
-from funcgrad import _compat as compat
+from funcgrad import _jax
 from funcgrad import fori_loop, while_loop
 
 W = np.array([[0.3, 0.5], [-0.2, 0.9]], np.float32)
@@ -653,7 +653,7 @@ def test_what_nobody_wants_of_a_loop_is_not_computed():
     assert "sin" not in str(compat.prune(closed, [True]))
     both = jax.make_jaxpr(lambda x, dot: jax.jvp(lambda x: f(x, 2.0, x), (x,), (dot,)))(1.0, 2.0)
     assert compat.dependencies(both) == [[True, False], [True, True]]
-    run = jax.core.eval_jaxpr(compat.open_up(compat.prune(both, [True, False])), [], 1.0, 2.0)
+    run = jax.core.eval_jaxpr(_jax.opened(compat.prune(both, [True, False])), [], 1.0, 2.0)
     assert run == [f(1.0, 2.0, 1.0)]
 
 

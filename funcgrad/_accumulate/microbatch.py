@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .. import _compat as compat
+from .. import _jax
 from .._argnums import places, positions
 from .._describe import describe, differences
 from .._mistakes import explained
@@ -275,7 +275,7 @@ def _explicit(mesh: Any, axes: tuple[str, ...]) -> bool:
 
 def _shared_out(x: Any, mesh: Any, axes: tuple[str, ...]) -> Any:
     """`x` with its rows over `axes`; it stays where it is if they are there."""
-    return compat.placed(x, mesh, jax.P(axes, *jax.typeof(x).sharding.spec[1:]))
+    return _jax.placed(x, mesh, jax.P(axes, *jax.typeof(x).sharding.spec[1:]))
 
 
 def _gathered(x: Any, mesh: Any, axes: tuple[str, ...]) -> Any:
@@ -284,7 +284,7 @@ def _gathered(x: Any, mesh: Any, axes: tuple[str, ...]) -> Any:
     if not any(axis in part for part in named for axis in axes):
         return x
     rest = (tuple(axis for axis in part if axis and axis not in axes) for part in named)
-    return compat.placed(x, mesh, jax.P(*(part or None for part in rest)))
+    return _jax.placed(x, mesh, jax.P(*(part or None for part in rest)))
 
 
 def _join(layout: _Layout, sums: list[Any], stacks: list[Any]) -> Any:
@@ -329,8 +329,8 @@ def _trace(task: _Task, held: Any, batch: Any, keys: Any) -> _Program:
         return found
 
     leaves, given = jax.tree.flatten((_slice(batch, 0, task.parts.size), _entry(keys, 0)))
-    closed = compat.trace(flat, leaves)
-    (structure, *layout), program = trees[-1], compat.jaxpr_as_fun(closed)
+    closed = _jax.trace(flat, leaves)
+    (structure, *layout), program = trees[-1], _jax.as_function(closed)
 
     def call(micro: Any, keys: Any) -> _Results:
         return structure.unflatten(program(*jax.tree.leaves((micro, keys))))
@@ -384,8 +384,8 @@ def _zeros(program: _Program) -> _Results:
 
 def _zero(aval: Any, dtype: Any) -> Any:
     """Zeros typed as `aval` is, with its mesh axes and sharding: what a scan must start from."""
-    zeros = compat.varied(jnp.zeros(aval.shape, dtype), compat.varying(aval))
-    return compat.placed_like(zeros, aval)
+    zeros = _jax.varied(jnp.zeros(aval.shape, dtype), _jax.varying(aval))
+    return _jax.placed_like(zeros, aval)
 
 
 def _add(

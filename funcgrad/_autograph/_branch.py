@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from .. import _compat as compat
+from .. import _jax
 from ..errors import TreeError
 from ._stage import (
     Piece,
@@ -72,12 +72,12 @@ def select(
         def run() -> list[Any]:
             leaf = pieces[k]()
             values = [cast(leaf(pair[k]), aval) for aval, pair in outputs]
-            return [compat.varied(x, axes) for x in values]
+            return [_jax.varied(x, axes) for x in values]
 
         return run
 
     every = [type_of(x) for _, pair in outputs for x in pair]
-    axes = frozenset[str]().union(*map(compat.varying, [jax.typeof(test), *every]))
+    axes = frozenset[str]().union(*map(_jax.varying, [jax.typeof(test), *every]))
     results = lax.cond(test, branch(0), branch(1))
     return [value(results) for value in after]
 

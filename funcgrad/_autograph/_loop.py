@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import _compat as compat
+from .. import _jax
 from ..errors import TreeError
 from ._branch import filled
 from ._stage import In, Piece, cast, common, numeric, same, show, stage, taken_apart, truth, type_of
@@ -51,7 +51,7 @@ class Step:
 
     def start(self) -> list[Any]:
         """The first carry."""
-        return [compat.varied(self._starts[i][j], self._axes) for i, j in self._carried]
+        return [_jax.varied(self._starts[i][j], self._axes) for i, j in self._carried]
 
     def more(self, carry: Sequence[Any]) -> Any:
         """Whether the loop's test holds."""
@@ -61,11 +61,11 @@ class Step:
 
     def next(self, item: Any, carry: Sequence[Any]) -> list[Any]:
         """One step."""
-        items = [compat.varied(jnp.asarray(x), self._axes) for x in jax.tree.leaves(item)]
+        items = [_jax.varied(jnp.asarray(x), self._axes) for x in jax.tree.leaves(item)]
         leaf, values = self._piece(*items, *self._inputs(carry)), self._piece.values
         types = [jax.typeof(self._starts[i][j]) for i, j in self._carried]
         new = [leaf(values[i].leaves[j]) for i, j in self._carried]
-        return [compat.varied(cast(*pair), self._axes) for pair in zip(new, types, strict=True)]
+        return [_jax.varied(cast(*pair), self._axes) for pair in zip(new, types, strict=True)]
 
     def finish(self, carry: Sequence[Any], more: Callable[[], Any] | None = None) -> None:
         """Gives the variables their values after a loop, that had to stop where `more()`."""
@@ -114,7 +114,7 @@ class Step:
                 return self._state.get()
 
         while True:
-            inputs = [compat.varied(x, self._axes) for x in (*self._items, *self._inputs(()))]
+            inputs = [_jax.varied(x, self._axes) for x in (*self._items, *self._inputs(()))]
             piece = stage(run, self.place, *inputs)
             if not (self._widened(piece) | self._spread(piece, inputs)):
                 return piece
@@ -130,7 +130,7 @@ class Step:
 
     def _spread(self, piece: Piece, inputs: Sequence[Any]) -> bool:
         """Whether something differs between the devices of a mesh along which inputs do not yet."""
-        all_axes = [compat.varying(jax.typeof(x)) for x in (*inputs, *piece.closed_over)]
+        all_axes = [_jax.varying(jax.typeof(x)) for x in (*inputs, *piece.closed_over)]
         axes = self._axes.union(*all_axes)
         if axes == self._axes:
             return False
@@ -149,7 +149,7 @@ class Step:
         """The numeric leaves, those that are carried from the carry."""
         spots = dict(zip(self._carried, carry, strict=True)) if carry else {}
         leaves = [((i, j), x) for i, row in enumerate(self._starts) for j, x in enumerate(row)]
-        return [compat.varied(spots.get(k, x), self._axes) for k, x in leaves if numeric(x)]
+        return [_jax.varied(spots.get(k, x), self._axes) for k, x in leaves if numeric(x)]
 
     def _types(self) -> list[Any]:
         return [jax.typeof(x) for x in (*self._items, *self._inputs(()))]

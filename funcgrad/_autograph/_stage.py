@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import _compat as compat
+from .. import _jax
 from .._describe import describe
 from .._trees import is_array
 from ..errors import UnboundError, UsageError
@@ -84,13 +84,13 @@ class Piece(NamedTuple):
         values: what it returns.
     """
 
-    program: compat.ClosedJaxpr
+    program: _jax.Jaxpr
     closed_over: list[Any]
     values: list[Value]
 
     def __call__(self, *inputs: Any) -> Callable[[Any], Any]:
         """Runs the program; the function returned tells what a leaf of the values is then."""
-        computed = compat.jaxpr_as_fun(self.program)(*self.closed_over, *inputs)
+        computed = _jax.as_function(self.program)(*self.closed_over, *inputs)
 
         def leaf(note: Any) -> Any:
             if isinstance(note, Out):
@@ -160,18 +160,18 @@ def stage(
 
     with inside(place):
         try:
-            closed = compat.trace(flat, inputs)
+            closed = _jax.trace(flat, inputs)
         except RecursionError:
             raise UsageError(
                 "`autograph` got a function that calls itself in a branch of the traced condition"
                 f" at {place}, so that tracing it never ends; write it as a loop"
             ) from None
-    program, consts = compat.without_consts(closed), list(closed.consts)
-    if any(compat.varying(jax.typeof(x)) for x in (*consts, *inputs)):
+    program, consts = _jax.without_consts(closed), list(closed.consts)
+    if any(_jax.varying(jax.typeof(x)) for x in (*consts, *inputs)):
         # In shard_map: what all devices share is typed as differing before a branch or loop, not
         # in it. Going backwards it is summed over devices there, where all of them come by.
-        program, made = compat.hoist_casts(program, len(consts))
-        consts = [*compat.jaxpr_as_fun(made)(*consts), *consts]
+        program, made = _jax.hoist_casts(program, len(consts))
+        consts = [*_jax.as_function(made)(*consts), *consts]
     return Piece(program, consts, values)
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import _compat as compat
+from .. import _jax
 from .. import _taps as interpret
 from .._argnums import places, positions
 from .._describe import describe, differences
@@ -138,13 +138,13 @@ class Pullback:
                 f"grad can be implicitly created only for real scalar outputs but got {out.dtype}: "
                 f"give `{self.function}` the output's gradient, or return its real part"
             )
-        return compat.one(out)
+        return _jax.one(out)
 
 
 def _placed(grads: list[Any], values: list[Any]) -> list[Any]:
     """Retained gradients with the shardings of their values; taps are made without any."""
     return [
-        None if g is None else compat.placed_like(g, jax.typeof(v))
+        None if g is None else _jax.placed_like(g, jax.typeof(v))
         for g, v in zip(grads, values, strict=True)
     ]
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .. import _compat as compat
+from .. import _jax
 from .. import _taps as interpret
 from .._describe import describe, tensor_advice
 from .._trees import Split, is_array, part, takes_gradient
@@ -78,18 +78,18 @@ def _trace(flat: Flat, leaves: list[Any], function: str) -> tuple[Any, int, Spli
         seen.append((len(out), recipe))
         return [*out, *results]
 
-    return compat.trace(arrays, leaves), *seen[-1]
+    return _jax.trace(arrays, leaves), *seen[-1]
 
 
 def _used(closed: Any, leaves: list[Any], count: int) -> list[bool]:
     """Which leaves the first `count` results depend on, in the sense of derivatives."""
-    program = compat.jaxpr_as_fun(closed)
+    program = _jax.as_function(closed)
 
     def derivative(*both: Any) -> list[Any]:
         dots = both[len(leaves) :]
         return list(jax.jvp(lambda *xs: program(*xs)[:count], both[: len(leaves)], dots)[1])
 
-    return compat.used_inputs(compat.trace(derivative, [*leaves, *leaves]))[len(leaves) :]
+    return _jax.used_inputs(_jax.trace(derivative, [*leaves, *leaves]))[len(leaves) :]
 
 
 def _outputs(out: Any, function: str) -> list[Any]:

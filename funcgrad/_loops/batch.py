@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import _compat as compat
+from .. import _jax
 from .._lists import split_at
 from .forward import Nonzero, joined, jvp_p, reached
 from .primitive import Loop, Operands, loop_p, make, zeros
@@ -17,7 +17,7 @@ def _batch(axis: Any, flat: Sequence[Any], dims: Sequence[Any], *, loop: Loop) -
     """A loop over batches: with a trip count for each example only where it differs."""
     where = loop.operands(dims)
     on = [[d is not None for d in part] for part in where[1:]]
-    named = compat.axis_name(axis) is not None  # the body may ask which example it is
+    named = _jax.axis_name(axis) is not None  # the body may ask which example it is
     if not named and where.limit is None and not any(map(any, on)):
         out = loop_p.bind(*flat, loop=loop)
         return out, [None] * len(out)
@@ -28,11 +28,11 @@ def _batch(axis: Any, flat: Sequence[Any], dims: Sequence[Any], *, loop: Loop) -
         xs=[x if d is None else jnp.moveaxis(x, d, 1) for x, d in zip(
             loop.operands(flat).xs, where.xs, strict=True)]
     )  # fmt: skip
-    able = [True] * len(compat.open_up(loop.body).outvars)
+    able = [True] * len(_jax.outputs(loop.body))
     carry, ys = (able[: loop.carry], able[loop.carry :]) if named else reached(
         loop, on[1], on[2], on[3], able)  # fmt: skip
     tested = loop.cond is not None and (named or any(
-        d and g for d, g in zip(compat.used_inputs(loop.cond), [*on[0], *carry], strict=True)
+        d and g for d, g in zip(_jax.used_inputs(loop.cond), [*on[0], *carry], strict=True)
     ))  # fmt: skip
     if where.limit is None and not tested:
         return _batch_in_step(axis, ops, on, carry, ys, loop)
@@ -43,8 +43,8 @@ def _batch_in_step(
     axis: Any, ops: Operands, on: list[list[bool]], carry: list[bool], ys: list[bool], loop: Loop
 ) -> Any:
     """All examples take the same steps."""
-    body = compat.jaxpr_as_fun(loop.body)
-    each = compat.vmap_like(
+    body = _jax.as_function(loop.body)
+    each = _jax.vmap_like(
         axis, body, _axes(on[1], carry, on[3]), _axes(carry, ys)
     )  # fmt: skip
 
@@ -53,7 +53,7 @@ def _batch_in_step(
         return out[: loop.carry], out[loop.carry :]
 
     def cond(conds: list[Any], state: list[Any]) -> Any:
-        test = compat.vmap_like(axis, compat.jaxpr_as_fun(loop.cond), _axes(on[0], carry), None)
+        test = _jax.vmap_like(axis, _jax.as_function(loop.cond), _axes(on[0], carry), None)
         return test(*conds, *state)[0]
 
     start = _spread(axis, ops.carry, on[2], carry)
@@ -89,12 +89,12 @@ def _batch_apart(
     safe = [] if loop.linear else [lax.stop_gradient(x) for x in init]
     # Steps are counted per example, but for loops over rows alone: there the row tells the step.
     counted = loop.cond is not None or loop.length is None
-    body, tests, rows = compat.jaxpr_as_fun(loop.body), loop.conds, len(loop.types()[1])
+    body, tests, rows = _jax.as_function(loop.body), loop.conds, len(loop.types()[1])
 
     def active(limit: Any, count: Any, conds: list[Any], carry: list[Any]) -> Any:
         if loop.cond is None:
             return count < limit
-        return (count < limit) & compat.jaxpr_as_fun(loop.cond)(*conds, *carry)[0]
+        return (count < limit) & _jax.as_function(loop.cond)(*conds, *carry)[0]
 
     def example(fixed: list[Any], consts: list[Any], safe: list[Any], state: Any, row: Any) -> Any:
         (count,), carry = split_at(state, 1) if counted else (row[:1], state)
@@ -110,13 +110,13 @@ def _batch_apart(
 
     fixed_axes = [0, *_axes(on[0])]
     row_axes = _axes(on[3]) if counted else [None, *_axes(on[3])]
-    each = compat.vmap_like(axis, example, (fixed_axes, _axes(on[1]), 0, 0, row_axes))
+    each = _jax.vmap_like(axis, example, (fixed_axes, _axes(on[1]), 0, 0, row_axes))
 
     def step(consts: list[Any], state: list[Any], row: list[Any]) -> Any:
         return each(*split_at(consts, 1 + tests, loop.consts), state, row)
 
     def cond(conds: list[Any], state: list[Any]) -> Any:
-        going = compat.vmap_like(axis, active, (0, 0, _axes(on[0]), 0))
+        going = _jax.vmap_like(axis, active, (0, 0, _axes(on[0]), 0))
         return jnp.any(going(conds[0], state[0], conds[1:], state[1:]))
 
     conds = [limits, *ops.conds]
@@ -145,5 +145,5 @@ def _batch_with_tangents(
     return both.results(out), both.results(out_dims)
 
 
-compat.def_batch(loop_p, _batch)
-compat.def_batch(jvp_p, _batch_with_tangents)
+_jax.def_batch(loop_p, _batch)
+_jax.def_batch(jvp_p, _batch_with_tangents)

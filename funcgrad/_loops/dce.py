@@ -1,63 +1,51 @@
-"""Takes out of a loop what nobody wants of it."""
+"""Dead code in loops: what is left of one of which only some results are wanted."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from .. import _compat as compat
-from .._lists import select, split_at
-from .forward import jvp_p
+from .. import _jax
+from .._lists import split_at
+from .forward import Nonzero, jvp_p
 from .primitive import Loop, loop_p
 
 
-def _wanted(used: Sequence[bool], eqn: compat.JaxprEqn) -> Any:
+def _wanted(used: Sequence[bool], count: int, *, loop: Loop) -> Any:
     """The loop without the carries and ys that nobody wants, and without what only they need."""
     if not any(used):
-        return [False] * len(eqn.invars), None
-    loop: Loop = eqn.params["loop"]
+        return [False] * count, None, {}, []
     _, carry, ys = split_at(used, 1, loop.carry)
     test: list[bool] = []
     if loop.cond is not None:
-        test, tested = split_at(compat.used_inputs(loop.cond), loop.conds)
+        test, tested = split_at(_jax.used_inputs(loop.cond), loop.conds)
         carry = [a or b for a, b in zip(carry, tested, strict=True)]
     while True:
-        given = compat.used_inputs(loop.body, [*carry, *ys])
+        given = _jax.used_inputs(loop.body, [*carry, *ys])
         consts, state, xs = split_at(given, loop.consts, loop.carry)
         now = [a or b for a, b in zip(carry, state, strict=True)]
         if now == carry:
             break
         carry = now
-    made = loop._replace(
-        body=compat.prune(loop.body, [*carry, *ys], [*consts, *carry, *xs]),
-        cond=loop.cond and compat.prune(loop.cond, [True], [*test, *carry]),
+    left = loop._replace(
+        body=_jax.prune(loop.body, [*carry, *ys], [*consts, *carry, *xs]),
+        cond=loop.cond and _jax.prune(loop.cond, [True], [*test, *carry]),
         conds=sum(test),
         consts=sum(consts),
         carry=sum(carry),
         residuals=sum(ys[len(ys) - loop.residuals :]),
     )
-    inputs = [True, *test, *consts, *carry, *xs]
-    new = eqn.replace(
-        params={"loop": made},
-        invars=select(eqn.invars, inputs),
-        outvars=select(eqn.outvars, [True, *carry, *ys]),
-    )
-    return inputs, new
+    operands = [True, *test, *consts, *carry, *xs]
+    return operands, loop_p, {"loop": left}, [True, *carry, *ys]
 
 
-def _wanted_with_tangents(used: Sequence[bool], eqn: compat.JaxprEqn) -> Any:
+def _wanted_with_tangents(used: Sequence[bool], count: int, *, loop: Loop, nonzero: Nonzero) -> Any:
     """Where no tangents are wanted, the loop that it is the tangent of."""
-    loop, nonzero = eqn.params["loop"], eqn.params["nonzero"]
-    count, results = len(eqn.invars) - sum(nonzero.inputs), 1 + len(nonzero.outputs)
+    dots, results = sum(nonzero.inputs), 1 + len(nonzero.outputs)
     if any(used[results:]):
-        return [True] * len(eqn.invars), eqn
-    plain = eqn.replace(
-        primitive=loop_p,
-        params={"loop": loop},
-        invars=eqn.invars[:count],
-        outvars=eqn.outvars[:results],
-    )
-    inputs, new = _wanted(used[:results], plain)
-    return [*inputs, *[False] * sum(nonzero.inputs)], new
+        kept = {"loop": loop, "nonzero": nonzero}
+        return [True] * count, jvp_p, kept, [True] * len(used)
+    operands, left, params, made = _wanted(used[:results], count - dots, loop=loop)
+    return [*operands, *[False] * dots], left, params, [*made, *[False] * (len(used) - results)]
 
 
-compat.def_dce(loop_p, _wanted)
-compat.def_dce(jvp_p, _wanted_with_tangents)
+_jax.def_dce(loop_p, _wanted)
+_jax.def_dce(jvp_p, _wanted_with_tangents)

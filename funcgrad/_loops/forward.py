@@ -1,13 +1,14 @@
 """Forward mode: one loop over primals and tangents, whose memory is that of one step."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from .. import _compat as compat
-from .._lists import inverted, merge, select, split_at
+from .. import _jax
+from .._lists import merge, partly, select, split_at
 from .primitive import Loop, Operands, loop_p, make, result_types
 
 
@@ -36,12 +37,12 @@ def jvp(primals: Sequence[Any], tangents: Sequence[Any], *, loop: Loop) -> Any:
     given = select([*dots.consts, *dots.carry, *dots.xs], nonzero.inputs)
     if not given:
         out = loop_p.bind(*primals, loop=loop)
-        return out, [compat.no_tangent(x) for x in out]
-    given = [compat.instantiate_zeros(dot) for dot in given]
+        return out, [_jax.no_tangent(x) for x in out]
+    given = [_jax.instantiate_zeros(dot) for dot in given]
     both = jvp_p.bind(*primals, *given, loop=loop, nonzero=nonzero)
     out, dots_out = split_at(both, 1 + len(nonzero.outputs))
     flags = (False, *nonzero.outputs)
-    zeros = [compat.no_tangent(x) for x, c in zip(out, flags, strict=True) if not c]
+    zeros = [_jax.no_tangent(x) for x, c in zip(out, flags, strict=True) if not c]
     return out, merge(flags, dots_out, zeros)
 
 
@@ -49,7 +50,7 @@ def _nonzero(loop: Loop, tangents: Sequence[Any]) -> Nonzero:
     """What has a tangent, over all steps: a carry that depends on anything that has one."""
     dots = loop.operands(tangents)
     consts, carry, xs = (
-        [type(dot) is not compat.Zero for dot in part]
+        [type(dot) is not _jax.Zero for dot in part]
         for part in (dots.consts, dots.carry, dots.xs)
     )
     floats = [jnp.issubdtype(aval.dtype, jnp.inexact) for part in loop.types() for aval in part]
@@ -64,7 +65,7 @@ def reached(
 
     A fixed point over the steps: a carry that is reached in one step is given in the next.
     """
-    depends = compat.dependencies(loop.body)
+    depends = _jax.dependencies(loop.body)
     while True:
         given = [*consts, *carry, *xs]
         reached = [
@@ -118,7 +119,7 @@ def parts(flat: Sequence[Any], loop: Loop, nonzero: Nonzero) -> tuple[Operands, 
 def joined(types: Sequence[Any], loop: Loop, nonzero: Nonzero) -> Joined:
     """The joined loop, for operands of these types."""
     ops, dots = parts(types, loop, nonzero)
-    body, test, carried = compat.jaxpr_as_fun(loop.body), loop.cond, loop.carry
+    body, test, carried = _jax.as_function(loop.body), loop.cond, loop.carry
 
     def step(consts: list[Any], carry: list[Any], row: list[Any]) -> Any:
         a, b, c = (
@@ -127,13 +128,13 @@ def joined(types: Sequence[Any], loop: Loop, nonzero: Nonzero) -> Joined:
             split_at(row, len(ops.xs)),
         )
         primals, tangents = ([*x, *y, *z] for x, y, z in zip(a, b, c, strict=True))
-        run, given = partly(body, primals, nonzero)
+        run, given = partly(body, primals, nonzero.inputs, nonzero.outputs)
         new, new_dots, rest = jax.jvp(run, given, tangents, has_aux=True)
         out, moved = merge(nonzero.outputs, new, rest), sum(nonzero.carry)
         return out[:carried] + new_dots[:moved], new_dots[moved:] + out[carried:]
 
     def cond(conds: list[Any], carry: list[Any]) -> Any:
-        return compat.jaxpr_as_fun(test)(*conds, *carry[:carried])[0]
+        return _jax.as_function(test)(*conds, *carry[:carried])[0]
 
     made, extra = make(
         step,
@@ -145,20 +146,6 @@ def joined(types: Sequence[Any], loop: Loop, nonzero: Nonzero) -> Joined:
         **{**loop.static, "linear": False},
     )
     return Joined(made, extra, loop, nonzero)
-
-
-def partly(body: Any, inputs: list[Any], nonzero: Nonzero) -> tuple[Any, list[Any]]:
-    """The body as a function of the inputs with tangents, and those inputs.
-
-    It returns the outputs with tangents and, as auxiliary ones, the others.
-    """
-    fixed = select(inputs, inverted(nonzero.inputs))
-
-    def run(*moving: Any) -> Any:
-        out = body(*merge(nonzero.inputs, moving, fixed))
-        return select(out, nonzero.outputs), select(out, inverted(nonzero.outputs))
-
-    return run, select(inputs, nonzero.inputs)
 
 
 def _run_with_tangents(*flat: Any, loop: Loop, nonzero: Nonzero) -> list[Any]:
@@ -173,13 +160,29 @@ def _types_with_tangents(*flat: Any, loop: Loop, nonzero: Nonzero) -> list[Any]:
 
 def _jvp_with_tangents(primals: Any, tangents: Any, *, loop: Loop, nonzero: Nonzero) -> Any:
     both = joined([*map(jax.typeof, primals)], loop, nonzero)
-    still = [compat.no_tangent(x) for x in both.extra]
+    still = [_jax.no_tangent(x) for x in both.extra]
     out, dots = jvp(
         both.operands(primals, both.extra), both.operands(tangents, still), loop=both.loop
     )
     return both.results(out), both.results(dots)
 
 
-jvp_p = compat.computing_primitive("bounded_loop_jvp", _run_with_tangents, _types_with_tangents)
-compat.def_jvp(loop_p, jvp)
-compat.def_jvp(jvp_p, _jvp_with_tangents)
+jvp_p = _jax.computing_primitive("bounded_loop_jvp", _run_with_tangents, _types_with_tangents)
+
+
+@functools.lru_cache(maxsize=16)
+def _both(loop: Loop, nonzero: Nonzero, types: tuple[Any, ...]) -> _jax.Jaxpr:
+    """The loop over primals and tangents that `jvp_p` stands for, as a program."""
+    run = functools.partial(_run_with_tangents, loop=loop, nonzero=nonzero)
+    return _jax.trace(run, types)
+
+
+def _bodies(equation: _jax.Equation) -> tuple[_jax.Body, ...]:
+    own = equation.own
+    program = _both(own["loop"], own["nonzero"], tuple(equation.operand_types))
+    return _jax.straight(equation, program, _jax.CALL)
+
+
+_jax.anatomy("bounded_loop_jvp", _bodies)
+_jax.def_jvp(loop_p, jvp)
+_jax.def_jvp(jvp_p, _jvp_with_tangents)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .. import _compat as compat
+from .. import _jax
 from .._describe import describe, differences
 from .._mistakes import explained
 from .._trees import is_array
@@ -231,7 +231,7 @@ def _loop(
     cond, conds = _condition(name, cond_fun, leaves, tree)
     axes = _axes(limit, *consts, *conds, *leaves)
     if axes:
-        limit, *leaves = (compat.varied(x, axes) for x in (limit, *leaves))
+        limit, *leaves = (_jax.varied(x, axes) for x in (limit, *leaves))
         body, consts = _over_devices(name, body_fun, tree, leaves, axes)
         cond, conds = _condition(name, cond_fun, leaves, tree)
     made = Loop(body, cond, length, len(conds), len(consts), len(leaves), checkpoints=kept)
@@ -239,28 +239,28 @@ def _loop(
         _, out, _ = made.run(limit, conds, consts, leaves)
     more = None
     if cond:
-        (more,) = compat.jaxpr_as_fun(cond)(*conds, *map(lax.stop_gradient, out))
+        (more,) = _jax.as_function(cond)(*conds, *map(lax.stop_gradient, out))
     return more, tree.unflatten(out)
 
 
 def _traced(
     name: str, fun: Callable[..., Any], leaves: Sequence[Any]
-) -> tuple[compat.ClosedJaxpr, list[Any]]:
+) -> tuple[_jax.Jaxpr, list[Any]]:
     """A program and what it closes over, its leading inputs."""
     with explained:
-        closed = compat.trace(fun, leaves)
-    effect = compat.sequenced(closed)
+        closed = _jax.trace(fun, leaves)
+    effect = _jax.ordered_effect(closed)
     if effect:
         raise UsageError(
             f"`{name}` got a function with the effect {effect}, whose order it cannot keep: print"
             " and call back without ordered=True, and put what a reference holds into the carry"
         )
-    return compat.without_consts(closed), list(closed.consts)
+    return _jax.without_consts(closed), list(closed.consts)
 
 
 def _condition(
     name: str, cond_fun: Any, leaves: list[Any], tree: Any
-) -> tuple[compat.ClosedJaxpr | None, list[Any]]:
+) -> tuple[_jax.Jaxpr | None, list[Any]]:
     """The condition as a program and what it closes over; nothing where there is none."""
     if cond_fun is None:
         return None, []
@@ -283,7 +283,7 @@ def _body(name: str, body_fun: Any, leaves: list[Any], tree: Any) -> Any:
 
     while True:  # a promoted leaf may promote another, each at most twice
         body, consts = _traced(name, flat, leaves)
-        types = [v.aval for v in compat.open_up(body).outvars]
+        types = _jax.output_types(body)
         new = leaves
         if trees[-1] == tree:
             new = [_promoted(x, aval) for x, aval in zip(leaves, types, strict=True)]
@@ -341,12 +341,12 @@ def _array(leaf: Any, name: str) -> Any:
 
 
 def _axes(*values: Any) -> frozenset[str]:
-    return frozenset[str]().union(*(compat.varying(jax.typeof(x)) for x in values))
+    return frozenset[str]().union(*(_jax.varying(jax.typeof(x)) for x in values))
 
 
 def _over_devices(
     name: str, body_fun: Any, tree: Any, leaves: list[Any], axes: frozenset[str]
-) -> tuple[compat.ClosedJaxpr, list[Any]]:
+) -> tuple[_jax.Jaxpr, list[Any]]:
     """The body in `shard_map`, its constants typed before the loop as differing between devices.
 
     Going backwards they are then summed over devices after the loop, and not in each step, where
@@ -356,12 +356,12 @@ def _over_devices(
     def flat(*xs: Any) -> list[Any]:
         out = jax.tree.leaves(body_fun(tree.unflatten(xs)))
         return [
-            compat.varied(_as_strong_as(x, like), axes) for x, like in zip(out, xs, strict=True)
+            _jax.varied(_as_strong_as(x, like), axes) for x, like in zip(out, xs, strict=True)
         ]
 
     body, consts = _traced(name, flat, leaves)
-    moved, made = compat.hoist_casts(body, len(consts))
-    return moved, [*compat.jaxpr_as_fun(made)(*consts), *consts]
+    moved, made = _jax.hoist_casts(body, len(consts))
+    return moved, [*_jax.as_function(made)(*consts), *consts]
 
 
 def _check_count(count: Any, keyword: str, name: str, least: int = 1) -> None:

@@ -6,20 +6,24 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 
-from .. import _compat as compat
-from .._lists import inverted, merge, select, split_at
+from .. import _jax
+from .._lists import inverted, merge, partly, select, split_at
 from ..errors import GradientError
-from .forward import Nonzero, jvp_p, partly
+from .forward import Nonzero, jvp_p
 from .primitive import Loop, Operands, loop_p, make, zeros
 from .segments import in_pieces
 
 
-def _split(trace: Any, *tracers: Any, loop: Loop, nonzero: Nonzero) -> list[Any]:
+def _primals(count: int, *, loop: Loop, nonzero: Nonzero) -> int:
+    """How many of the operands are primals; tangents come behind them."""
+    del loop
+    return count - sum(nonzero.inputs)
+
+
+def _split(
+    later: _jax.Later, primals: list[Any], flat: Sequence[Any], *, loop: Loop, nonzero: Nonzero
+) -> list[Any]:
     """Partial evaluation: what the primals give is computed now, what tangents give later."""
-    count = len(tracers) - sum(nonzero.inputs)
-    known = [t.pval.get_known() for t in tracers[:count] if t.is_known()]
-    if len(known) < count or all(t.is_known() for t in tracers):
-        return trace.default_process_primitive(jvp_p, tracers, {"loop": loop, "nonzero": nonzero})
     if loop.length is None:
         raise GradientError(
             "`fori_loop` got bounds that are known at run time only and no `max_steps`, and reverse"
@@ -27,13 +31,12 @@ def _split(trace: Any, *tracers: Any, loop: Loop, nonzero: Nonzero) -> list[Any]
             " can be, or use forward mode (jax.jvp, jax.jacfwd)"
         )
     if loop.checkpoints is not None and loop.length > loop.checkpoints:
-        with compat.set_current_trace(trace):
-            return in_pieces(tracers, loop, nonzero)
-    ops = loop.operands(known)
+        return later.run(in_pieces, flat, loop, nonzero)
+    ops = loop.operands(primals)
     (steps, *out), residuals = _keeping_residuals(ops, loop, nonzero)
-    dots = split_at(tracers[count:], sum(nonzero.consts), sum(nonzero.carry))
+    dots = split_at(flat[len(primals) :], sum(nonzero.consts), sum(nonzero.carry))
     linear, operands = _linear_loop(steps, residuals, dots, loop, nonzero)
-    _, *dots_out = trace.default_process_primitive(loop_p, operands, {"loop": linear})
+    _, *dots_out = later.bind(loop_p, operands, loop=linear)
     return [steps, *out, *dots_out]
 
 
@@ -58,10 +61,10 @@ def _keeping_residuals(ops: Operands, loop: Loop, nonzero: Nonzero) -> tuple[lis
 
     Those that cost less to compute from others than to write down are computed from them.
     """
-    body, trees = compat.jaxpr_as_fun(loop.body), []
+    body, trees = _jax.as_function(loop.body), []
 
     def step(consts: list[Any], carry: list[Any], row: list[Any]) -> Any:
-        run, given = partly(body, [*consts, *carry, *row], nonzero)
+        run, given = partly(body, [*consts, *carry, *row], nonzero.inputs, nonzero.outputs)
         new, linear, rest = jax.linearize(run, *given, has_aux=True)
         leaves, tree = jax.tree.flatten(linear)
         trees.append(tree)
@@ -72,17 +75,17 @@ def _keeping_residuals(ops: Operands, loop: Loop, nonzero: Nonzero) -> tuple[lis
         step, ops.consts, ops.carry, ops.xs, length=loop.length, reverse=loop.reverse
     )
     consts, count = [*extra, *ops.consts], len(nonzero.outputs)
-    how = compat.outputs(made.body, len(consts), count)
-    fixed = compat.jaxpr_as_fun(how.program)(*consts) if how.program else []
+    how = _jax.origins(made.body, len(consts), count)
+    fixed = _jax.as_function(how.program)(*consts) if how.program else []
     source = [i - made.consts - made.carry if i is not None else -1 for i in how.inputs]
     stacked = [
         not invariant and row < 0 and how.firsts[index] == index
         for index, (invariant, row) in enumerate(zip(how.invariant, source, strict=True))
     ]
     at_hand = [invariant or row >= 0 for invariant, row in zip(how.invariant, source, strict=True)]
-    derived = compat.derived(made.body, count, at_hand, stacked)
+    derived = _jax.derived(made.body, count, at_hand, stacked)
     stacked = [s and not d for s, d in zip(stacked, derived.which, strict=True)]
-    keep = compat.prune(made.body, [True] * count + stacked)
+    keep = _jax.prune(made.body, [True] * count + stacked)
     made = made._replace(
         body=keep, cond=loop.cond, conds=loop.conds, residuals=loop.residuals + sum(stacked)
     )
@@ -94,7 +97,7 @@ def _keeping_residuals(ops: Operands, loop: Loop, nonzero: Nonzero) -> tuple[lis
         found.update(zip(_where(stacked), rows, strict=False))
         found.update({i: rows[len(kept) + row] for i, row in enumerate(source) if row >= 0})
         if derived.program:
-            again = compat.jaxpr_as_fun(derived.program)(*(found[i] for i in derived.inputs))
+            again = _jax.as_function(derived.program)(*(found[i] for i in derived.inputs))
             found.update(zip(_where(derived.which), again, strict=True))
         return [found[i] if i in found else found[how.firsts[i]] for i in range(len(source))]
 
@@ -122,11 +125,8 @@ def _linear_loop(
     return made, [steps, *extra, *consts, *dots[1], *xs]
 
 
-def _known_part(unknown: Sequence[bool], *, loop: Loop, nonzero: Nonzero) -> Any:
-    count = len(unknown) - sum(nonzero.inputs)
-    if any(unknown[:count]):
-        return None
-    return loop_p, {"loop": loop}, count, 1 + len(nonzero.outputs)
+def _known_part(*, loop: Loop, nonzero: Nonzero) -> Any:
+    return loop_p, {"loop": loop}, 1 + len(nonzero.outputs)
 
 
 def _transpose(cotangents: Sequence[Any], *flat: Any, loop: Loop) -> list[Any]:
@@ -136,11 +136,11 @@ def _transpose(cotangents: Sequence[Any], *flat: Any, loop: Loop) -> list[Any]:
             "`jax.linear_transpose` got a function with a `while_loop` or `fori_loop` of funcgrad,"
             " which is transposed only after it is linearised; use jax.vjp or jax.linearize"
         )
-    ops, body = loop.operands(flat), compat.jaxpr_as_fun(loop.body)
-    types = split_at([v.aval for v in compat.open_up(loop.body).invars], loop.consts, loop.carry)
-    consts, xs = ([compat.is_linear(x) for x in part] for part in (ops.consts, ops.xs))
+    ops, body = loop.operands(flat), _jax.as_function(loop.body)
+    types = split_at(_jax.input_types(loop.body), loop.consts, loop.carry)
+    consts, xs = ([_jax.is_linear(x) for x in part] for part in (ops.consts, ops.xs))
     _, carry_cts, ys_cts = split_at(cotangents, 1, loop.carry)
-    ys = [type(ct) is not compat.Zero for ct in ys_cts]
+    ys = [type(ct) is not _jax.Zero for ct in ys_cts]
     fixed = select(ops.xs, inverted(xs))
     linear = select(types[0], consts), types[1], select(types[2], xs)
 
@@ -155,7 +155,7 @@ def _transpose(cotangents: Sequence[Any], *flat: Any, loop: Loop) -> list[Any]:
         return [*new[1], *map(lax.add, sums, new[0])], new[2]
 
     given = select(ops.consts, inverted(consts))
-    start = [*map(compat.instantiate_zeros, carry_cts), *map(zeros, linear[0])]
+    start = [*map(_jax.instantiate_zeros, carry_cts), *map(zeros, linear[0])]
     rows = [*fixed, *select(ys_cts, ys)]
     static = {**loop.static, "reverse": not loop.reverse, "residuals": 0}
     made, extra = make(step, given, start, rows, **static)
@@ -164,10 +164,10 @@ def _transpose(cotangents: Sequence[Any], *flat: Any, loop: Loop) -> list[Any]:
     return [
         *[None] * (1 + loop.conds),
         *merge(consts, sums, [None] * len(given)),
-        *(ct if compat.is_linear(x) else None for ct, x in zip(carry, ops.carry, strict=True)),
+        *(ct if _jax.is_linear(x) else None for ct, x in zip(carry, ops.carry, strict=True)),
         *merge(xs, back, [None] * len(fixed)),
     ]
 
 
-compat.def_partial_eval(jvp_p, _split, _known_part)
-compat.def_transpose(loop_p, _transpose)
+_jax.def_partial_eval(jvp_p, _primals, _split, _known_part)
+_jax.def_transpose(loop_p, _transpose)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import _compat as compat
+from .. import _jax
 from .._lists import split_at
 from .forward import Nonzero, jvp_p, parts
 from .primitive import Loop, Operands, bounded_loop, loop_p
@@ -118,7 +118,7 @@ def _segments(
     def going(fixed: list[Any], state: list[Any]) -> Any:
         (limit, *given), (done, *carry) = fixed, state
         more = done < limit
-        return more & compat.jaxpr_as_fun(segment.cond)(*given, *carry)[0] if segment.cond else more
+        return more & _jax.as_function(segment.cond)(*given, *carry)[0] if segment.cond else more
 
     none = ops.limit * 0
     on = going([ops.limit, *ops.conds], [none, *ops.carry])

@@ -1,20 +1,17 @@
-"""Adds taps to a traced function: an input whose gradient is that of a named value inside it.
+"""Tags found in a program, and taps at them: inputs whose gradient is that of a named value.
 
-`find` lists the tags a jaxpr holds, and `run` evaluates the jaxpr with a tap at each tag that was
-asked for, carrying the tagged value out. A tag at top level needs nothing else; one inside a call,
-a branch or a loop needs a rule that threads taps in and values out by re-entering the public JAX
-function the equation came from. The rules stand one family to a file.
+`find` lists the tags a program holds, and `run` evaluates the program with a tap at each tag that
+was asked for, and carries the tagged value out. A tag at top level needs nothing else; one inside a
+call, a branch or a loop is reached by making the public JAX call around it anew
+(`_jax.reenter`), with the taps as inputs and the values as outputs.
 
-Sharp edges: equations without an asked tag inside are handed back to JAX in one piece, so a rule
-is needed only for what may hold a tag. An equation that holds a tag and has no rule raises when the
-tag is asked for; no gradient is ever dropped silently.
+Sharp edges: equations without an asked tag inside are handed back to JAX in one piece. An equation
+that holds a tag and cannot be made anew raises when the tag is asked for; no gradient is ever
+dropped silently.
 """
 
-from . import branches, calls, loops, meshes
-from .walk import Leaf as Leaf
-from .walk import Site as Site
-from .walk import Values as Values
-from .walk import find as find
-from .walk import run as run
-
-del branches, calls, loops, meshes
+from .find import Leaf as Leaf
+from .find import Site as Site
+from .find import Values as Values
+from .find import find as find
+from .run import run as run

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import _compat as compat
+from ... import _jax
 from ..._describe import describe
 from ..._mistakes import explained
 from ..._trees import Split, is_array, part
@@ -124,14 +124,14 @@ class _Call(NamedTuple):
     arrays: list[Any]
     recipe: Split
 
-    def trace(self, arrays: Sequence[Any]) -> tuple[compat.ClosedJaxpr, Any]:
+    def trace(self, arrays: Sequence[Any]) -> tuple[_jax.Jaxpr, Any]:
         """The function as a program of the arrays, and the structure of what it returns."""
         return _trace(self.fun, self.recipe, arrays)
 
 
 def _trace(
     fun: Callable[..., Any], recipe: Split, arrays: Sequence[Any]
-) -> tuple[compat.ClosedJaxpr, Any]:
+) -> tuple[_jax.Jaxpr, Any]:
     def flat(*arrays: Any) -> Any:
         args, kwargs = recipe.join(arrays)
         with explained:
@@ -182,7 +182,7 @@ def _interpreted(check_inf: bool, tolerant: bool, call: _Call) -> Any:
     return structure.unflatten([jnp.asarray(value.array) for value in values])
 
 
-def _walked(closed: compat.ClosedJaxpr, inputs: Sequence[Value], walk: Walk) -> list[Value]:
+def _walked(closed: _jax.Jaxpr, inputs: Sequence[Value], walk: Walk) -> list[Value]:
     try:
         return walk.run(closed, inputs)
     except Found as found:
@@ -221,7 +221,7 @@ def _compiled(
     def flagged(recipe: Split, arrays: list[Any]) -> Any:
         closed, structure = _trace(fun, recipe, arrays)
         if tolerant:
-            results = compat.jaxpr_as_fun(closed)(*arrays)
+            results = _jax.as_function(closed)(*arrays)
             up = flags.outputs(results, check_inf=check_inf)
         else:
             results, up = flags.run(closed, arrays, check_inf=check_inf)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import _compat as compat
+from ... import _jax
 from . import flags
 from .values import Value, merged, states
 from .walk import Event, Found, Level, Walk, evaluate, rule
@@ -61,7 +61,7 @@ def _inside(level: Level, operands: list[Value], path: Path, check_inf: bool) ->
 
     def until(*args: Any) -> Any:
         env, _ = flagging.each(call.body, args, index + 1)
-        read = [v.val if isinstance(v, compat.Literal) else env[v] for v in eqn.invars]
+        read = [v.val if isinstance(v, _jax.Literal) else env[v] for v in eqn.invars]
         made = [env[v] for v in eqn.outvars]
         return [], flags.per_device(call, [jnp.asarray(x) for x in (*read, *made)])
 

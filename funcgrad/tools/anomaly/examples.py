@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ... import _compat as compat
+from ... import _jax
 from . import flags
 from .walk import Level
 
@@ -88,14 +88,14 @@ def _call(eqn: compat.JaxprEqn, depth: int) -> Any:
     return depth, tuple(frame.key for frame in _callers(eqn, depth))
 
 
-def _callers(eqn: compat.JaxprEqn, depth: int) -> list[compat.Frame]:
+def _callers(eqn: compat.JaxprEqn, depth: int) -> list[_jax.Frame]:
     """The calls around the `vmap` at a depth; none where they cannot be told."""
     calls = _calls(eqn)
     place = depth - compat.transforms(eqn).count("vmap") + len(calls)
     return calls[place] if 0 <= place < len(calls) else []
 
 
-def _calls(eqn: compat.JaxprEqn) -> list[list[compat.Frame]]:
+def _calls(eqn: compat.JaxprEqn) -> list[list[_jax.Frame]]:
     """The calls around each `vmap` that was called where an equation was made, outermost first."""
     frames = compat.frames(eqn)
     return [frames[i + 1 :] for i, f in enumerate(frames) if f.function == "vmap_f"][::-1]
@@ -112,7 +112,7 @@ def _inferred(region: Region, outer: Sequence[Axes]) -> Axes:
         v
         for eqn in region.eqns
         for v in eqn.invars
-        if not compat.is_literal(v) and v not in region.inside
+        if not _jax.is_literal(v) and v not in region.inside
     )
     at = {v: axis for v in entering if (axis := _first(v, outer)) is not None}
     ends = {v: axis for v in _leaving(region) if (axis := _first(v, outer)) is not None}
@@ -153,7 +153,7 @@ def _explained(region: Region, mapped: Axes, ends: Axes, tries: int = 16) -> Axe
                 # Going back, the gradients of what examples share are added up.
                 mixing = region.turned or "transpose" in _around(eqn)
                 made = _through(eqn, axes, mixing)
-                read = [origin[v] for v in eqn.invars if not compat.is_literal(v) and v in origin]
+                read = [origin[v] for v in eqn.invars if not _jax.is_literal(v) and v in origin]
                 axes.update(made)
                 origin.update(dict.fromkeys(made, frozenset().union(*read)))
         except Mixed as mixed:
@@ -175,7 +175,7 @@ def _leaving(region: Region) -> list[Any]:
     """What a region makes and others use."""
     own = {id(eqn) for eqn in region.eqns}
     others = [v for eqn in region.jaxpr.eqns if id(eqn) not in own for v in eqn.invars]
-    used = {v for v in (*others, *region.jaxpr.outvars) if not compat.is_literal(v)}
+    used = {v for v in (*others, *region.jaxpr.outvars) if not _jax.is_literal(v)}
     return [v for v in used if v in region.inside]
 
 
@@ -185,7 +185,7 @@ def _through(eqn: compat.JaxprEqn, axes: Axes, mixing: bool) -> Axes:
     Raises:
         Mixed: it mixes them, and `mixing` is not allowed.
     """
-    given = [None if compat.is_literal(v) else axes.get(v) for v in eqn.invars]
+    given = [None if _jax.is_literal(v) else axes.get(v) for v in eqn.invars]
     if all(axis is None for axis in given):
         return {}
     bodies = _bodies(eqn)
@@ -258,7 +258,7 @@ def _of_product(eqn: compat.JaxprEqn, v: Any, axis: int) -> int | None:
     return len(batch[0]) + free + (left if side else 0)
 
 
-def _bodies(eqn: compat.JaxprEqn) -> list[compat.ClosedJaxpr]:
+def _bodies(eqn: compat.JaxprEqn) -> list[_jax.Jaxpr]:
     """The programs in an equation of a known kind; the one that makes its results first."""
     kind = compat.kind(eqn)
     if kind in flags.BODIES:
@@ -275,7 +275,7 @@ def _bodies(eqn: compat.JaxprEqn) -> list[compat.ClosedJaxpr]:
 
 
 def _around_body(
-    eqn: compat.JaxprEqn, body: compat.ClosedJaxpr, given: list[int | None], mixing: bool
+    eqn: compat.JaxprEqn, body: _jax.Jaxpr, given: list[int | None], mixing: bool
 ) -> Axes:
     jaxpr = compat.open_up(body)
     axes = {
@@ -290,7 +290,7 @@ def _around_body(
     outs = eqn.outvars[skipped:]
     made: Axes = {}
     for place, (inner, out) in enumerate(zip(jaxpr.outvars, outs, strict=True)):
-        if not compat.is_literal(inner) and inner in axes:
+        if not _jax.is_literal(inner) and inner in axes:
             row = carried is not None and place >= carried
             made[out] = axes[inner] + row
     return made
@@ -312,7 +312,7 @@ def _carried(eqn: compat.JaxprEqn) -> tuple[int | None, int]:
 
 
 def _inside(
-    eqn: compat.JaxprEqn, body: compat.ClosedJaxpr, given: Sequence[int | None]
+    eqn: compat.JaxprEqn, body: _jax.Jaxpr, given: Sequence[int | None]
 ) -> list[int | None]:
     """The axes of the inputs of a body, from those of the operands of the equation around it."""
     kind, given = compat.kind(eqn), list(given)
@@ -343,7 +343,7 @@ def _row(axis: int | None) -> int | None:
 def _entered(level: Level, axes: Axes) -> Axes:
     """The axes of the inputs of the body that a level runs."""
     invars = compat.open_up(level.body).invars
-    given = [None if compat.is_literal(v) else axes.get(v) for v in level.eqn.invars]
+    given = [None if _jax.is_literal(v) else axes.get(v) for v in level.eqn.invars]
     inner = _inside(level.eqn, level.body, given)
     if len(inner) != len(invars):
         return {}

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from ... import _compat as compat
+from ... import _jax
 from ... import _source as source
 from ..._loops import bounded_loop
 
@@ -63,7 +63,7 @@ BODIES: dict[str, Callable[[compat.JaxprEqn], compat.Call]] = {
 
 
 def run(
-    closed: compat.ClosedJaxpr, args: Sequence[Any], *, check_inf: bool
+    closed: _jax.Jaxpr, args: Sequence[Any], *, check_inf: bool
 ) -> tuple[list[Any], Any]:
     """The results of a program, and whether a value in it is bad: a bool scalar."""
     flagging = Flagging(check_inf)
@@ -104,7 +104,7 @@ class Flagging:
 
     def flag(self, flags: Sequence[Any] = ()) -> Any:
         """Whether any of these flags is up, always of one type."""
-        return compat.varied(_any(flags), self.axes)
+        return _jax.varied(_any(flags), self.axes)
 
     def on(self, call: compat.ShardMap) -> "Flagging":
         """One that does the same inside a `shard_map`."""
@@ -112,7 +112,7 @@ class Flagging:
 
     def program(
         self,
-        closed: compat.ClosedJaxpr,
+        closed: _jax.Jaxpr,
         args: Sequence[Any],
         planned: Sequence[bool] = (),
         own: bool = False,
@@ -134,11 +134,11 @@ class Flagging:
         infinite: dict[Any, Any] = {}
 
         def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, compat.Literal) else env[atom]
+            return atom.val if isinstance(atom, _jax.Literal) else env[atom]
 
         for eqn in jaxpr.eqns:
             operands = [read(v) for v in eqn.invars]
-            known = [compat.is_literal(v) or v in constants for v in eqn.invars]
+            known = [_jax.is_literal(v) or v in constants for v in eqn.invars]
             results, inner = self.equation(jaxpr, eqn, operands, known)
             env.update(zip(eqn.outvars, results, strict=True))
             flags += inner
@@ -153,7 +153,7 @@ class Flagging:
         """Whether an equation makes infinities; one that is handed some may hand them on."""
 
         def has(v: Any) -> Any:
-            if isinstance(v, compat.Literal):
+            if isinstance(v, _jax.Literal):
                 return jnp.asarray(not math.isfinite(v.val))
             if v not in infinite:
                 infinite[v] = jnp.any(jnp.isinf(env[v]))
@@ -178,12 +178,12 @@ class Flagging:
         known = {
             v: x
             for v, x in zip(eqn.invars, operands, strict=True)
-            if not isinstance(v, compat.Literal)
+            if not isinstance(v, _jax.Literal)
         }
-        return list(compat.jaxpr_as_fun(closed)(*(known[v] for v in inputs))), []
+        return list(_jax.as_function(closed)(*(known[v] for v in inputs))), []
 
     def each(
-        self, closed: compat.ClosedJaxpr, args: Sequence[Any], count: int | None = None
+        self, closed: _jax.Jaxpr, args: Sequence[Any], count: int | None = None
     ) -> tuple[dict[Any, Any], list[Any]]:
         """The values of the first `count` equations, and for each whether what it makes is bad."""
         jaxpr = compat.open_up(closed)
@@ -191,15 +191,15 @@ class Flagging:
         env.update(zip(jaxpr.invars, args, strict=True))
         planned, flags = _planned(jaxpr, ()), []
         for eqn in jaxpr.eqns[:count]:
-            operands = [v.val if isinstance(v, compat.Literal) else env[v] for v in eqn.invars]
-            known = [compat.is_literal(v) or v in planned for v in eqn.invars]
+            operands = [v.val if isinstance(v, _jax.Literal) else env[v] for v in eqn.invars]
+            known = [_jax.is_literal(v) or v in planned for v in eqn.invars]
             results, inner = self.equation(jaxpr, eqn, operands, known)
             env.update(zip(eqn.outvars, results, strict=True))
             made = [v for v in eqn.outvars if _inexact(v) and v not in planned]
             flags.append(self.flag([*inner, *(_look(env[v], self.check_inf) for v in made)]))
         return env, flags
 
-    def body(self, closed: compat.ClosedJaxpr, args: Sequence[Any]) -> tuple[list[Any], Any]:
+    def body(self, closed: _jax.Jaxpr, args: Sequence[Any]) -> tuple[list[Any], Any]:
         """The results of a body whose results may get lost, and its one flag."""
         results, flags = self.program(closed, args, own=True)
         return results, self.flag(flags)
@@ -224,7 +224,7 @@ def _passed(jaxpr: compat.Jaxpr, own: bool) -> set[Any]:
     passed: set[Any] = set()
     for eqn in jaxpr.eqns:
         passed.update(_passing(eqn))
-    return passed if own else passed | {v for v in jaxpr.outvars if not compat.is_literal(v)}
+    return passed if own else passed | {v for v in jaxpr.outvars if not _jax.is_literal(v)}
 
 
 def _passing(eqn: compat.JaxprEqn) -> list[Any]:
@@ -234,16 +234,16 @@ def _passing(eqn: compat.JaxprEqn) -> list[Any]:
         body = compat.open_up(BODIES[kind](eqn).body)
         inner = _reaching(body) if source.of_library(eqn) else _passed(body, False)
         pairs = zip(eqn.invars, body.invars, strict=True)
-        return [v for v, i in pairs if i in inner and not compat.is_literal(v)]
+        return [v for v, i in pairs if i in inner and not _jax.is_literal(v)]
     if kind in PASSES and all(_inexact(v) and v.aval.size for v in eqn.outvars):
-        return [v for v in eqn.invars if not compat.is_literal(v)]
+        return [v for v in eqn.invars if not _jax.is_literal(v)]
     return []
 
 
 def _reaching(jaxpr: compat.Jaxpr) -> set[Any]:
     """The variables that a NaN goes on from, through operations alone, to a result of a program."""
     reaching = {
-        v for v in jaxpr.outvars if not compat.is_literal(v) and _inexact(v) and v.aval.size
+        v for v in jaxpr.outvars if not _jax.is_literal(v) and _inexact(v) and v.aval.size
     }
     for eqn in reversed(jaxpr.eqns):
         if all(v in reaching for v in eqn.outvars) and eqn.outvars:
@@ -255,7 +255,7 @@ def _planned(jaxpr: compat.Jaxpr, inputs: Sequence[bool]) -> set[Any]:
     """The variables that are constants put in another place, given which inputs are."""
     planned = {v for v, known in zip(jaxpr.invars, inputs, strict=False) if known}
     for eqn in jaxpr.eqns:
-        known = all(compat.is_literal(v) or v in planned for v in eqn.invars)
+        known = all(_jax.is_literal(v) or v in planned for v in eqn.invars)
         if known and eqn.invars and _moves(eqn):
             planned.update(eqn.outvars)
     return planned
@@ -440,7 +440,7 @@ def _shard_map(
 def per_device(call: compat.ShardMap, values: Sequence[Any]) -> list[Any]:
     """Values in a `shard_map` with an axis in front for each mesh axis, to come out by device."""
     axes = frozenset(call.axes)
-    rows = [compat.varied(x, axes) if call.checked else x for x in values]
+    rows = [_jax.varied(x, axes) if call.checked else x for x in values]
     return [x.reshape((1,) * len(axes) + x.shape) for x in rows]
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ... import _compat as compat
+from ... import _jax
 from ... import _source as source
 from .walk import Event, Level
 
@@ -301,7 +301,7 @@ def _selected(
     """
     reached, own = set(eqn.outvars), source.place((*around, eqn))
     for after in jaxpr.eqns[jaxpr.eqns.index(eqn) + 1 :]:
-        read = [v for v in after.invars if not isinstance(v, compat.Literal) and v in reached]
+        read = [v for v in after.invars if not isinstance(v, _jax.Literal) and v in reached]
         if read:
             if _selects(after) and not _same(source.place((*around, after)), own):
                 return True

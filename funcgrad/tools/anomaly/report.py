@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ... import _compat as compat
+from ... import _jax
 from ... import _source as source
 from ..._describe import describe
 from ...errors import AnomalyError
@@ -148,7 +148,7 @@ def _place_lines(place: source.Place | None, turns: int) -> list[str]:
     return lines
 
 
-def _file(frame: compat.Frame) -> str:
+def _file(frame: _jax.Frame) -> str:
     return f'  File "{frame.file}", line {frame.line}, in {frame.function}'
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import _compat as compat
+from ... import _jax
 from . import flags
 from .values import PLANNED, Value, merged, states
 from .walk import Level, Walk, rule

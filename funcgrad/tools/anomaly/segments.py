@@ -6,7 +6,7 @@ and one over segments of the rest, in the body of which the segment is a loop of
 
 from collections.abc import Sequence
 
-from ... import _compat as compat
+from ... import _jax
 from ... import _source as source
 from .walk import Level
 

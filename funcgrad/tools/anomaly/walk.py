@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ... import _compat as compat
+from ... import _jax
 from ... import _source as source
 from ... import _taps as interpret
 from ..._tags import tag_p
@@ -79,7 +79,7 @@ class Walk:
         self._flagged: dict[Any, Callable[..., Any]] = {}
 
     def run(
-        self, closed: compat.ClosedJaxpr, operands: Sequence[Value], path: tuple[Level, ...] = ()
+        self, closed: _jax.Jaxpr, operands: Sequence[Value], path: tuple[Level, ...] = ()
     ) -> list[Value]:
         """The results of a program; raises `Found` at the event to stop at."""
         jaxpr = compat.open_up(closed)
@@ -89,7 +89,7 @@ class Walk:
         env.update(zip(jaxpr.invars, operands, strict=True))
 
         def read(atom: Any) -> Value:
-            return self._constant(atom.val) if isinstance(atom, compat.Literal) else env[atom]
+            return self._constant(atom.val) if isinstance(atom, _jax.Literal) else env[atom]
 
         for eqn, spent in zip(jaxpr.eqns, _spent(jaxpr), strict=True):
             level = Level(jaxpr, eqn)
@@ -186,7 +186,7 @@ class Walk:
         return self.count
 
     def call(
-        self, body: compat.ClosedJaxpr, operands: list[Value], path: tuple[Level, ...]
+        self, body: _jax.Jaxpr, operands: list[Value], path: tuple[Level, ...]
     ) -> list[Value]:
         """A step of a loop: compiled, and equation by equation only where its flag is up."""
         if all(o.cause is None for o in operands):
@@ -226,14 +226,14 @@ class Walk:
 def evaluate(level: Level, operands: Sequence[Value]) -> list[Any]:
     """The results of one equation, as JAX computes them."""
     closed, arguments = _alone(level, operands)
-    return list(compat.jaxpr_as_fun(closed)(*arguments))
+    return list(_jax.as_function(closed)(*arguments))
 
 
-def _alone(level: Level, operands: Sequence[Value]) -> tuple[compat.ClosedJaxpr, list[Any]]:
+def _alone(level: Level, operands: Sequence[Value]) -> tuple[_jax.Jaxpr, list[Any]]:
     """One equation as a program, and what to call it with."""
     closed, inputs = compat.alone(level.jaxpr, level.eqn)
     pairs = zip(level.eqn.invars, operands, strict=True)
-    known = {v: o.array for v, o in pairs if not compat.is_literal(v)}
+    known = {v: o.array for v, o in pairs if not _jax.is_literal(v)}
     return closed, [known[v] for v in inputs]
 
 
@@ -259,8 +259,8 @@ def _spent(jaxpr: compat.Jaxpr) -> list[list[Any]]:
     """For each equation the variables that nothing after it reads."""
     last: dict[Any, int] = {}
     for index, eqn in enumerate(jaxpr.eqns):
-        last.update((v, index) for v in (*eqn.invars, *eqn.outvars) if not compat.is_literal(v))
-    kept = {v for v in jaxpr.outvars if not compat.is_literal(v)}
+        last.update((v, index) for v in (*eqn.invars, *eqn.outvars) if not _jax.is_literal(v))
+    kept = {v for v in jaxpr.outvars if not _jax.is_literal(v)}
     spent: list[list[Any]] = [[] for _ in jaxpr.eqns]
     for variable, index in last.items():
         if variable not in kept:

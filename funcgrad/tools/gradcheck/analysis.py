@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from ... import _compat as compat
+from ... import _jax
 from ..._mistakes import explained
 from ...errors import GradcheckError
 from .problem import Problem, equations, traced
@@ -65,7 +65,7 @@ def analyst(problem: Problem, basis: Bases, ways: list[str]) -> Run:
 
             def pull(dots: list[Any]) -> list[Any]:
                 pairs = zip(dots, value, strict=True)
-                return back([compat.placed_like(dot, jax.typeof(x)) for dot, x in pairs])[0]
+                return back([_jax.placed_like(dot, jax.typeof(x)) for dot, x in pairs])[0]
 
             if MODES["rev"] in ways:
                 found[MODES["rev"]] = each(pull, outof)

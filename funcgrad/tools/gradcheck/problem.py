@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ... import _compat as compat
+from ... import _jax
 from ..._describe import describe
 from ..._trees import is_array, split, takes_gradient
 from ...errors import UsageError
@@ -60,7 +60,7 @@ class Problem(NamedTuple):
     point: list[Any]
     inputs: list[Leaf]
     outputs: list[Leaf]
-    program: compat.ClosedJaxpr | None
+    program: _jax.Jaxpr | None
     eps: float
 
 
@@ -128,7 +128,7 @@ def widened(problem: Problem) -> Problem | None:
     return problem._replace(point=point, program=program, eps=_eps(program, [*point, *results]))
 
 
-def traced(call: Callable[[list[Any]], Any], point: list[Any]) -> compat.ClosedJaxpr | None:
+def traced(call: Callable[[list[Any]], Any], point: list[Any]) -> _jax.Jaxpr | None:
     """The function traced anew, or `None` where Python looks at its values."""
     try:
         return jax.make_jaxpr(lambda reals: call(reals))(point)
@@ -173,7 +173,7 @@ def _reals(x: Any) -> list[Any]:
     return [jnp.real(x), jnp.imag(x)] if jnp.iscomplexobj(x) else [x]
 
 
-def _eps(program: compat.ClosedJaxpr | None, values: list[Any]) -> float:
+def _eps(program: _jax.Jaxpr | None, values: list[Any]) -> float:
     dtypes = {x.dtype for x in values}
     if program is not None:
         steps = equations(compat.open_up(program))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ... import _compat as compat
+from ... import _jax
 from ... import _source as source
 from ..._stop import detach
 from ..._tags import hook_p, inject_p
@@ -136,7 +136,7 @@ def _factor(fault: Fault) -> float | None:
     return middle if np.all(same) else None
 
 
-def _intents(program: compat.ClosedJaxpr, reverse: bool, agreeing: Sequence[str]) -> Iterator[str]:
+def _intents(program: _jax.Jaxpr, reverse: bool, agreeing: Sequence[str]) -> Iterator[str]:
     """What in the function makes its gradient another than its derivative, on purpose.
 
     Hooks act in reverse mode, so they are named where that is among what differs.

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from ... import _compat as compat
+from ... import _jax
 from ... import _taps as interpret
 from ..._lists import split_at
 from ..._source import Place, expression, internal, of_library, place
@@ -24,7 +24,7 @@ Env = dict[Any, int | None]
 
 
 def build(
-    closed: compat.ClosedJaxpr, consts: Sequence[Any], inputs: Sequence[str], outputs: Sequence[str]
+    closed: _jax.Jaxpr, consts: Sequence[Any], inputs: Sequence[str], outputs: Sequence[str]
 ) -> Model:
     """The whole program as a model, nothing collapsed but the insides of library functions.
 
@@ -83,10 +83,10 @@ class _Where(NamedTuple):
 
 
 def _source(env: Env, atom: Any) -> int | None:
-    return None if isinstance(atom, compat.Literal) else env.get(atom)
+    return None if isinstance(atom, _jax.Literal) else env.get(atom)
 
 
-def _walk(sketch: _Sketch, closed: compat.ClosedJaxpr, env: Env, at: _Where) -> None:
+def _walk(sketch: _Sketch, closed: _jax.Jaxpr, env: Env, at: _Where) -> None:
     """Adds the equations of a program; `env` has its inputs, and gets what they compute."""
     jaxpr = compat.open_up(closed)
     for variable, value in zip(jaxpr.constvars, closed.consts, strict=True):
@@ -199,7 +199,7 @@ def _called(sketch: _Sketch, eqn: compat.JaxprEqn, sources: Sources, at: _Where)
 
 
 def _open(
-    sketch: _Sketch, eqn: compat.JaxprEqn, body: compat.ClosedJaxpr, at: _Where, detail: str = ""
+    sketch: _Sketch, eqn: compat.JaxprEqn, body: _jax.Jaxpr, at: _Where, detail: str = ""
 ) -> int:
     """A group for the body of an equation, called after both."""
     kind = compat.kind(eqn).removesuffix("_call").replace("bounded_loop", "while_loop")
@@ -256,12 +256,12 @@ def _bounded(sketch: _Sketch, eqn: compat.JaxprEqn, sources: Sources, at: _Where
 
 def _loop(
     sketch: _Sketch,
-    body: compat.ClosedJaxpr,
+    body: _jax.Jaxpr,
     consts: Sources,
     carry: Sources,
     xs: Sources,
     at: _Where,
-    cond: compat.ClosedJaxpr | None = None,
+    cond: _jax.Jaxpr | None = None,
     conds: Sequence[int | None] = (),
 ) -> Sources:
     """A body that runs many times: what it carries, and the rows it reads, have nodes."""

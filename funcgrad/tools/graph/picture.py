@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from ... import _compat as compat
+from ... import _jax
 from ... import _taps as interpret
 from ..._describe import describe
 from ..._extras import need
@@ -154,9 +154,9 @@ def graph(
             )
     program = _Program(fun, args, has_aux)
     closed = program.trace()
-    used = compat.prune(compat.without_consts(closed), [True] * len(program.outputs))
+    used = _jax.prune(_jax.without_consts(closed), [True] * len(program.outputs))
     told = known(program.flat, program.leaves, interpret.find(used), gradient)
-    model = build(compat.inside_jit(used), closed.consts, program.inputs, program.outputs)
+    model = build(_jax.inside_jit(used), closed.consts, program.inputs, program.outputs)
     model = model._replace(facts=told.facts, notes=told.notes)
     if depth is not None:
         model = fold.collapse(fold.calls(model), fold.deeper(model, depth))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import _compat as compat
+from ... import _jax
 from ..._describe import describe
 from ..._source import Place, excerpt
 from ..anomaly.report import number
@@ -106,7 +106,7 @@ _COMMUTATIVE = {"add", "mul", "max", "min", "eq", "ne", "and", "or", "xor"}
 
 
 def _is_number(atom: Any) -> bool:
-    return isinstance(atom, compat.Literal) and not atom.aval.shape
+    return isinstance(atom, _jax.Literal) and not atom.aval.shape
 
 
 def call(text: str) -> str:

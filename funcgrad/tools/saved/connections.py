@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from ... import _compat as compat
+from ... import _jax
 from ... import _source as source
 from ... import _taps as interpret
 from ..._lists import inverted, merge, select, split_at
@@ -119,7 +119,7 @@ def _untold(site: interpret.Site) -> str:
     return ""
 
 
-def _reasons(program: compat.ClosedJaxpr, moving: Sequence[bool]) -> list[str]:
+def _reasons(program: _jax.Jaxpr, moving: Sequence[bool]) -> list[str]:
     """For each input why the results do not depend on it; empty where they do, or none is asked."""
     linked = [any(row) for row in _links(program, moving)]
     connected = merge(moving, linked, [True] * (len(moving) - sum(moving)))
@@ -132,12 +132,12 @@ def _reasons(program: compat.ClosedJaxpr, moving: Sequence[bool]) -> list[str]:
     ]
 
 
-def _links(program: compat.ClosedJaxpr, moving: Sequence[bool]) -> list[list[bool]]:
+def _links(program: _jax.Jaxpr, moving: Sequence[bool]) -> list[list[bool]]:
     """For each moving input, and each result, whether a gradient comes back from there.
 
     Results that take no gradient have none.
     """
-    jaxpr, run = compat.open_up(program), compat.jaxpr_as_fun(program)
+    jaxpr, run = compat.open_up(program), _jax.as_function(program)
     avals = [v.aval for v in jaxpr.invars]
     able = [inexact(v.aval) for v in jaxpr.outvars]
     count = len(avals)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ... import _compat as compat
+from ... import _jax
 from ... import _source as source
 from ..._describe import describe
 from ..._mistakes import explained
@@ -225,7 +225,7 @@ def saved_tensors(
     return SavedTensors(tuple(sorted(rows, key=lambda row: -row.bytes)))
 
 
-def _forward(flat: Flat) -> compat.ClosedJaxpr:
+def _forward(flat: Flat) -> _jax.Jaxpr:
     """The forward pass as a program that returns what the backward pass keeps."""
 
     def forward(*arrays: Any) -> list[Any]:

@@ -1,0 +1,205 @@
+"""Primitives of our own: how one is made, and how its transformations are registered."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir, partial_eval
+
+from .._lists import select
+
+Zero = ad.Zero
+add_tangents = ad.add_tangents
+instantiate_zeros = ad.instantiate_zeros
+
+OURS: set[str] = set()
+"""The names of the primitives that were made here."""
+
+
+def identity_primitive(
+    name: str,
+    *,
+    kept: Callable[..., int],
+    jvp: Callable[..., Any],
+    transpose: Callable[..., Any],
+    batch: Callable[..., Any],
+) -> core.Primitive:
+    """A primitive with several results that returns its first operands unchanged.
+
+    Args:
+        name: what jaxprs and error messages call it.
+        kept: how many operands come back, from the number of operands and the parameters.
+        jvp: `(primals, tangents, **params) -> (primals out, tangents out)`.
+        transpose: `(cotangents, *operands, **params) -> cotangents of the operands`.
+        batch: `(axis_data, operands, dims, **params) -> (results, result dims)`; JAX calls it even
+            where no operand is batched.
+
+    It compiles to nothing: its lowering returns the operands.
+    """
+
+    def identity(*operands: Any, **params: Any) -> list[Any]:
+        return list(operands[: kept(len(operands), **params)])
+
+    primitive = _primitive(name, identity, identity)
+    mlir.register_lowering(
+        primitive, lambda ctx, *operands, **params: identity(*operands, **params)
+    )
+    def_jvp(primitive, jvp)
+    def_transpose(primitive, transpose)
+    def_batch(primitive, batch)
+    return primitive
+
+
+def computing_primitive(
+    name: str, impl: Callable[..., Any], types: Callable[..., Any]
+) -> core.Primitive:
+    """A primitive with several results that does and compiles to what the function `impl` does.
+
+    Args:
+        name: what jaxprs and error messages call it.
+        impl: `(*operands, **params) -> results`, made of JAX functions.
+        types: `(*operand types, **params) -> result types`.
+    """
+    primitive = _primitive(name, impl, types)
+    mlir.register_lowering(primitive, mlir.lower_fun(impl, multiple_results=True))
+    return primitive
+
+
+def _primitive(name: str, impl: Callable[..., Any], types: Callable[..., Any]) -> core.Primitive:
+    primitive = core.Primitive(name)
+    primitive.multiple_results = True
+    primitive.def_impl(impl)
+    primitive.def_abstract_eval(types)
+    OURS.add(name)
+    return primitive
+
+
+def def_jvp(primitive: core.Primitive, rule: Callable[..., Any]) -> None:
+    """Registers `(primals, tangents, **params) -> (primals out, tangents out)`."""
+    ad.primitive_jvps[primitive] = rule
+
+
+def def_batch(primitive: core.Primitive, rule: Callable[..., Any]) -> None:
+    """Registers `(axis_data, operands, dims, **params) -> (results, result dims)`.
+
+    JAX calls it even where no operand is batched.
+    """
+    batching.fancy_primitive_batchers[primitive] = rule
+
+
+def def_transpose(primitive: core.Primitive, rule: Callable[..., Any]) -> None:
+    """Registers `(cotangents, *operands, **params) -> cotangents of the operands`."""
+    ad.primitive_transposes[primitive] = rule
+
+
+class Later:
+    """The trace that stages what is computed later, in a partial evaluation."""
+
+    def __init__(self, trace: Any):
+        self._trace = trace
+
+    def bind(self, primitive: core.Primitive, operands: Sequence[Any], **params: Any) -> Any:
+        """Stages one primitive."""
+        return self._trace.default_process_primitive(primitive, operands, params)
+
+    def run(self, fun: Callable[..., Any], *args: Any) -> Any:
+        """Stages what `fun` computes of operands."""
+        with core.set_current_trace(self._trace):
+            return fun(*args)
+
+
+def def_partial_eval(
+    primitive: core.Primitive,
+    primals: Callable[..., int],
+    split: Callable[..., Any],
+    known: Callable[..., Any],
+) -> None:
+    """Registers how a primitive is cut in two: what primals give, and what tangents give later.
+
+    Args:
+        primitive: the primitive; its operands are primals, then tangents.
+        primals: `(operand count, **params) -> how many are primals`.
+        split: `(later, primals, operands, **params) -> results`, called where all primals are known
+            and some tangent is not; results that are known come as they are.
+        known: `(**params) -> (primitive, params, results)`, which computes the first `results`
+            results from the primals; asked inside `jax.checkpoint`, which computes the rest later.
+    """
+
+    def staged(trace: Any, *tracers: Any, **params: Any) -> Any:
+        count = primals(len(tracers), **params)
+        values = [t.pval.get_known() for t in tracers[:count] if t.is_known()]
+        if len(values) < count or all(t.is_known() for t in tracers):
+            return trace.default_process_primitive(primitive, tracers, params)
+        return split(Later(trace), values, tracers, **params)
+
+    def in_checkpoint(saveable: Any, unknown: Any, instantiated: Any, eqn: Any) -> Any:
+        del saveable
+        residuals = [
+            v
+            for v, at_hand in zip(eqn.invars, instantiated, strict=True)
+            if not at_hand and not isinstance(v, core.Literal)
+        ]
+        count, early, results = primals(len(eqn.invars), **eqn.params), None, 0
+        if not any(unknown[:count]):
+            part, params, results = known(**eqn.params)
+            early = eqn.replace(
+                primitive=part,
+                params=params,
+                invars=eqn.invars[:count],
+                outvars=eqn.outvars[:results],
+            )
+        unknown_out = [index >= results for index in range(len(eqn.outvars))]
+        # The whole equation stands among the later ones once more: what was known is there too.
+        return early, eqn, unknown_out, [True] * len(eqn.outvars), residuals
+
+    partial_eval.custom_partial_eval_rules[primitive] = staged
+    partial_eval.partial_eval_jaxpr_custom_rules[primitive] = in_checkpoint
+
+
+def def_dce(primitive: core.Primitive, rule: Callable[..., Any]) -> None:
+    """Registers what is left of a primitive of which only some results are wanted.
+
+    The rule is `(wanted results, operand count, **params) -> (wanted operands, primitive, params,
+    kept results)`, flags for each operand and result; the primitive is `None` where nothing is
+    left, and the flags may say `True` for all where nothing can be left out.
+    """
+
+    def dce(wanted: Any, *rest: Any) -> Any:
+        eqn = rest[-1]  # JAX 0.12 says before it which operands are live, for references
+        operands, left, params, results = rule(list(wanted), len(eqn.invars), **eqn.params)
+        if left is None:
+            return operands, None
+        return operands, eqn.replace(
+            primitive=left,
+            params=params,
+            invars=select(eqn.invars, operands),
+            outvars=select(eqn.outvars, results),
+        )
+
+    partial_eval.dce_rules[primitive] = dce
+
+
+def is_linear(operand: Any) -> bool:
+    """Whether an operand of a transpose rule is one to find the cotangent of."""
+    return ad.is_undefined_primal(operand)
+
+
+def vmap_like(
+    axis: Any, fun: Callable[..., Any], in_axes: Any, out_axes: Any = 0
+) -> Callable[..., Any]:
+    """`jax.vmap` of `fun` over the very axis a batching rule was called for."""
+    name = axis_name(axis)
+    return jax.vmap(
+        fun, in_axes, out_axes, axis_name=name, axis_size=axis.size, spmd_axis_name=axis.spmd_name
+    )
+
+
+def axis_name(axis: Any) -> Any:
+    """The name of the axis a batching rule was called for, if it has one."""
+    return axis.name if isinstance(axis.name, str | tuple) else None
+
+
+def no_tangent(x: Any) -> Any:
+    """The tangent of a result of a JVP rule that has none."""
+    return Zero(jax.typeof(x).to_tangent_aval())
