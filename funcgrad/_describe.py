@@ -1,4 +1,4 @@
-"""How values, types and the differences between two pytrees read in a message."""
+"""How values, types, numbers and the differences between two pytrees read in a message."""
 
 from typing import Any
 
@@ -61,3 +61,20 @@ def describe(leaf: Any) -> str:
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
         return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
     return type(leaf).__name__
+
+
+def number(x: Any) -> str:
+    """A number as Python writes it, to six digits.
+
+    >>> number(0.0), number(2.5e-30), number(True), number(float("inf"))
+    ('0.0', '2.5e-30', 'True', 'inf')
+    """
+    import jax.numpy as jnp
+    import numpy as np
+
+    if np.iscomplexobj(x):
+        return str(complex(x))
+    if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+        return str(x)
+    text = f"{float(x):.6g}"
+    return text + ".0" if text.lstrip("-").isdigit() else text

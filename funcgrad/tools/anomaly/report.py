@@ -8,7 +8,7 @@ import numpy as np
 
 from ... import _jax
 from ... import _source as source
-from ..._describe import describe
+from ..._describe import describe, number
 from ...errors import AnomalyError
 from . import examples, flags, hints, segments
 from .values import Value, bad_entries, first_index, states
@@ -221,20 +221,6 @@ def computed(event: Event, index: tuple[int, ...]) -> str:
     if name == "integer_pow":
         return f"{texts[0]} ** {eqn.params['y']}"
     return f"{name}({', '.join(texts)})"
-
-
-def number(x: Any) -> str:
-    """A number as Python writes it, to six digits.
-
-    >>> number(0.0), number(2.5e-30), number(True), number(float("inf"))
-    ('0.0', '2.5e-30', 'True', 'inf')
-    """
-    if np.iscomplexobj(x):
-        return str(complex(x))
-    if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
-        return str(x)
-    text = f"{float(x):.6g}"
-    return text + ".0" if text.lstrip("-").isdigit() else text
 
 
 def _operand_lines(event: Event) -> list[str]:

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import _jax
-from ..._describe import describe
+from ..._describe import describe, number
 from ..._source import Place, excerpt
-from ..anomaly.report import number
 
 MOST_NUMBERS = 6
 MOST_LETTERS = 34
