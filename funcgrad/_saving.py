@@ -265,9 +265,7 @@ def _jvp(primals: Any, tangents: Any, *, body: _jax.Jaxpr, hooked: Hooked) -> An
     return out, merge(reached, results[len(reached) :], still)
 
 
-def _with_tangents(
-    body: _jax.Jaxpr, hooked: Hooked, moving: Moving, *operands: Any
-) -> list[Any]:
+def _with_tangents(body: _jax.Jaxpr, hooked: Hooked, moving: Moving, *operands: Any) -> list[Any]:
     """The results for one example, and the tangents of those that have some."""
     primals, dots = split_at(operands, len(moving.operands))
     out, kept = _linearized(body, hooked, moving, primals)
@@ -286,8 +284,8 @@ def _with_tangents(
     closed = jax.make_jaxpr(linear)(leaves, dots)
     held = [_checked(x) if isinstance(x, jax.core.Tracer) else x for x in closed.consts]
     later = _jax.as_function(_jax.without_consts(closed))
-    # A checkpoint keeps what it is given, and unpacks it when the tangents are there.
-    return [*out, *jax.checkpoint(later)(*held, *leaves, *dots)]
+    # What is packed is kept, and unpacked when the tangents are there.
+    return [*out, *_jax.recomputed(later, [*held, *leaves], dots)]
 
 
 def _checked(x: Any) -> Any:
@@ -470,9 +468,7 @@ _jax.def_jvp(hooks_p, _jvp)
 _jax.def_batch(hooks_p, _batch)
 
 _jax.anatomy("pack", lambda e: _jax.straight(e, e.own["body"], _jax.CUSTOM))
-_jax.anatomy(
-    "saved_tensors_hooks", _bodies, _reenter, _around, programs=lambda e: [e.own["body"]]
-)
+_jax.anatomy("saved_tensors_hooks", _bodies, _reenter, _around, programs=lambda e: [e.own["body"]])
 
 
 def inexact(type_: Any) -> bool:

@@ -6,16 +6,8 @@ rest uses the names below. JAX's private modules are not used, here or elsewhere
 """
 
 from . import higher_order
-from .higher_order import going_on as going_on
-from .higher_order import links as links
-from .higher_order import made_on_devices as made_on_devices
-from .higher_order import placements as placements
-from .higher_order import straight as straight
 from .dataflow import Dataflow as Dataflow
 from .dataflow import Vertex as Vertex
-from .residuals import derived as derived
-from .residuals import hoist_casts as hoist_casts
-from .residuals import origins as origins
 from .equations import BRANCH as BRANCH
 from .equations import CALL as CALL
 from .equations import CARRY as CARRY
@@ -45,6 +37,11 @@ from .frames import expression as expression
 from .frames import internal as internal
 from .frames import of_library as of_library
 from .frames import place as place
+from .higher_order import going_on as going_on
+from .higher_order import links as links
+from .higher_order import made_on_devices as made_on_devices
+from .higher_order import placements as placements
+from .higher_order import straight as straight
 from .meshes import one as one
 from .meshes import placed as placed
 from .meshes import placed_like as placed_like
@@ -65,6 +62,10 @@ from .primitives import instantiate_zeros as instantiate_zeros
 from .primitives import is_linear as is_linear
 from .primitives import no_tangent as no_tangent
 from .primitives import vmap_like as vmap_like
+from .recompute import recomputed as recomputed
+from .residuals import derived as derived
+from .residuals import hoist_casts as hoist_casts
+from .residuals import origins as origins
 from .trace import Jaxpr as Jaxpr
 from .trace import Piece as Piece
 from .trace import argument_names as argument_names

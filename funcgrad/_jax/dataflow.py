@@ -110,9 +110,7 @@ class Dataflow:
             for i, v in makes
         ]
 
-    def _branches(
-        self, bodies: Sequence[Body], operands: list[Vertex], path: Path
-    ) -> list[Vertex]:
+    def _branches(self, bodies: Sequence[Body], operands: list[Vertex], path: Path) -> list[Vertex]:
         ways = [self._walk(body.program, body.take(operands), path) for body in bodies]
         results = path[-1].result_types
         return [
@@ -129,7 +127,9 @@ class Dataflow:
             for (index, flow), type_ in zip(step.inputs, input_types(step.program), strict=True)
         ]
         made = self._walk(step.program, given, path)
-        carries = iter([v for v, link in zip(given, step.inputs, strict=True) if link.flow == CARRY])
+        carries = iter(
+            [v for v, link in zip(given, step.inputs, strict=True) if link.flow == CARRY]
+        )
         found: dict[int, Vertex] = {}
         for (index, flow), value in zip(step.outputs, made, strict=True):
             type_ = path[-1].result_types[index]

@@ -13,8 +13,19 @@ import jax
 
 from . import frames
 from .primitives import OURS
-from .trace import Jaxpr, constants, inputs, is_literal, opened, outputs, part, programs_in
-from .trace import types, value_of, variables
+from .trace import (
+    Jaxpr,
+    constants,
+    inputs,
+    is_literal,
+    opened,
+    outputs,
+    part,
+    programs_in,
+    types,
+    value_of,
+    variables,
+)
 
 _KINDS = {
     "pjit": "jit",

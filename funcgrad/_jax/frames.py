@@ -67,7 +67,8 @@ def transforms_of(eqn: Any) -> list[str]:
 
 def recomputes(eqn: Any) -> bool:
     """Whether an equation repeats, in a backward pass, what a forward pass has computed."""
-    return bool(eqn.params.get("differentiated")) or _RECOMPUTED in _stack(eqn, "Scope")
+    again = eqn.params.get("differentiated") or eqn.primitive.name == "recomputed"
+    return bool(again) or _RECOMPUTED in _stack(eqn, "Scope")
 
 
 def _stack(eqn: Any, kind: str) -> list[str]:

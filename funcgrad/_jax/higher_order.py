@@ -1,6 +1,5 @@
 """The anatomy of JAX's own primitives that hold programs: an entry for each, on every JAX line."""
 
-import functools
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,8 +8,24 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from .equations import BRANCH, CALL, CARRY, CUSTOM, DEVICE, ROW, STEP, TEST, WHOLE
-from .equations import Body, Equation, Link, Run, Total, Trips, anatomy
+from .equations import (
+    BRANCH,
+    CALL,
+    CARRY,
+    CUSTOM,
+    DEVICE,
+    ROW,
+    STEP,
+    TEST,
+    WHOLE,
+    Body,
+    Equation,
+    Link,
+    Run,
+    Total,
+    Trips,
+    anatomy,
+)
 from .meshes import placed, varied
 from .trace import close, inputs
 

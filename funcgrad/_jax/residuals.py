@@ -71,9 +71,7 @@ class Derived(NamedTuple):
     inputs: list[int]
 
 
-def derived(
-    program: Jaxpr, start: int, at_hand: Sequence[bool], stored: Sequence[bool]
-) -> Derived:
+def derived(program: Jaxpr, start: int, at_hand: Sequence[bool], stored: Sequence[bool]) -> Derived:
     """Which outputs, of those to be stored, follow from the others and from those at hand.
 
     Outputs are counted from `start` on; no two of those to be stored are the same value.

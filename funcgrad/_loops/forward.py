@@ -50,8 +50,7 @@ def _nonzero(loop: Loop, tangents: Sequence[Any]) -> Nonzero:
     """What has a tangent, over all steps: a carry that depends on anything that has one."""
     dots = loop.operands(tangents)
     consts, carry, xs = (
-        [type(dot) is not _jax.Zero for dot in part]
-        for part in (dots.consts, dots.carry, dots.xs)
+        [type(dot) is not _jax.Zero for dot in part] for part in (dots.consts, dots.carry, dots.xs)
     )
     floats = [jnp.issubdtype(aval.dtype, jnp.inexact) for part in loop.types() for aval in part]
     carry, ys = reached(loop, consts, carry, xs, floats)

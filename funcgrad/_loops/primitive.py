@@ -298,6 +298,4 @@ def _taken(rows: Any, steps: Any) -> Any:
     return jnp.where(taken.reshape(-1, *[1] * (rows.ndim - 1)), rows, jnp.zeros_like(rows))
 
 
-_jax.anatomy(
-    "bounded_loop", _bodies, _reenter, lambda e: (e.own["loop"].length or 0,), _trips
-)
+_jax.anatomy("bounded_loop", _bodies, _reenter, lambda e: (e.own["loop"].length or 0,), _trips)

@@ -355,9 +355,7 @@ def _over_devices(
 
     def flat(*xs: Any) -> list[Any]:
         out = jax.tree.leaves(body_fun(tree.unflatten(xs)))
-        return [
-            _jax.varied(_as_strong_as(x, like), axes) for x, like in zip(out, xs, strict=True)
-        ]
+        return [_jax.varied(_as_strong_as(x, like), axes) for x, like in zip(out, xs, strict=True)]
 
     body, consts = _traced(name, flat, leaves)
     moved, made = _jax.hoist_casts(body, len(consts))

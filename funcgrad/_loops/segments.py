@@ -20,9 +20,6 @@ from .._lists import split_at
 from .forward import Nonzero, jvp_p, parts
 from .primitive import Loop, Operands, bounded_loop, loop_p
 
-# What is differentiated keeps what it starts from, and is run again.
-_again = functools.partial(jax.checkpoint, prevent_cse=False)
-
 
 def in_pieces(flat: Sequence[Any], loop: Loop, nonzero: Nonzero) -> list[Any]:
     """The loop of `jvp_p` as a short one that is kept whole, and one over segments of the rest.
@@ -60,7 +57,6 @@ def in_pieces(flat: Sequence[Any], loop: Loop, nonzero: Nonzero) -> list[Any]:
     rows, (taken,), states = split_at(starts, len(ys), 1)
     fixed = segment._replace(cond=None, conds=0)  # it is known by now how many steps each takes
 
-    @_again
     def rerun(*flat: Any) -> list[Any]:
         return jvp_p.bind(*flat, loop=fixed, nonzero=nonzero)[1 + len(nonzero.outputs) :]
 
@@ -68,7 +64,8 @@ def in_pieces(flat: Sequence[Any], loop: Loop, nonzero: Nonzero) -> list[Any]:
         primals, consts_dots = split_at(consts, loop.consts)
         start, xs, xs_dots = split_at(row, 1 + loop.carry, len(ops.xs))
         steps, *carry = start
-        out = rerun(steps, *primals, *carry, *xs, *consts_dots, *dots, *xs_dots)
+        kept, moving = [steps, *primals, *carry, *xs], [*consts_dots, *dots, *xs_dots]
+        out = _jax.recomputed(rerun, kept, moving, prevent_cse=False)
         return split_at(out, len(dots))
 
     _, dots, rows_dots = bounded_loop(
@@ -104,7 +101,8 @@ def _segments(
     """
     size = segment.length
 
-    @_again
+    # Where it is differentiated once more it keeps what it starts from, and is run again.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
     def run(*flat: Any) -> list[Any]:
         return loop_p.bind(*flat, loop=segment)
 

@@ -15,9 +15,7 @@ from .find import Values, find, scoped
 Outcome = tuple[list[Any], Values]
 
 
-def run(
-    program: _jax.Jaxpr, args: Sequence[Any], taps: Values, *, share: bool = False
-) -> Outcome:
+def run(program: _jax.Jaxpr, args: Sequence[Any], taps: Values, *, share: bool = False) -> Outcome:
     """Evaluates a program with a tap at each tag that `taps` names.
 
     Args:
@@ -68,9 +66,7 @@ def _asked(equation: _jax.Equation, taps: Values) -> dict[str, str]:
 _inject_inlined = jax.jit(inject, inline=True)
 
 
-def _tagged(
-    equation: _jax.Equation, operands: list[Any], taps: Values, share: bool
-) -> Outcome:
+def _tagged(equation: _jax.Equation, operands: list[Any], taps: Values, share: bool) -> Outcome:
     """One equation that holds asked tags, or is one; `taps` by the names of its inside."""
     if equation.kind == TAG:
         ((name, sinks),) = taps.items()
