@@ -220,11 +220,11 @@ class Link(NamedTuple):
     """Which operand an input is, or which result an output is.
 
     Fields:
-        index: the place among the operands or results of the equation.
+        place: among the operands or results of the equation.
         flow: `WHOLE`, `CARRY` or `ROW`.
     """
 
-    index: int
+    place: int
     flow: str = WHOLE
 
 
@@ -249,7 +249,7 @@ class Body(NamedTuple):
     typed: bool = False
 
     def take(self, operands: Sequence[Any], flow: str | None = None) -> list[Any]:
-        """What goes in, of anything there is one of for each operand; of one flow alone if asked."""
+        """What goes in, of anything there is one of for each operand; of one flow if asked."""
         return [operands[i] for i, how in self.inputs if flow in (None, how)]
 
 
@@ -312,12 +312,11 @@ def anatomy(
     reenter: Callable[..., tuple[list[Any], Any]] | None = None,
     around: Callable[[Equation], tuple[int, ...]] = lambda equation: (),
     trips: Callable[[Equation], Trips] | None = None,
-    programs: Callable[[Equation], list[Jaxpr]] = lambda equation: [
-        body.program for body in equation.bodies
-    ],
+    programs: Callable[[Equation], list[Jaxpr]] | None = None,
 ) -> None:
     """Registers what is known of a kind of equation, for every transform and tool."""
-    _ANATOMY[kind] = Anatomy(bodies, reenter, around, trips, programs)
+    every = programs or (lambda equation: [body.program for body in equation.bodies])
+    _ANATOMY[kind] = Anatomy(bodies, reenter, around, trips, every)
 
 
 def reenters(equation: Equation) -> bool:

@@ -52,7 +52,7 @@ def _jit_bodies(equation: Equation) -> tuple[Body, ...]:
 
 
 def placements(equation: Equation) -> tuple[list[Any], list[Any]]:
-    """The shardings that a `jit` asks of its operands and results; `None` where it asks for none."""
+    """The shardings that a `jit` asks of its operands and results, `None` where of none."""
     if equation.kind != "jit":
         return [None] * len(equation.reads), [None] * len(equation.makes)
     params = equation.params
@@ -155,7 +155,7 @@ def _cond(equation: Equation, operands: Sequence[Any], run: Run, given: Any) -> 
         return branch
 
     ways = [taken(body) for body in equation.bodies]
-    if jnp.result_type(which) == bool:
+    if jnp.issubdtype(jnp.result_type(which), jnp.bool_):
         return jax.lax.cond(which, ways[1], ways[0], given, *rest)
     return jax.lax.switch(which, ways, given, *rest)
 

@@ -174,7 +174,7 @@ def prune(program: Jaxpr, wanted: Sequence[bool], kept: Sequence[bool] | None = 
 
 
 def function_name(program: Jaxpr) -> tuple[str, str]:
-    """The name of the Python function that a program was traced from, and its file; may be empty."""
+    """The Python function that a program was traced from, and its file; they may be empty."""
     info = getattr(opened(program), "debug_info", None)
     name, _, where = (getattr(info, "func_src_info", None) or "").partition(" at ")
     return name, where.rpartition(":")[0]
@@ -315,7 +315,7 @@ def _stretch(jaxpr: Any, eqns: list[Any], last: dict[Any, int], end: int) -> lis
     made = dict.fromkeys(v for eqn in eqns for v in eqn.outvars)
     needed = dict.fromkeys(v for eqn in eqns for v in variables(eqn.invars) if v not in made)
     results = [v for v in made if last.get(v, -1) >= end]
-    run = as_function(part(jaxpr, eqns, needed, results))
+    run = as_function(part(jaxpr, eqns, list(needed), results))
     return [Piece(list(needed), results, None, run)]
 
 

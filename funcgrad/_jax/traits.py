@@ -90,7 +90,8 @@ def keeps_precision(equation: Equation) -> bool:
 def moved(equation: Equation, operand: int, axis: int, result: int) -> int | None:
     """Where an axis of an operand is in a result; `None` where it is summed up or lost."""
     params, given = equation.params, equation.operand_types[operand]
-    size, shape = given.shape[axis], getattr(equation.result_types[result], "shape", ())
+    size = given.shape[axis]
+    shape: Sequence[int] = getattr(equation.result_types[result], "shape", ())
     if equation.name == "broadcast_in_dim":
         return params["broadcast_dimensions"][axis]
     if equation.name == "transpose":

@@ -269,7 +269,7 @@ def _reenter(
         return more, _sum(added, made) if total is not None else added
 
     def _sum(added: list[Any], made: Any) -> list[Any]:
-        return [total.add(*added, made)] if total is not None else []
+        return [total.add(added[0], made)] if total is not None else []
 
     def going(conds: list[Any], state: list[Any]) -> Any:
         return _tested(conds, *split_at(state, loop.carry))[0]

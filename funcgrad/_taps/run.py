@@ -41,9 +41,9 @@ def run(program: _jax.Jaxpr, args: Sequence[Any], taps: Values, *, share: bool =
 
     for piece in _jax.cut(program, [*map(bool, names)], share):
         operands = [read(v) for v in piece.reads]
-        if piece.equation is None:
+        if piece.run is not None:
             results = piece.run(*operands)
-        else:
+        elif piece.equation is not None:
             inner = names[piece.equation]
             given = {name: taps[full] for name, full in inner.items()}
             results, found = _tagged(equations[piece.equation], operands, given, share)

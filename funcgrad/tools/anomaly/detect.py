@@ -129,9 +129,7 @@ class _Call(NamedTuple):
         return _trace(self.fun, self.recipe, arrays)
 
 
-def _trace(
-    fun: Callable[..., Any], recipe: Split, arrays: Sequence[Any]
-) -> tuple[_jax.Jaxpr, Any]:
+def _trace(fun: Callable[..., Any], recipe: Split, arrays: Sequence[Any]) -> tuple[_jax.Jaxpr, Any]:
     def flat(*arrays: Any) -> Any:
         args, kwargs = recipe.join(arrays)
         with explained:

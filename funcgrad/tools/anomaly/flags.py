@@ -62,9 +62,7 @@ BODIES: dict[str, Callable[[compat.JaxprEqn], compat.Call]] = {
 """Equations that call one body once, and how each is read."""
 
 
-def run(
-    closed: _jax.Jaxpr, args: Sequence[Any], *, check_inf: bool
-) -> tuple[list[Any], Any]:
+def run(closed: _jax.Jaxpr, args: Sequence[Any], *, check_inf: bool) -> tuple[list[Any], Any]:
     """The results of a program, and whether a value in it is bad: a bool scalar."""
     flagging = Flagging(check_inf)
     results, flag = flagging.body(closed, args)
@@ -242,9 +240,7 @@ def _passing(eqn: compat.JaxprEqn) -> list[Any]:
 
 def _reaching(jaxpr: compat.Jaxpr) -> set[Any]:
     """The variables that a NaN goes on from, through operations alone, to a result of a program."""
-    reaching = {
-        v for v in jaxpr.outvars if not _jax.is_literal(v) and _inexact(v) and v.aval.size
-    }
+    reaching = {v for v in jaxpr.outvars if not _jax.is_literal(v) and _inexact(v) and v.aval.size}
     for eqn in reversed(jaxpr.eqns):
         if all(v in reaching for v in eqn.outvars) and eqn.outvars:
             reaching.update(_passing(eqn))

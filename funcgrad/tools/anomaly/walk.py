@@ -185,9 +185,7 @@ class Walk:
             raise Found(event)
         return self.count
 
-    def call(
-        self, body: _jax.Jaxpr, operands: list[Value], path: tuple[Level, ...]
-    ) -> list[Value]:
+    def call(self, body: _jax.Jaxpr, operands: list[Value], path: tuple[Level, ...]) -> list[Value]:
         """A step of a loop: compiled, and equation by equation only where its flag is up."""
         if all(o.cause is None for o in operands):
             run = self._compiled(compat.open_up(body), functools.partial(flags.run, body))
