@@ -257,12 +257,12 @@ def grad(
         "grad",
         fun,
         argnums,
-        has_aux,
-        gradient,
-        retain,
-        requires_grad,
-        allow_unused,
-        materialize_grads,
+        has_aux=has_aux,
+        gradient=gradient,
+        retain=retain,
+        requires_grad=requires_grad,
+        allow_unused=allow_unused,
+        materialize_grads=materialize_grads,
     )
 
     @_wraps(fun, "grad")
@@ -306,12 +306,12 @@ def value_and_grad(
         "value_and_grad",
         fun,
         argnums,
-        has_aux,
-        gradient,
-        retain,
-        requires_grad,
-        allow_unused,
-        materialize_grads,
+        has_aux=has_aux,
+        gradient=gradient,
+        retain=retain,
+        requires_grad=requires_grad,
+        allow_unused=allow_unused,
+        materialize_grads=materialize_grads,
     )
 
     @_wraps(fun, "value_and_grad")
@@ -337,6 +337,7 @@ def _gradient(
     function: str,
     fun: Callable[..., Any],
     argnums: int | Sequence[int],
+    *,
     has_aux: bool,
     gradient: Any,
     retain: Retain,
@@ -384,7 +385,11 @@ def _gradient(
         leaves, retained = pullback.gradients(gradient)
         if not all(forward.used):
             leaves = _unused(
-                function, pullback, leaves, forward.used, allow_unused, materialize_grads
+                pullback,
+                leaves,
+                forward.used,
+                allow_unused=allow_unused,
+                materialize_grads=materialize_grads,
             )
         return _Result(
             forward.out, forward.aux, scatter(pullback.tree, pullback.chosen, leaves), retained
@@ -394,10 +399,10 @@ def _gradient(
 
 
 def _unused(
-    function: str,
     pullback: Pullback,
     leaves: list[Any],
     used: Sequence[bool],
+    *,
     allow_unused: bool,
     materialize_grads: bool,
 ) -> list[Any]:
@@ -409,8 +414,8 @@ def _unused(
         raise GradientError(
             f"The differentiated Tensor at index {unused[0]} appears to not have been used in the"
             " graph. Set allow_unused=True if this is the desired behavior.\n"
-            f"`{function}` got an output that does not depend on {', '.join(paths)}, and wants it"
-            " to; an input used only under `detach`, as an integer, or through functions whose"
+            f"`{pullback.function}` got an output that does not depend on {', '.join(paths)}, and"
+            " wants it to; an input used only under `detach`, as an integer, or through functions whose"
             " derivative is zero everywhere (sign, floor, round) counts as unused"
         )
     if materialize_grads:
