@@ -415,8 +415,8 @@ def _unused(
             f"The differentiated Tensor at index {unused[0]} appears to not have been used in the"
             " graph. Set allow_unused=True if this is the desired behavior.\n"
             f"`{pullback.function}` got an output that does not depend on {', '.join(paths)}, and"
-            " wants it to; an input used only under `detach`, as an integer, or through functions whose"
-            " derivative is zero everywhere (sign, floor, round) counts as unused"
+            " wants it to; an input used only under `detach`, as an integer, or through functions"
+            " whose derivative is zero everywhere (sign, floor, round) counts as unused"
         )
     if materialize_grads:
         return leaves
