@@ -30,6 +30,8 @@ from .errors import TreeError as TreeError
 from .errors import UsageError as UsageError
 
 if _typing.TYPE_CHECKING:
+    from . import compare as compare
+    from . import launch as launch
     from ._autograph import autograph as autograph
     from ._saving import save_on_cpu as save_on_cpu
     from ._saving import saved_tensors_hooks as saved_tensors_hooks
@@ -69,15 +71,18 @@ _PACKAGES = ("compare", "launch")
 _IN_JAX = ("checkpoint", "custom_vjp", "hessian", "jacfwd", "jacrev", "jit", "jvp", "vmap")
 
 
-def __getattr__(name: str) -> _typing.Any:
-    if name in _PACKAGES:
-        return _importlib.import_module(f".{name}", __name__)
-    if name not in _LATER:
-        fix = f": it is jax.{name}" if name in _IN_JAX else ""
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{fix}")
-    value = getattr(_importlib.import_module(_LATER[name], __name__), name)
-    globals()[name] = value
-    return value
+# Type checkers know the names by their imports, and a misspelt one by its having none.
+if not _typing.TYPE_CHECKING:
+
+    def __getattr__(name: str) -> _typing.Any:
+        if name in _PACKAGES:
+            return _importlib.import_module(f".{name}", __name__)
+        if name not in _LATER:
+            fix = f": it is jax.{name}" if name in _IN_JAX else ""
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{fix}")
+        value = getattr(_importlib.import_module(_LATER[name], __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

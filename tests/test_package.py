@@ -1,6 +1,7 @@
 """What holds for the package as a whole: light imports, floors, one door to JAX's internals."""
 
 import ast
+import doctest
 import subprocess
 import sys
 from pathlib import Path
@@ -54,9 +55,9 @@ def test_importing_funcgrad_imports_jax_and_nothing_heavy():
 
 def test_what_is_imported_later_is_there():
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    (checking,) = (node for node in tree.body if isinstance(node, ast.If))
+    checking = next(node for node in tree.body if isinstance(node, ast.If))
     names = [alias.name for node in checking.body for alias in node.names]
-    assert names == list(funcgrad._LATER)
+    assert names == [*funcgrad._PACKAGES, *funcgrad._LATER]
     assert all(getattr(funcgrad, name).__name__ for name in names)
     assert set(names) <= set(dir(funcgrad))
     with pytest.raises(AttributeError, match="module 'funcgrad' has no attribute 'backward'"):
@@ -70,19 +71,22 @@ def test_a_package_is_there_without_an_import_of_its_own(name):
     assert f"funcgrad.{name}" in loaded(f"import funcgrad; funcgrad.{name}.__doc__")
 
 
-def test_every_public_name_has_a_docstring_with_an_example():
-    for name in ["grad", "value_and_grad", "vjp", "retain_grad", "register_hook", "detach"]:
-        assert ">>>" in getattr(funcgrad, name).__doc__, name
-    for name in [
-        "no_grad",
-        "set_data",
-        "zero_grad",
-        "accumulate_grad",
-        "microbatch",
-        "while_loop",
-        "autograph",
-    ]:
-        assert ">>>" in getattr(funcgrad, name).__doc__, name
+PUBLIC = [
+    pytest.param(value, id=f"{module.__name__}.{name}")
+    for module in (funcgrad, funcgrad.compare, funcgrad.conventions)
+    for name, value in ((name, getattr(module, name)) for name in dir(module))
+    if not name.startswith("_") and callable(value)
+]
+
+
+@pytest.mark.parametrize("public", PUBLIC)
+def test_every_public_function_is_used_in_its_example(public):
+    if isinstance(public, type):
+        assert not public.__doc__.startswith(f"{public.__name__}(")  # as a bare tuple's does
+        return
+    examples = "".join(one.source for one in doctest.DocTestParser().get_examples(public.__doc__))
+    used = [n for n in ast.walk(ast.parse(examples)) if isinstance(n, ast.Name | ast.Attribute)]
+    assert public.__name__ in {ast.unparse(node).rpartition(".")[2] for node in used}
 
 
 def test_the_package_is_typed():

@@ -179,3 +179,6 @@ def test_the_search_finds_a_function(phone, served):
     phone.goto(f"{served}?q=retain_grad")
     found = phone.locator(".md-search-result__link[href*='funcgrad.retain_grad']").first
     found.wait_for(state="attached", timeout=20_000)
+    phone.goto(urljoin(phone.url, found.get_attribute("href")))
+    assert phone.locator("[id='funcgrad.retain_grad']").is_visible()
+    assert phone.noted == []

@@ -9,7 +9,17 @@ must then be traceable, so no Python `if` or `while` on its values.
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    TypeVar,
+    TypeVarTuple,
+    Unpack,
+    overload,
+)
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +29,17 @@ from .. import _taps as interpret
 from .._argnums import places, positions
 from .._describe import describe, differences
 from .._mistakes import explained
-from .._trees import adopt_dtype, conjugate, path_of, scatter, split, takes_gradient
+from .._trees import Grads, adopt_dtype, conjugate, path_of, scatter, split, takes_gradient
 from ..errors import GradientError, TreeError, UsageError
+from .keywords import Either, Named, Plain, WithAux, WithAuxNamed
 from .program import plain, traced
-from .retain import Retain, names_of
+from .retain import Names, Retain, names_of
+
+P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
+Value = TypeVar("Value")
+Aux = TypeVar("Aux")
+Pulled = TypeVar("Pulled")
 
 
 class Retained(NamedTuple):
@@ -36,6 +53,10 @@ class Retained(NamedTuple):
 
     value: Any
     grad: Any
+
+
+RetainedByName = dict[str, Retained]
+GradsOfEach = tuple[Grads, ...]
 
 
 class _Tag(NamedTuple):
@@ -52,7 +73,7 @@ class _Tag(NamedTuple):
     meta_fields=["function", "out", "out_tree", "tree", "chosen", "tags"],
 )
 @dataclass(frozen=True)
-class Pullback:
+class Pullback(Generic[Pulled]):
     """Pulls a gradient of the output back to the inputs: the second result of `vjp`.
 
     It may be called any number of times, and is a pytree: a jitted function may return it or take
@@ -76,7 +97,7 @@ class Pullback:
     chosen: tuple[bool, ...]
     tags: tuple[_Tag, ...] | None
 
-    def __call__(self, gradient: Any = None) -> Any:
+    def __call__(self, gradient: Any = None) -> Pulled:
         """The gradients of the primals for the output gradient `gradient`, a pytree like `out`.
 
         Without it the output must be a scalar, and its gradient is 1. Returns a tuple with the
@@ -84,7 +105,8 @@ class Pullback:
         """
         leaves, retained = self.gradients(gradient)
         grads = scatter(self.tree, self.chosen, leaves)
-        return grads if self.tags is None else (grads, retained)
+        result: Any = grads if self.tags is None else (grads, retained)
+        return result
 
     def gradients(self, gradient: Any) -> tuple[list[Any], dict[str, Retained]]:
         """The gradients of the leaves that take one, and what was retained."""
@@ -149,8 +171,31 @@ def _placed(grads: list[Any], values: list[Any]) -> list[Any]:
     ]
 
 
+@overload
 def vjp(
-    fun: Callable[..., Any], *primals: Any, has_aux: bool = False, retain: Retain = None
+    fun: Callable[[*Ts], Value], *primals: *Ts, has_aux: Literal[False] = False, retain: None = None
+) -> tuple[Value, Pullback[GradsOfEach]]: ...
+@overload
+def vjp(
+    fun: Callable[[*Ts], Value], *primals: *Ts, has_aux: Literal[False] = False, retain: Names
+) -> tuple[Value, Pullback[tuple[GradsOfEach, RetainedByName]]]: ...
+@overload
+def vjp(
+    fun: Callable[[*Ts], tuple[Value, Aux]],
+    *primals: *Ts,
+    has_aux: Literal[True],
+    retain: None = None,
+) -> tuple[Value, Pullback[GradsOfEach], Aux]: ...
+@overload
+def vjp(
+    fun: Callable[[*Ts], tuple[Value, Aux]], *primals: *Ts, has_aux: Literal[True], retain: Names
+) -> tuple[Value, Pullback[tuple[GradsOfEach, RetainedByName]], Aux]: ...
+@overload
+def vjp(
+    fun: Callable[[*Ts], tuple[Value, Aux]], *primals: *Ts, has_aux: bool, retain: Retain = None
+) -> tuple[Any, ...]: ...
+def vjp(
+    fun: Callable[[*Ts], Any], *primals: *Ts, has_aux: bool = False, retain: Retain = None
 ) -> Any:
     """The output of `fun` and the function that pulls a gradient of it back to the inputs.
 
@@ -195,6 +240,32 @@ def vjp(
     return forward.out, forward.pullback
 
 
+@overload
+def grad(
+    fun: Callable[P, object], argnums: int | Sequence[int] = 0, **keywords: Unpack[Plain]
+) -> Callable[P, Grads]: ...
+@overload
+def grad(
+    fun: Callable[P, object], argnums: int | Sequence[int] = 0, **keywords: Unpack[Named]
+) -> Callable[P, tuple[Grads, RetainedByName]]: ...
+@overload
+def grad(
+    fun: Callable[P, tuple[object, Aux]],
+    argnums: int | Sequence[int] = 0,
+    **keywords: Unpack[WithAux],
+) -> Callable[P, tuple[Grads, Aux]]: ...
+@overload
+def grad(
+    fun: Callable[P, tuple[object, Aux]],
+    argnums: int | Sequence[int] = 0,
+    **keywords: Unpack[WithAuxNamed],
+) -> Callable[P, tuple[Grads, Aux, RetainedByName]]: ...
+@overload
+def grad(
+    fun: Callable[P, tuple[object, Aux]],
+    argnums: int | Sequence[int] = 0,
+    **keywords: Unpack[Either],
+) -> Callable[P, Any]: ...
 def grad(
     fun: Callable[..., Any],
     argnums: int | Sequence[int] = 0,
@@ -257,12 +328,12 @@ def grad(
         "grad",
         fun,
         argnums,
-        has_aux,
-        gradient,
-        retain,
-        requires_grad,
-        allow_unused,
-        materialize_grads,
+        has_aux=has_aux,
+        gradient=gradient,
+        retain=retain,
+        requires_grad=requires_grad,
+        allow_unused=allow_unused,
+        materialize_grads=materialize_grads,
     )
 
     @_wraps(fun, "grad")
@@ -277,6 +348,32 @@ def grad(
     return grad_fun
 
 
+@overload
+def value_and_grad(
+    fun: Callable[P, Value], argnums: int | Sequence[int] = 0, **keywords: Unpack[Plain]
+) -> Callable[P, tuple[Value, Grads]]: ...
+@overload
+def value_and_grad(
+    fun: Callable[P, Value], argnums: int | Sequence[int] = 0, **keywords: Unpack[Named]
+) -> Callable[P, tuple[Value, Grads, RetainedByName]]: ...
+@overload
+def value_and_grad(
+    fun: Callable[P, tuple[Value, Aux]],
+    argnums: int | Sequence[int] = 0,
+    **keywords: Unpack[WithAux],
+) -> Callable[P, tuple[tuple[Value, Aux], Grads]]: ...
+@overload
+def value_and_grad(
+    fun: Callable[P, tuple[Value, Aux]],
+    argnums: int | Sequence[int] = 0,
+    **keywords: Unpack[WithAuxNamed],
+) -> Callable[P, tuple[tuple[Value, Aux], Grads, RetainedByName]]: ...
+@overload
+def value_and_grad(
+    fun: Callable[P, tuple[Value, Aux]],
+    argnums: int | Sequence[int] = 0,
+    **keywords: Unpack[Either],
+) -> Callable[P, Any]: ...
 def value_and_grad(
     fun: Callable[..., Any],
     argnums: int | Sequence[int] = 0,
@@ -306,12 +403,12 @@ def value_and_grad(
         "value_and_grad",
         fun,
         argnums,
-        has_aux,
-        gradient,
-        retain,
-        requires_grad,
-        allow_unused,
-        materialize_grads,
+        has_aux=has_aux,
+        gradient=gradient,
+        retain=retain,
+        requires_grad=requires_grad,
+        allow_unused=allow_unused,
+        materialize_grads=materialize_grads,
     )
 
     @_wraps(fun, "value_and_grad")
@@ -337,6 +434,7 @@ def _gradient(
     function: str,
     fun: Callable[..., Any],
     argnums: int | Sequence[int],
+    *,
     has_aux: bool,
     gradient: Any,
     retain: Retain,
@@ -384,7 +482,11 @@ def _gradient(
         leaves, retained = pullback.gradients(gradient)
         if not all(forward.used):
             leaves = _unused(
-                function, pullback, leaves, forward.used, allow_unused, materialize_grads
+                pullback,
+                leaves,
+                forward.used,
+                allow_unused=allow_unused,
+                materialize_grads=materialize_grads,
             )
         return _Result(
             forward.out, forward.aux, scatter(pullback.tree, pullback.chosen, leaves), retained
@@ -394,10 +496,10 @@ def _gradient(
 
 
 def _unused(
-    function: str,
-    pullback: Pullback,
+    pullback: Pullback[Any],
     leaves: list[Any],
     used: Sequence[bool],
+    *,
     allow_unused: bool,
     materialize_grads: bool,
 ) -> list[Any]:
@@ -409,9 +511,9 @@ def _unused(
         raise GradientError(
             f"The differentiated Tensor at index {unused[0]} appears to not have been used in the"
             " graph. Set allow_unused=True if this is the desired behavior.\n"
-            f"`{function}` got an output that does not depend on {', '.join(paths)}, and wants it"
-            " to; an input used only under `detach`, as an integer, or through functions whose"
-            " derivative is zero everywhere (sign, floor, round) counts as unused"
+            f"`{pullback.function}` got an output that does not depend on {', '.join(paths)}, and"
+            " wants it to; an input used only under `detach`, as an integer, or through functions"
+            " whose derivative is zero everywhere (sign, floor, round) counts as unused"
         )
     if materialize_grads:
         return leaves
@@ -429,7 +531,7 @@ class _Forward(NamedTuple):
 
     out: Any
     aux: Any
-    pullback: Pullback
+    pullback: Pullback[Any]
     used: list[bool]
 
 
@@ -463,7 +565,7 @@ def _forward(
     sites = program.sites
     _, pull, ((out, aux), values) = jax.vjp(program.run, leaves, program.taps, has_aux=True)
     out_leaves, out_tree = jax.tree.flatten(out)
-    pullback = Pullback(
+    pullback: Pullback[Any] = Pullback(
         pull=pull,
         values=values,
         function=function,

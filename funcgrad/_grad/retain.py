@@ -1,7 +1,7 @@
 """What `retain=` asks for: names and patterns, held against the tags a program has."""
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from types import EllipsisType
 from typing import Any
 
@@ -9,7 +9,8 @@ from .._describe import describe
 from .._taps import Site
 from ..errors import TagError, UsageError
 
-Retain = str | Sequence[str] | EllipsisType | None
+Names = str | Iterable[str] | EllipsisType
+Retain = Names | None
 
 
 def names_of(retain: Any) -> Any:
@@ -53,7 +54,7 @@ _ADVICE = {
 }
 
 
-def _matches(retain: str | Sequence[str], sites: dict[str, Site], function: str) -> set[str]:
+def _matches(retain: str | Iterable[str], sites: dict[str, Site], function: str) -> set[str]:
     wanted: set[str] = set()
     for pattern in retain if isinstance(retain, tuple) else (retain,):
         if not isinstance(pattern, str):

@@ -26,7 +26,6 @@ from .recorded.compare import Report as Report
 from .recorded.compare import Row as Row
 from .recorded.compare import compare as compare
 from .recorded.html import as_html as as_html
-from .recorded.judge import RESOLUTION as RESOLUTION
 from .recorded.judge import Verdict as Verdict
 from .recorded.judge import judge as judge
 from .recorded.parse import parse as parse
@@ -36,3 +35,4 @@ from .recorded.report import print_report as print_report
 from .recorded.run import run as run
 from .recorded.values import Parsed as Parsed
 from .recorded.values import Value as Value
+from .tolerances import RESOLUTION as RESOLUTION

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from funcgrad.compare import judge, parse
+from funcgrad.compare.recorded.grammar import MAX_DEPTH
 
 NAN = float("nan")
 INF = float("inf")
@@ -238,21 +239,41 @@ def test_legacy_form_is_one_tensor():
     assert (value.shape, value.dtype, value.numbers) == ((2, 2), "float32", (0.5, 1.0, 1.5, 2.0))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "tensor(..., device='meta', size=(2,))",
+RARE = [
+    # text, then of each of its values: path, kind, dtype, shape, numbers
+    ("tensor(..., device='meta', size=(2,))", [((), "float", None, (2,), ())]),
+    (
         "nested_tensor([\n  tensor([1.]),\n  tensor([2., 3.])\n])",
+        [
+            (("nested_tensor[0]", "list[0]"), "float", None, (1,), (1.0,)),
+            (("nested_tensor[0]", "list[1]"), "float", None, (2,), (2.0, 3.0)),
+        ],
+    ),
+    (
         "tensor([0.1000], size=(1,), dtype=torch.quint8,\n"
         "       quantization_scheme=torch.per_tensor_affine, scale=0.1, zero_point=10)",
+        [((), "float", "quint8", (1,), (0.1,))],
+    ),
+    (
         "GradTrackingTensor(lvl=1, value=\n    tensor([1., 2.])\n)",
+        [
+            (("GradTrackingTensor[lvl]",), "int", None, (), (1,)),
+            (("GradTrackingTensor[value]",), "float", None, (2,), (1.0, 2.0)),
+        ],
+    ),
+    (
         "(0 ,.,.) = \n  1  2\n[torch.FloatTensor of size 1x1x2]",
-        "[torch.FloatTensor of size 0x99999999999999999999]",
-        "tensor([inf], dtype=torch.int32)",
-    ],
-)
-def test_rare_forms_do_not_fail(text):
-    parse(text)
+        [((), "float", "float32", (1, 1, 2), (1.0, 2.0))],
+    ),
+    ("[torch.FloatTensor of size 0x99999999999999999999]", []),
+    ("tensor([inf], dtype=torch.int32)", [((), "int", "int32", (1,), (INF,))]),
+]
+
+
+@pytest.mark.parametrize(("text", "values"), RARE)
+def test_rare_forms(text, values):
+    seen = [(v.path, v.kind, v.dtype, v.shape, v.numbers) for v in parse(text).values]
+    assert seen == values
 
 
 def test_words_and_values_make_up_the_text():
@@ -389,19 +410,20 @@ def test_any_text_can_be_parsed(text):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "numbers"),
     [
-        "[" * 10_000,
-        "[" * 10_000 + "1." + "]" * 10_000,
-        "(" * 10_000 + "1" + ",)" * 10_000,
-        "tensor(" * 10_000 + ")" * 10_000,
-        "{1: " * 10_000 + "2" + "}" * 10_000,
-        "([" * 10_000 + ")]" * 10_000,
-        "'\\" * 10_000,
+        ("[" * 10_000, []),
+        ("[" * 10_000 + "1." + "]" * 10_000, [1.0]),
+        ("(" * 10_000 + "1" + ",)" * 10_000, [1]),
+        ("tensor(" * 10_000 + ")" * 10_000, []),
+        ("{1: " * 10_000 + "2" + "}" * 10_000, [1] * (10_000 - MAX_DEPTH) + [2]),
+        ("([" * 10_000 + ")]" * 10_000, []),
+        ("'\\" * 10_000, []),
     ],
 )
-def test_ten_thousand_brackets(text):
-    parse(text)
+def test_ten_thousand_brackets(text, numbers):
+    values = parse(text).values
+    assert [number for value in values for number in value.numbers] == numbers
 
 
 def test_ten_megabytes():

@@ -1,11 +1,6 @@
 """Judges two arrays, PyTorch's and JAX's: whether they agree, and if not where and by how much.
 
-Floats agree where |torch - jax| <= rtol * |torch| + atol. What is not given is
-
-* rtol: `UNITS` times what the dtype resolves, of the two sides' dtypes the coarser;
-* atol: rtol times the largest magnitude of PyTorch's array, since a sum rounds by the size of its
-  terms, not of its result; and the smallest normal number, since XLA flushes what is smaller to 0.
-
+How far two numbers may lie apart is said in `compare/tolerances.py`.
 NaN agrees with NaN, an infinity with the same infinity, integers and bools exactly.
 """
 
@@ -14,10 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..recorded.judge import RESOLUTION
-
-UNITS = 4
-"""How many times `RESOLUTION`, which is a few roundings, two implementations may lie apart."""
+from ..tolerances import Tolerance, distance, kind_of_dtype, magnitude, wide
 
 
 class Difference(NamedTuple):
@@ -53,35 +45,6 @@ class Difference(NamedTuple):
     jax_dtype: str
     noise: float = 0.0
     notes: tuple[str, ...] = ()
-
-
-class Tolerance(NamedTuple):
-    """What a user said of tolerances.
-
-    Attributes:
-        rtol, atol: `None` for what follows from the dtypes.
-        strict: whether dtypes of unequal width are a difference.
-    """
-
-    rtol: float | None = None
-    atol: float | None = None
-    strict: bool = False
-
-    @property
-    def given(self) -> bool:
-        """Whether the user gave any."""
-        return self.rtol is not None or self.atol is not None
-
-    def resolve(
-        self, theirs: np.ndarray, ours: np.ndarray, scale: float = 0.0
-    ) -> tuple[float, float]:
-        """The two numbers for a pair of float or complex arrays of at least this magnitude."""
-        rtol = self.rtol
-        if rtol is None:
-            rtol = UNITS * max(RESOLUTION.get(a.dtype.name, 0.0) for a in (theirs, ours))
-        if self.atol is not None:
-            return rtol, self.atol
-        return rtol, rtol * max(scale, magnitude(theirs)) + _smallest(theirs)
 
 
 def judge_arrays(
@@ -127,12 +90,9 @@ def judge_arrays(
         found = found._replace(notes=(f"{note}: compared to the precision of the coarser",))
     rtol, atol = tolerance.resolve(theirs, ours, scale)
     theirs, ours = wide(theirs), wide(ours)
-    with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.abs(theirs - ours)
-        same = (theirs == ours) | (np.isnan(theirs) & np.isnan(ours))
-        apart = np.where(same, 0.0, np.where(np.isnan(apart), np.inf, apart))
+    with np.errstate(over="ignore"):
         allowed = atol + noise + rtol * np.where(np.isfinite(theirs), np.abs(theirs), 0.0)
-    return _judged(found, theirs, ours, apart, allowed)
+    return _judged(found, theirs, ours, distance(theirs, ours), allowed)
 
 
 def _refused(found: Difference, reason: str) -> Difference:
@@ -207,26 +167,5 @@ def shown(number: Any, digits: int) -> str:
 
 
 def kind(array: np.ndarray) -> str:
-    """`float`, `complex`, `int` or `bool`; bfloat16 and its like, which NumPy has not, are floats.
-
-    >>> kind(np.zeros(1, np.uint8)), kind(np.zeros(1, "bfloat16"))
-    ('int', 'float')
-    """
-    return {"i": "int", "u": "int", "b": "bool", "c": "complex"}.get(array.dtype.kind, "float")
-
-
-def wide(array: np.ndarray) -> np.ndarray:
-    """A float or complex array in double precision."""
-    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-
-
-def magnitude(array: np.ndarray) -> float:
-    """The largest finite magnitude in an array, 0 where there is none."""
-    sizes = np.abs(wide(array))
-    return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
-
-
-def _smallest(array: np.ndarray) -> float:
-    """The smallest normal number of a dtype (of half-precision dtypes that of float32)."""
-    narrow = array.dtype if array.dtype.kind in "fc" and array.dtype.itemsize > 2 else np.float32
-    return float(np.finfo(narrow).tiny)
+    """`float`, `complex`, `int` or `bool`."""
+    return kind_of_dtype(array.dtype.name) or "float"

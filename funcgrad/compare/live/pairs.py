@@ -7,9 +7,10 @@ import numpy as np
 
 from funcgrad.errors import UsageError
 
+from ..tolerances import Tolerance, magnitude, wide
 from .capture import Forward
 from .inputs import to_numpy
-from .judge import Difference, Tolerance, judge_arrays, magnitude, wide
+from .judge import Difference, judge_arrays
 from .port import Ran
 from .report import Divergence, ParityRow
 from .state import Renames

@@ -21,6 +21,7 @@ from funcgrad._trees import takes_gradient
 from funcgrad.errors import UsageError
 
 from ...errors import ParityError
+from ..tolerances import Tolerance, magnitude
 from .capture import Forward, backward, forward, sources
 from .inputs import (
     STYLES,
@@ -35,7 +36,6 @@ from .inputs import (
     to_numpy,
     to_torch,
 )
-from .judge import Tolerance, magnitude
 from .pairs import diverge, judge_pairs, pair_intermediates, pair_leaves, pair_outputs, scales_of
 from .port import Port, Ran
 from .report import Case, ParityReport

@@ -13,6 +13,7 @@ from typing import Any
 
 from funcgrad._extras import need
 
+from ..tolerances import kind_of_dtype
 from .literals import MAX_RANK, Unfit, common_kind, gap_places, literal, row, units
 from .values import Grid, Group, Node, Value
 
@@ -122,17 +123,6 @@ def dtype_name(text: str) -> str:
     """
     head, _, name = text.strip("'\"<>").rpartition(".")
     return _ALIASES.get(name, name) if head == "torch" else name
-
-
-def kind_of_dtype(dtype: str) -> str | None:
-    """The kind of number a dtype holds, `None` where it holds none.
-
-    >>> kind_of_dtype("bfloat16"), kind_of_dtype("uint8"), kind_of_dtype("<U1")
-    ('float', 'int', None)
-    """
-    starts = {"bool": "bool", "complex": "complex", "float": "float", "bfloat": "float",
-              "int": "int", "uint": "int", "quint": "float", "qint": "float"}  # fmt: skip
-    return next((kind for start, kind in starts.items() if dtype.startswith(start)), None)
 
 
 def node(token: Any) -> Node | None:

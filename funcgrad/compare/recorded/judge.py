@@ -1,11 +1,7 @@
 """`judge`: whether a printed value and a recorded one agree, and if not where and by how much.
 
-How close two numbers must be is the larger of
-
-* half a unit in the last place that the recording shows (nothing where it shows the number in
-  full: `28.` is exactly 28), and
-* what the dtype itself resolves, `RESOLUTION[dtype]` times the recorded magnitude: a few roundings,
-  as two builds of one library differ by. Of the two sides the coarser dtype counts.
+How far two numbers may lie apart is said in `compare/tolerances.py`: by the last place that the
+recording shows, and by what the dtype resolves.
 
 Integers and bools agree exactly. NaN agrees with NaN, an infinity with the same infinity, and zeros
 whatever their sign. A dtype of another kind (float, int, bool, complex) is a difference; another
@@ -13,29 +9,17 @@ width of the same kind (`int64`, `int32`) is only noted, since JAX is 32-bit unl
 with `strict` it is a difference. Of random numbers only kind, shape and dtype are compared.
 """
 
-import cmath
 import math
 import struct
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from ..tolerances import RESOLUTION, allowed_in_print, distance, resolution
 from .explain import explain
 from .values import Number, Value
 
-RESOLUTION: Mapping[str, float] = MappingProxyType(
-    {
-        "float64": 4 * 2.0**-52,
-        "float32": 4 * 2.0**-23,
-        "float16": 2 * 2.0**-10,
-        "bfloat16": 2 * 2.0**-7,
-        "float8_e4m3fn": 2 * 2.0**-3,
-        "float8_e5m2": 2 * 2.0**-2,
-        "complex128": 4 * 2.0**-52,
-        "complex64": 4 * 2.0**-23,
-        "complex32": 2 * 2.0**-10,
-    }
-)
 _TORCH_DEFAULTS = {"float": "float32", "int": "int64", "complex": "complex64", "bool": "bool"}
 _NUMBERS = ("float", "int", "bool", "complex", "size")
 _EXACT_KINDS = ("int", "bool", "size")
@@ -193,47 +177,59 @@ def _dtype(value: Value) -> str | None:
 
 def _judge_numbers(recorded: Value, actual: Value, notes: tuple[str, ...]) -> Verdict:
     theirs, ours = _common(recorded, actual)
-    if not theirs and (recorded.numbers or actual.numbers or recorded.elided):
-        return Verdict(True, "no number is shown on both sides", notes=notes)
-    resolution = _resolution(recorded, actual)
-    compared = [
-        _one(recorded, i, actual.numbers[j], resolution) for i, j in zip(theirs, ours, strict=True)
-    ]
-    if not compared:
-        return Verdict(True, notes=notes)
-    wrong = [i for i, one in enumerate(compared) if not _fits(*one)]
-    worst = max(range(len(compared)), key=lambda i: _how_bad(*compared[i]))
-    difference, allowed, _ = compared[worst]
+    if not theirs:
+        hidden = recorded.numbers or actual.numbers or recorded.elided
+        return Verdict(True, "no number is shown on both sides" if hidden else "", notes=notes)
+    apart, allowed, excess = _gaps(recorded, actual, theirs, ours)
+    wrong = np.flatnonzero(np.any(excess > 0, axis=1))
+    # The number furthest over what is allowed; where none is over, the largest difference.
+    worst = np.lexsort((-allowed.ravel(), -apart.ravel(), -np.fmax(excess, 0).ravel()))[0]
+    place = int(worst) // apart.shape[1]
     verdict = Verdict(
-        not wrong,
+        not wrong.size,
         "",
-        difference,
-        allowed,
-        abs(recorded.units[theirs[worst]]),
-        _index(recorded, theirs[worst]),
-        recorded.numbers[theirs[worst]],
-        actual.numbers[ours[worst]],
-        len(compared),
-        len(wrong),
+        float(apart.flat[worst]),
+        float(allowed.flat[worst]),
+        abs(recorded.units[theirs[place]]),
+        _index(recorded, theirs[place]),
+        recorded.numbers[theirs[place]],
+        actual.numbers[ours[place]],
+        len(theirs),
+        wrong.size,
         notes,
         marks=tuple((theirs[i], ours[i]) for i in wrong[:_MOST_MARKS]),
     )
-    return verdict._replace(reason=_reason(verdict), what="value") if wrong else verdict
+    return verdict._replace(reason=_reason(verdict), what="value") if wrong.size else verdict
 
 
-def _one(
-    recorded: Value, position: int, ours: Number, resolution: float
-) -> tuple[float, float, float]:
-    """Difference, allowance, and the rounding of the comparison itself, of one number."""
-    theirs = recorded.numbers[position]
-    unit = recorded.units[position]
-    if recorded.kind == "complex":
-        return _one_complex(_as_complex(theirs), _as_complex(ours), complex(unit), resolution)
-    a, b = _as_float(theirs), _as_float(ours)
+def _gaps(
+    recorded: Value, actual: Value, theirs: Sequence[int], ours: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Difference, what is allowed, and by how much it is over that: a row for each number."""
+    left, right = [recorded.numbers[i] for i in theirs], [actual.numbers[i] for i in ours]
+    rows, columns = _parts(left, recorded.kind), _parts(right, recorded.kind)
+    apart = distance(rows, columns)
     if recorded.kind in _EXACT_KINDS:
-        same = theirs == ours or (a != a and b != b)
-        return (0.0 if same else max(_difference(a, b), 1.0)), 0.0, 0.0
-    return _difference(a, b), _allowed(a, float(unit.real), resolution), _fuzz(a, b)
+        pairs = zip(left, right, strict=True)  # as Python's integers, of any length
+        unequal = [[a != b and (a == a or b == b)] for a, b in pairs]
+        apart = np.where(unequal, np.maximum(apart, 1.0), 0.0)
+        return apart, np.zeros_like(apart), apart
+    units = _parts([recorded.units[i] for i in theirs], recorded.kind)
+    allowed = allowed_in_print(
+        rows, units, resolution(_float_dtype(recorded), _float_dtype(actual))
+    )
+    # What reading decimals and subtracting them may add: 0.5 - 0.49995 is not quite 0.00005.
+    sizes = np.maximum(np.abs(rows), np.abs(columns))
+    reading = 4 * 2.0**-52 * np.where(np.isfinite(sizes), sizes, 0.0)
+    with np.errstate(invalid="ignore"):
+        return apart, allowed, apart - allowed - reading
+
+
+def _parts(numbers: Sequence[Number], kind: str) -> np.ndarray:
+    """A row for each number: itself, or its real and imaginary part."""
+    if kind == "complex":
+        return np.array([(_as_float(n), _as_float(n.imag)) for n in numbers])
+    return np.array([[_as_float(n)] for n in numbers])
 
 
 def _as_float(number: Number) -> float:
@@ -241,55 +237,6 @@ def _as_float(number: Number) -> float:
         return float(number.real)
     except OverflowError:
         return math.inf
-
-
-def _as_complex(number: Number) -> complex:
-    return number if isinstance(number, complex) else complex(_as_float(number))
-
-
-def _one_complex(
-    a: complex, b: complex, unit: complex, resolution: float
-) -> tuple[float, float, float]:
-    """The worse of both parts; the dtype resolves the larger of them."""
-    size = max(abs(a.real), abs(a.imag)) if cmath.isfinite(a) else 0.0
-    parts = [
-        (_difference(a.real, b.real), max(unit.real / 2, resolution * size), _fuzz(a.real, b.real)),
-        (_difference(a.imag, b.imag), max(unit.imag / 2, resolution * size), _fuzz(a.imag, b.imag)),
-    ]
-    return max(parts, key=lambda one: _how_bad(*one))
-
-
-def _difference(a: float, b: float) -> float:
-    """How far apart, 0 for equal infinities and two NaN, `inf` where only one is finite."""
-    if a == b or (math.isnan(a) and math.isnan(b)):
-        return 0.0
-    apart = abs(a - b)
-    return math.inf if math.isnan(apart) else apart
-
-
-def _allowed(recorded: float, unit: float, resolution: float) -> float:
-    return max(unit / 2, resolution * abs(recorded)) if math.isfinite(recorded) else 0.0
-
-
-def _fuzz(a: float, b: float) -> float:
-    """What reading decimals and subtracting them may add: 0.5 - 0.49995 is not quite 0.00005."""
-    size = max(abs(a), abs(b))
-    return 4 * 2.0**-52 * size if math.isfinite(size) else 0.0
-
-
-def _fits(difference: float, allowed: float, fuzz: float) -> bool:
-    return difference <= allowed + fuzz
-
-
-def _how_bad(difference: float, allowed: float, fuzz: float) -> tuple[float, float, float]:
-    """What makes one number worse than another: how far it is over what is allowed, if it is."""
-    return max(0.0, difference - allowed - fuzz), difference, allowed
-
-
-def _resolution(recorded: Value, actual: Value) -> float:
-    """What the coarser of the two dtypes resolves, relative to the number."""
-    names = [_float_dtype(recorded), _float_dtype(actual)]
-    return max(RESOLUTION.get(name, RESOLUTION["float32"]) for name in names)
 
 
 def _float_dtype(value: Value) -> str:

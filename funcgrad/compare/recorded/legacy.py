@@ -13,7 +13,8 @@ import math
 import re
 from typing import NamedTuple
 
-from .grammar import array, dtype_name, kind_of_dtype
+from ..tolerances import kind_of_dtype
+from .grammar import array, dtype_name
 from .literals import Literal, Unfit, literal
 from .values import Grid, Number, Value
 

@@ -28,7 +28,7 @@ def read(path: str | Path) -> list[Cell]:
     Raises:
         CompareError: the file cannot be read, or is none of the three.
 
-    >>> from funcgrad.compare._compare import default_file
+    >>> from funcgrad.compare.recorded.compare import default_file
     >>> cell, *_ = read(default_file("original_outputs.ipynb"))
     >>> cell.number, cell.outputs
     (16, (Output(kind='result', text='tensor([0., 1., 2., 3.])'),))

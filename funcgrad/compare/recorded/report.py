@@ -19,6 +19,14 @@ def print_report(report: Report, console: Any) -> None:
     Args:
         report: what to show.
         console: a `rich.console.Console`.
+
+    >>> from io import StringIO
+    >>> from rich.console import Console
+    >>> console = Console(file=StringIO())
+    >>> cell = CellReport("In [1]", (Row("tensor(2.)", "2.5", "differ", reason="numbers"),))
+    >>> print_report(Report("recorded.ipynb", "port.py", False, (cell,)), console)
+    >>> print(console.file.getvalue().splitlines()[-2])
+    In [1], value 1: differ: numbers
     """
     console.print(table(report))
     for line, style in remarks(report):
@@ -141,7 +149,13 @@ def closing_line(report: Report) -> str:
 
 
 def as_json(report: Report) -> str:
-    """The whole report as strict JSON; infinities and NaN become strings."""
+    """The whole report as strict JSON; infinities and NaN become strings.
+
+    >>> row = Row("tensor(2.)", "2.0", "agree")
+    >>> report = Report("recorded.ipynb", "port.py", True, (CellReport("In [1]", (row,)),))
+    >>> json.loads(as_json(report))["counts"]
+    {'agree': 1, 'differ': 0, 'missing': 0, 'note': 0}
+    """
     counts = {status: report.count(status) for status in _STYLES}
     data = {
         "recording": report.recording,

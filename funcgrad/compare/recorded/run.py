@@ -24,13 +24,13 @@ from .read import text_of
 Progress = Callable[[int, int], None]
 DEFAULT_TIMEOUT = 600
 _START_TIMEOUT = 120
-_PACKAGE_ROOT = Path(__file__).parents[2]
+_PACKAGE_ROOT = Path(__file__).parents[3]
 
 
 def run(
     path: str | Path, *, timeout: int = DEFAULT_TIMEOUT, progress: Progress | None = None
 ) -> list[Cell]:
-    """Execute a notebook and read what it shows now.
+    r"""Execute a notebook and read what it shows now.
 
     Args:
         path: the notebook.
@@ -43,6 +43,14 @@ def run(
     Raises:
         CompareError: it is no notebook, a cell raised or ran out of time, or the kernel died.
         KeyboardInterrupt: it was stopped with Ctrl-C or SIGTERM; the kernel is shut down.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     port = Path(folder, "port.py")
+    ...     _ = port.write_text("# %%\n1 + 1\n")
+    ...     (cell,) = run(port)
+    >>> cell.outputs
+    (Output(kind='result', text='2'),)
     """
     need(["nbformat", "nbclient", "ipykernel"], "running a notebook", "compare")
     path = Path(path)
