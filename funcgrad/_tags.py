@@ -1,4 +1,4 @@
-"""Adds named intermediates and hooks: `retain_grad` and `register_hook`.
+"""Named intermediates and hooks: `retain_grad` and `register_hook`.
 
 Both are identities made of primitives of our own. While nobody asks for them they compile to
 nothing, keep dtype and weak type, and pass through every JAX transformation; a hook acts where a

@@ -1,4 +1,4 @@
-"""Adds micro-batches: a function of a large batch, computed in one loop over parts of the batch.
+"""`microbatch`: a function of a large batch, computed in one loop over parts of the batch.
 
 Sharp edges. `"mean"` gives what the function gives on the whole batch where the function itself is
 a mean over the rows (a mean loss and its gradient), `"sum"` where it is a sum; what mixes rows in

@@ -1,1 +1,1 @@
-"""Adds `backward` as functions: `vjp`, `grad` and `value_and_grad`."""
+"""`backward` as functions: `vjp`, `grad` and `value_and_grad`, and what `retain=` asks for."""

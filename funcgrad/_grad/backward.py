@@ -1,4 +1,4 @@
-"""Adds `backward` as functions: `vjp`, `grad` and `value_and_grad`.
+"""`backward` as functions: `vjp`, `grad` and `value_and_grad`.
 
 All three make one forward pass and one function that pulls a gradient back through it. Asked for
 gradients alone, the forward pass is `jax.vjp` of the function as it stands. Asked for retained

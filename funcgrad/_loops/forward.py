@@ -1,6 +1,5 @@
 """Forward mode: one loop over primals and tangents, whose memory is that of one step."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -147,7 +146,8 @@ def joined(types: Sequence[Any], loop: Loop, nonzero: Nonzero) -> Joined:
     return Joined(made, extra, loop, nonzero)
 
 
-def _run_with_tangents(*flat: Any, loop: Loop, nonzero: Nonzero) -> list[Any]:
+def run_with_tangents(*flat: Any, loop: Loop, nonzero: Nonzero) -> list[Any]:
+    """The loop over primals and tangents, as JAX functions."""
     both = joined([*map(jax.typeof, flat)], loop, nonzero)
     return both.results(loop_p.bind(*both.operands(flat, both.extra), loop=both.loop))
 
@@ -166,22 +166,6 @@ def _jvp_with_tangents(primals: Any, tangents: Any, *, loop: Loop, nonzero: Nonz
     return both.results(out), both.results(dots)
 
 
-jvp_p = _jax.computing_primitive("bounded_loop_jvp", _run_with_tangents, _types_with_tangents)
-
-
-@functools.lru_cache(maxsize=16)
-def _both(loop: Loop, nonzero: Nonzero, types: tuple[Any, ...]) -> _jax.Jaxpr:
-    """The loop over primals and tangents that `jvp_p` stands for, as a program."""
-    run = functools.partial(_run_with_tangents, loop=loop, nonzero=nonzero)
-    return _jax.trace(run, types)
-
-
-def _bodies(equation: _jax.Equation) -> tuple[_jax.Body, ...]:
-    own = equation.own
-    program = _both(own["loop"], own["nonzero"], tuple(equation.operand_types))
-    return _jax.straight(equation, program, _jax.CALL)
-
-
-_jax.anatomy("bounded_loop_jvp", _bodies)
+jvp_p = _jax.computing_primitive("bounded_loop_jvp", run_with_tangents, _types_with_tangents)
 _jax.def_jvp(loop_p, jvp)
 _jax.def_jvp(jvp_p, _jvp_with_tangents)

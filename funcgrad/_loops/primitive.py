@@ -1,10 +1,9 @@
-"""Adds the primitive: a loop whose trip count is known at run time only, and how one is made."""
+"""The loop primitive: its static part, its operands, what it does, and how one is made."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from .. import _jax
@@ -213,89 +212,3 @@ def result_types(limit: Any, *_: Any, loop: Loop) -> list[Any]:
 
 
 loop_p = _jax.computing_primitive("bounded_loop", _run, result_types)
-
-
-def _bodies(equation: _jax.Equation) -> tuple[_jax.Body, ...]:
-    loop: Loop = equation.own["loop"]
-    rows = len(equation.reads) - 1 - loop.conds - loop.consts - loop.carry
-    conds = _jax.links((loop.conds, _jax.WHOLE), start=1)
-    consts = _jax.links((loop.consts, _jax.WHOLE), start=1 + loop.conds)
-    carry = _jax.links((loop.carry, _jax.CARRY), start=1 + loop.conds + loop.consts)
-    xs = _jax.links((rows, _jax.ROW), start=1 + loop.conds + loop.consts + loop.carry)
-    ys = len(equation.makes) - 1 - loop.carry
-    made = _jax.links((loop.carry, _jax.CARRY), (ys, _jax.ROW), start=1)
-    step = _jax.Body(loop.body, _jax.STEP, (*consts, *carry, *xs), made)
-    if loop.cond is None:
-        return (step,)
-    return step, _jax.Body(loop.cond, _jax.TEST, (*conds, *carry), ())
-
-
-def _trips(equation: _jax.Equation) -> _jax.Trips:
-    loop: Loop = equation.own["loop"]
-    return _jax.Trips(loop.length, limit=0, reverse=loop.reverse)
-
-
-def _reenter(
-    equation: _jax.Equation,
-    operands: Sequence[Any],
-    run: _jax.Run,
-    given: Any,
-    total: _jax.Total | None,
-) -> tuple[list[Any], Any]:
-    """As for a `scan`, with a row for each step there may be; zeros past the last one taken."""
-    loop: Loop = equation.own["loop"]
-    body, *tests = equation.bodies
-    ops = loop.operands(operands)
-    extra, tree = jax.tree.flatten(given)
-    shapes: list[Any] = []
-
-    def step(fixed: list[Any], state: list[Any], row: list[Any]) -> Any:
-        conds, consts = split_at(fixed, loop.conds)
-        carry, added = split_at(state, loop.carry)
-        xs, besides = split_at(row, len(ops.xs))
-        added = _tested(conds, carry, added)[1]
-        results, made = run(body, [*consts, *carry, *xs], tree.unflatten(besides))
-        carry, ys = split_at(results, loop.carry)
-        if total is not None:
-            return [*carry, *_sum(added, made)], ys
-        leaves, shape = jax.tree.flatten(made)
-        shapes.append(shape)
-        return carry, [*leaves, *ys]
-
-    def _tested(conds: list[Any], carry: list[Any], added: list[Any]) -> tuple[Any, list[Any]]:
-        if not tests:
-            return True, added
-        (more,), made = run(tests[0], [*conds, *carry], None)
-        return more, _sum(added, made) if total is not None else added
-
-    def _sum(added: list[Any], made: Any) -> list[Any]:
-        return [total.add(added[0], made)] if total is not None else []
-
-    def going(conds: list[Any], state: list[Any]) -> Any:
-        return _tested(conds, *split_at(state, loop.carry))[0]
-
-    start = [] if total is None else [total.start]
-    steps, state, ys = bounded_loop(
-        ops.limit,
-        step,
-        [*ops.conds, *ops.consts],
-        [*ops.carry, *start],
-        [*ops.xs, *extra],
-        going if tests else None,
-        ops.conds,
-        **loop.static,
-    )
-    carry, added = split_at(state, loop.carry)
-    if total is not None:
-        return [steps, *carry, *ys], _tested(ops.conds, carry, added)[1][0]
-    made, ys = split_at(ys, shapes[-1].num_leaves)
-    rows = shapes[-1].unflatten([_taken(rows, steps) for rows in made])
-    return [steps, *carry, *ys], rows
-
-
-def _taken(rows: Any, steps: Any) -> Any:
-    taken = jnp.arange(rows.shape[0], dtype=steps.dtype) < steps
-    return jnp.where(taken.reshape(-1, *[1] * (rows.ndim - 1)), rows, jnp.zeros_like(rows))
-
-
-_jax.anatomy("bounded_loop", _bodies, _reenter, lambda e: (e.own["loop"].length or 0,), _trips)

@@ -1,4 +1,4 @@
-"""Adds loops whose number of steps depends on data: `while_loop` and `fori_loop`.
+"""The public loops, whose trip count may depend on data: `while_loop` and `fori_loop`.
 
 They are called like `jax.lax`'s, compile to one `while`, and can be differentiated in forward and
 reverse mode, at any order and under every transformation. The price of reverse mode is room for
