@@ -47,6 +47,8 @@ from .meshes import placed as placed
 from .meshes import placed_like as placed_like
 from .meshes import varied as varied
 from .meshes import varying as varying
+from .meshes import with_axis as with_axis
+from .meshes import without_axis as without_axis
 from .primitives import Later as Later
 from .primitives import Zero as Zero
 from .primitives import add_tangents as add_tangents

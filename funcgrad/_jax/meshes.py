@@ -27,11 +27,43 @@ def one(aval: Any) -> Any:
 
 def placed(x: Any, mesh: Any, spec: Any) -> Any:
     """`x` with the sharding that a `shard_map` wants of it, where shardings are part of types."""
-    explicit = any(kind == jax.sharding.AxisType.Explicit for kind in mesh.axis_types)
-    return jax.sharding.reshard(x, jax.NamedSharding(mesh, spec)) if explicit else x
+    return jax.sharding.reshard(x, jax.NamedSharding(mesh, spec)) if _explicit(mesh) else x
 
 
 def placed_like(x: Any, aval: Any) -> Any:
-    """`x` with the sharding that the type `aval` has; as it is where types have none."""
+    """`x` with the sharding that the type `aval` has; as it is where types have none.
+
+    Axes that `x` has in front of those of `aval` are not sharded.
+    """
     own, want = jax.typeof(x).sharding, aval.sharding
-    return x if own.spec == want.spec else jax.sharding.reshard(x, want)
+    spec = jax.P(*[None] * (jax.numpy.ndim(x) - aval.ndim), *want.spec)
+    if not _explicit(want.mesh) or (own.mesh == want.mesh and own.spec == spec):
+        return x
+    return jax.sharding.reshard(x, want.update(spec=spec))
+
+
+def _explicit(mesh: Any) -> bool:
+    return any(kind == jax.sharding.AxisType.Explicit for kind in mesh.axis_types)
+
+
+def without_axis(aval: Any, axis: int) -> Any:
+    """The type of what an array of the type `aval` has at one index of an axis."""
+    spec = aval.sharding.spec
+    return _resized(aval, _but(aval.shape, axis), _but((*spec, *[None] * aval.ndim), axis))
+
+
+def with_axis(aval: Any, size: int | None) -> Any:
+    """The type of `size` values of the type `aval` in one array, along a new first axis."""
+    return _resized(aval, (size, *aval.shape), (None, *aval.sharding.spec))
+
+
+def _but(parts: Any, axis: int) -> tuple[Any, ...]:
+    return (*parts[:axis], *parts[axis + 1 :])
+
+
+def _resized(aval: Any, shape: tuple[Any, ...], spec: tuple[Any, ...]) -> Any:
+    """A type of another shape; a sharding that is part of it goes along."""
+    if aval.sharding.mesh.empty:
+        return aval.update(shape=shape)
+    spec = jax.P(*spec[: len(shape)])
+    return aval.update(shape=shape, sharding=aval.sharding.update(spec=spec))

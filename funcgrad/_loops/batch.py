@@ -121,7 +121,7 @@ def _batch_apart(
 
     conds = [limits, *ops.conds]
     consts = [*conds, *ops.consts, *safe]
-    start = [jnp.zeros_like(limits), *init] if counted else init
+    start = [limits * 0, *init] if counted else init  # varies between devices as the limits do
     xs = ops.xs if counted else [jnp.arange(loop.length, dtype=limits.dtype), *ops.xs]
     test, conds = (None, []) if loop.cond is None else (cond, conds)
     made, extra = make(step, consts, start, xs, test, conds, **loop.static)
@@ -134,7 +134,7 @@ def _batch_with_tangents(
     axis: Any, flat: Sequence[Any], dims: Sequence[Any], *, loop: Loop, nonzero: Nonzero
 ) -> Any:
     types = [
-        aval if d is None else aval.update(shape=aval.shape[:d] + aval.shape[d + 1 :])
+        aval if d is None else _jax.without_axis(aval, d)
         for aval, d in zip(map(jax.typeof, flat), dims, strict=True)
     ]
     both = joined(types, loop, nonzero)

@@ -154,7 +154,7 @@ def make(
 def _row(xs: Any) -> Any:
     """The type of a row of an array or of one of that type."""
     aval = xs if isinstance(xs, jax.core.ShapedArray) else jax.typeof(xs)
-    return aval.update(shape=aval.shape[1:])
+    return _jax.without_axis(aval, 0)
 
 
 def _as_varying_as(x: Any, like: Any) -> Any:
@@ -162,7 +162,8 @@ def _as_varying_as(x: Any, like: Any) -> Any:
 
 
 def zeros(aval: Any) -> Any:
-    return _jax.varied(lax.full(aval.shape, 0, aval.dtype), _jax.varying(aval))
+    made = _jax.varied(lax.full(aval.shape, 0, aval.dtype), _jax.varying(aval))
+    return _jax.placed_like(made, aval)
 
 
 def _run(*flat: Any, loop: Loop) -> list[Any]:
@@ -170,7 +171,7 @@ def _run(*flat: Any, loop: Loop) -> list[Any]:
     limit, conds, consts, init, xs = loop.operands(flat)
     body = _jax.as_function(loop.body)
     rows = loop.types()[1]
-    buffers = [_buffer(row.update(shape=(loop.length, *row.shape))) for row in rows]
+    buffers = [_buffer(_jax.with_axis(row, loop.length)) for row in rows]
 
     def running(state: Any) -> Any:
         step, carry, _ = state
@@ -208,7 +209,7 @@ def _write(y: Any, row: Any, at: Any) -> Any:
 
 def result_types(limit: Any, *_: Any, loop: Loop) -> list[Any]:
     carry, rows = loop.types()
-    return [limit, *carry, *(row.update(shape=(loop.length, *row.shape)) for row in rows)]
+    return [limit, *carry, *(_jax.with_axis(row, loop.length) for row in rows)]
 
 
 loop_p = _jax.computing_primitive("bounded_loop", _run, result_types)

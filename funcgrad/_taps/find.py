@@ -19,15 +19,21 @@ class Leaf(NamedTuple):
         shape: with an axis in front for each loop and mesh axis around it.
         dtype: its dtype.
         varying: the manual mesh axes along which devices hold different values.
+        inside: the type of the value where it is tagged, on the same mesh; else `None`.
     """
 
     shape: tuple[int, ...]
     dtype: Any
     varying: frozenset[str] = frozenset()
+    inside: Any = None
 
     def zeros(self) -> Any:
-        """Zeros of this type."""
+        """Zeros of this type, not sharded."""
         return _jax.varied(jnp.zeros(self.shape, self.dtype), self.varying)
+
+    def placed_zeros(self) -> Any:
+        """Zeros of this type, sharded as the value is."""
+        return self.zeros() if self.inside is None else _jax.placed_like(self.zeros(), self.inside)
 
 
 class Site(NamedTuple):
@@ -91,7 +97,7 @@ def scoped(equation: _jax.Equation, name: str) -> str:
 def _sites(equation: _jax.Equation) -> Iterable[tuple[str, Site]]:
     if equation.kind == TAG:
         own = equation.own
-        leaves = tuple(Leaf(t.shape, t.dtype, _jax.varying(t)) for t in equation.operand_types)
+        leaves = tuple(Leaf(t.shape, t.dtype, _jax.varying(t), t) for t in equation.operand_types)
         yield (
             scoped(equation, own["name"]),
             Site(
@@ -128,7 +134,8 @@ def _outside(equation: _jax.Equation, leaf: Leaf) -> Leaf:
     """The type that a value inside an equation has from outside."""
     manual = {axis for body in equation.bodies for axis in body.axes}
     shape = (*_jax.around(equation), *leaf.shape)
-    return Leaf(shape, leaf.dtype, leaf.varying.difference(manual))
+    inside = None if manual else leaf.inside
+    return Leaf(shape, leaf.dtype, leaf.varying.difference(manual), inside)
 
 
 def _union(bodies: list[dict[str, Site]]) -> dict[str, Site]:
@@ -136,6 +143,10 @@ def _union(bodies: list[dict[str, Site]]) -> dict[str, Site]:
     union = dict(bodies[0])
     for name, site in ((n, s) for body in bodies[1:] for n, s in body.items()):
         first = union.setdefault(name, site)
-        if (first.leaves, first.tree) != (site.leaves, site.tree):
+        if _types(first) != _types(site):
             union[name] = first._replace(clash=site)
     return union
+
+
+def _types(site: Site) -> Any:
+    return [leaf[:3] for leaf in site.leaves], site.tree

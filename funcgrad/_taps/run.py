@@ -103,7 +103,7 @@ class _Branch:
         here = find(body.program)
         results, values = run(body.program, inputs, {n: taps[n] for n in here if n in taps})
         missing = taps.keys() - values.keys()
-        zeros = {name: [x.zeros() for x in self._sites[name].leaves] for name in missing}
+        zeros = {name: [x.placed_zeros() for x in self._sites[name].leaves] for name in missing}
         return results, {**values, **zeros}
 
 
