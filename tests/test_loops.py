@@ -944,3 +944,34 @@ def test_tag_in_the_condition_of_a_loop_is_refused():
     fun = lambda x: fg.while_loop(cond, lambda y: y * 2, x, max_steps=3, on_max_steps="ignore")
     with pytest.raises(fg.TagError, match="'y'"):
         fg.grad(fun, retain="y")(1.0)
+
+
+# Meshes as `jax.make_mesh` makes them: shardings are part of types.
+
+
+@pytest.mark.parametrize("spec", [P(), P("d"), P(None, "m"), P("d", "m")], ids=str)
+@pytest.mark.parametrize("checkpoints", [None, 3])
+def test_gradient_on_a_default_mesh_is_that_without_one(spec, checkpoints):
+    def fun(x):
+        step = lambda y: jnp.tanh(y) * 0.7
+        more = lambda y: jnp.sum(y) > 1.0
+        return jnp.sum(while_loop(more, step, x, max_steps=30, checkpoints=checkpoints))
+
+    x = jnp.linspace(0.1, 0.9, 32).reshape(8, 4)
+    mesh = jax.make_mesh((4, 2), ("d", "m"))
+    on_mesh = jax.device_put(x, jax.NamedSharding(mesh, spec))
+    grads = jax.jit(fg.grad(fun))(on_mesh)
+    assert_close(jax.device_get(grads), fg.grad(fun)(x))
+    assert grads.sharding.spec == on_mesh.sharding.spec
+
+
+@pytest.mark.parametrize("checkpoints", [None, 2])
+def test_examples_on_devices_each_take_their_own_steps(checkpoints):
+    def power(n, x):
+        return fori_loop(0, n, lambda i, y: 2 * y * y, x, max_steps=9, checkpoints=checkpoints)
+
+    n, x = jnp.arange(16) % 4, jnp.linspace(0.1, 0.5, 16)
+    mesh = jax.make_mesh((8,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    local = jax.shard_map(jax.vmap(power), mesh=mesh, in_specs=(P("i"), P("i")), out_specs=P("i"))
+    grads = jax.jit(fg.grad(lambda x: jnp.sum(local(n, x))))(x)
+    assert_close(grads, fg.grad(lambda x: jnp.sum(jax.vmap(power)(n, x)))(x))

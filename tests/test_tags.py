@@ -1262,3 +1262,19 @@ def test_tag_where_no_gradient_can_be_told_is_ignored_while_nobody_asks(fun):
 
     assert set(retained(both, retain="z")) == {"z"}
     assert jnp.all(jnp.isfinite(fg.grad(fun)(X)))
+
+
+def test_value_of_a_branch_not_taken_has_the_sharding_of_one_that_is():
+    def fun(x, which):
+        named = lambda x: retain_grad(jnp.tanh(x), "y")
+        return jnp.sum(jax.lax.cond(which, named, lambda x: x, x))
+
+    mesh = jax.make_mesh((8,), ("i",))  # shardings are part of types
+    x = jax.device_put(jnp.arange(8.0), jax.NamedSharding(mesh, P("i")))
+    with jax.set_mesh(mesh):
+        taken, absent = (
+            jax.jit(fg.grad(fun, retain="y"))(x, which)[1]["y"] for which in (True, False)
+        )
+    assert jax.device_get(taken.grad).tolist() == [1.0] * 8
+    assert jax.device_get(absent.value).tolist() == [0.0] * 8
+    assert jax.device_get(absent.grad).tolist() == [0.0] * 8

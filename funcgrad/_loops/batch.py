@@ -122,7 +122,10 @@ def _batch_apart(
     conds = [limits, *ops.conds]
     consts = [*conds, *ops.consts, *safe]
     start = [limits * 0, *init] if counted else init  # varies between devices as the limits do
-    xs = ops.xs if counted else [jnp.arange(loop.length, dtype=limits.dtype), *ops.xs]
+    # A device reads rows at its own step, so that they differ between devices as limits do.
+    steps = jnp.arange(loop.length or 0, dtype=limits.dtype)
+    steps = _jax.varied(steps, _jax.varying(jax.typeof(limits)))
+    xs = ops.xs if counted else [steps, *ops.xs]
     test, conds = (None, []) if loop.cond is None else (cond, conds)
     made, extra = make(step, consts, start, xs, test, conds, **loop.static)
     out = loop_p.bind(jnp.max(limits), *conds, *extra, *consts, *start, *xs, loop=made)
