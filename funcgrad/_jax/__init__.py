@@ -35,6 +35,7 @@ from .frames import Place as Place
 from .frames import excerpt as excerpt
 from .frames import expression as expression
 from .frames import internal as internal
+from .frames import of_jacobian as of_jacobian
 from .frames import of_library as of_library
 from .frames import place as place
 from .higher_order import going_on as going_on

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import jax
 
 from . import frames
+from .frames import Frame
 from .primitives import OURS
 from .trace import (
     Jaxpr,
+    as_function,
     constants,
     inputs,
     is_literal,
@@ -114,6 +116,12 @@ class Equation:
         return _ANATOMY[self.kind].bodies(self) if self.kind in _ANATOMY else ()
 
     @property
+    def called(self) -> "Body | None":
+        """The body of a call; `None` where there is none, or it is a branch, a loop or a mesh."""
+        bodies = self.bodies
+        return bodies[0] if bodies and bodies[0].role in (CALL, CUSTOM) else None
+
+    @property
     def trips(self) -> "Trips | None":
         """How often its steps run, where it is a loop."""
         known = _ANATOMY.get(self.kind)
@@ -125,7 +133,7 @@ class Equation:
         return self.trips is not None and self.kind != "while"
 
     @property
-    def frames(self) -> list[frames.Frame]:
+    def frames(self) -> list[Frame]:
         """The Python calls that led to it, the innermost first; none where JAX kept none."""
         return frames.frames_of(self._eqn)
 
@@ -144,10 +152,34 @@ class Equation:
         """Whether it repeats, in a backward pass, what a forward pass has computed."""
         return frames.recomputes(self._eqn)
 
+    @property
+    def isolated(self) -> bool:
+        """Whether the compiler must not merge what is in it with what it repeats."""
+        return self.kind == "checkpoint" and self.recomputes
+
+    @property
+    def vmaps(self) -> list[list[Frame]]:
+        """The Python calls around each `vmap` that was called there, the outermost first."""
+        return frames.vmaps_of(self._eqn)
+
+    def made_in(self, fun: Callable[..., Any]) -> bool:
+        """Whether a call of a Python function led to it."""
+        return any(frame.key[0] is fun.__code__ for frame in self.frames)
+
     def alone(self) -> tuple[Jaxpr, list[Any]]:
         """It as a program by itself, and the variables that are the inputs."""
         read = variables(self.reads)
         return part(opened(self.program), [self._eqn], read, self.makes), read
+
+    def take(self, operands: Sequence[Any]) -> list[Any]:
+        """What the program by itself is given, of anything there is one of for each operand."""
+        given = zip(self.reads, operands, strict=True)
+        known = {v: x for v, x in given if not is_literal(v)}
+        return list(known.values())
+
+    def evaluate(self, operands: Sequence[Any]) -> list[Any]:
+        """The results, as JAX computes them."""
+        return list(as_function(self.alone()[0])(*self.take(operands)))
 
 
 def equations(program: Jaxpr) -> list[Equation]:
@@ -261,6 +293,8 @@ class Trips(NamedTuple):
         limit: the operand that says how many steps there are at most; `None` where it is `length`,
             or where the test alone tells.
         reverse: whether step `i` of `n` uses row `n - 1 - i`.
+
+    A result of a loop that no output is linked to is the number of steps that were taken.
     """
 
     length: int | None

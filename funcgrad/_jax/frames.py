@@ -71,6 +71,17 @@ def recomputes(eqn: Any) -> bool:
     return bool(again) or _RECOMPUTED in _stack(eqn, "Scope")
 
 
+def vmaps_of(eqn: Any) -> list[list[Frame]]:
+    """The calls around each `vmap` that was called where an equation was made, outermost first."""
+    calls = frames_of(eqn)
+    return [calls[i + 1 :] for i, call in enumerate(calls) if call.function == "vmap_f"][::-1]
+
+
+def of_jacobian(calls: Sequence[Frame]) -> bool:
+    """Whether a `vmap` with these calls around it is that of `jax.jacfwd` or `jax.jacrev`."""
+    return "jacfun" in [call.function for call in calls[:2]]
+
+
 def _stack(eqn: Any, kind: str) -> list[str]:
     stack = eqn.source_info.name_stack.stack
     return [entry.name for entry in stack if type(entry).__name__ == kind]
@@ -87,6 +98,10 @@ class Place(NamedTuple):
 
     own: Frame
     through: Frame | None
+
+    def same(self, other: "Place | None") -> bool:
+        """Whether another place is the same expression."""
+        return other is not None and self.own.key == other.own.key
 
 
 def place(path: Sequence[Any]) -> Place | None:

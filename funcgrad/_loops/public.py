@@ -98,7 +98,7 @@ def while_loop(
     kept = _kept(checkpoints, "while_loop", KEPT)
     more, out = _loop("while_loop", cond_fun, body_fun, init_val, limit, max_steps, kept)
     if on_max_steps == "nan":
-        return _spoiled(out, more)
+        return nan_if_unfinished(out, more)
     if on_max_steps == "raise":
         _raise_if(more, max_steps)
     return out
@@ -169,7 +169,7 @@ def fori_loop(
 
     kept = _kept(checkpoints, "fori_loop", None if known is not None else KEPT)
     _, (_, out) = _loop("fori_loop", None, body, (lower, init_val), limit, max_steps, kept)
-    return _spoiled(out, steps > max_steps) if bounded else out
+    return nan_if_unfinished(out, steps > max_steps) if bounded else out
 
 
 def _bounds(lower: Any, upper: Any) -> tuple[Any, Any, int | None]:
@@ -382,15 +382,16 @@ def _kept(checkpoints: Any, name: str, default: int | None) -> int | None:
     return int(checkpoints)
 
 
-def _spoiled(tree: Any, bad: Any) -> Any:
-    """NaN in place of floating leaves where `bad`, and in place of their gradients.
+def nan_if_unfinished(tree: Any, more: Any) -> Any:
+    """NaN in place of floating leaves where a loop would go on, and in place of their gradients.
 
     A product with 1 is exact, the sign of zero included; a `where` would give a gradient of zero.
+    `detect_anomaly` tells this NaN from others by the calls that led to it, of which this is one.
     """
 
-    def spoil(x: Any) -> Any:
+    def multiplied(x: Any) -> Any:
         if jnp.iscomplexobj(x):
-            return lax.complex(spoil(x.real), spoil(x.imag))
+            return lax.complex(multiplied(x.real), multiplied(x.imag))
         if not jnp.issubdtype(x.dtype, jnp.floating):
             return x
         if x.weak_type:
@@ -398,8 +399,8 @@ def _spoiled(tree: Any, bad: Any) -> Any:
         factor = lax.convert_element_type(nan_or_one, x.dtype)
         return lax.mul(x, lax.broadcast(factor, x.shape))
 
-    nan_or_one = lax.select(bad, jnp.nan, 1.0)
-    return jax.tree.map(spoil, tree)
+    nan_or_one = lax.select(more, jnp.nan, 1.0)
+    return jax.tree.map(multiplied, tree)
 
 
 def _raise_if(bad: Any, max_steps: int) -> None:

@@ -1,4 +1,4 @@
-"""Adds `detect_anomaly`: which operation of a program made the first NaN, and where it stands."""
+"""`detect_anomaly`: which operation of a program made the first NaN, and where it stands."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -15,8 +15,9 @@ from ..._mistakes import explained
 from ..._trees import Split, is_array, part
 from ...errors import AnomalyError, UsageError
 from . import flags, report
+from .events import Found
 from .values import Value, states
-from .walk import Found, Walk
+from .walk import Walk
 
 MODES = ("interpreted", "compiled")
 
@@ -164,14 +165,15 @@ def _check_concrete(arrays: Sequence[Any]) -> None:
         )
 
 
-def _interpreted(check_inf: bool, tolerant: bool, call: _Call) -> Any:
+def _interpreted(check_inf: bool, only_if_reaches_output: bool, call: _Call) -> Any:
     """Evaluates equation by equation, and raises at the first anomaly that counts."""
     inputs, bad = _inputs(call, check_inf)
-    if bad and not tolerant:
+    if bad and not only_if_reaches_output:
         raise report.input_error(*bad[0])
     closed, structure = call.trace(call.arrays)
     _check_concrete(closed.consts)
-    values = _walked(closed, inputs, Walk(check_inf, None if tolerant else 1, len(bad)))
+    stop = None if only_if_reaches_output else 1
+    values = _walked(closed, inputs, Walk(check_inf, stop, len(bad)))
     causes = sorted({value.cause for value in values if value.cause})
     if causes and causes[0] <= len(bad):
         raise report.input_error(*bad[causes[0] - 1])
@@ -184,7 +186,7 @@ def _walked(closed: _jax.Jaxpr, inputs: Sequence[Value], walk: Walk) -> list[Val
     try:
         return walk.run(closed, inputs)
     except Found as found:
-        error = report.error(found.event, compat.open_up(closed))
+        error = report.error(found.event, closed)
     raise error
 
 
@@ -212,13 +214,16 @@ def _name(path: Any) -> str:
 
 
 def _compiled(
-    search: Callable[[_Call], Any], fun: Callable[..., Any], check_inf: bool, tolerant: bool
+    search: Callable[[_Call], Any],
+    fun: Callable[..., Any],
+    check_inf: bool,
+    only_if_reaches_output: bool,
 ) -> Callable[[_Call], Any]:
     """Runs the program compiled with a flag, and `search` where the flag is up."""
 
     def flagged(recipe: Split, arrays: list[Any]) -> Any:
         closed, structure = _trace(fun, recipe, arrays)
-        if tolerant:
+        if only_if_reaches_output:
             results = _jax.as_function(closed)(*arrays)
             up = flags.outputs(results, check_inf=check_inf)
         else:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import _jax
-from ... import _source as source
-from .walk import Event, Level
+from ..._loops.public import nan_if_unfinished
+from .events import Event, Path, place
 
 
 class Case(NamedTuple):
@@ -18,24 +18,24 @@ class Case(NamedTuple):
     Fields:
         operation: the primitive that made the bad value.
         operands: the numbers that went in, where there are such.
-        turned: whether it happened in a backward pass.
+        backward: whether it happened in a backward pass.
         forward: the primitives of the forward pass that stand at the same place in the source, or
             where the infinity that went in was made as their derivative.
         masked: whether what they make goes into a `where` of another expression later on.
         made: the primitive that made the infinity that went in, or nothing.
         dtype: of the result.
-        planned: whether the program wrote the NaN down itself.
+        constant: whether the program wrote the NaN down itself.
         overrun: whether it is what a loop of funcgrad returns that would go on after `max_steps`.
     """
 
     operation: str
     operands: tuple[complex, ...]
-    turned: bool
+    backward: bool
     forward: frozenset[str]
     masked: bool
     made: str
     dtype: Any
-    planned: bool
+    constant: bool
     overrun: bool
 
     @property
@@ -98,7 +98,7 @@ _SURE: list[Hint] = [
         " steps, or choose on_max_steps='raise' or 'ignore'",
     ),
     (
-        lambda c: c.planned,
+        lambda c: c.constant,
         "the NaN is a constant that the program holds (`jnp.nan`, or an array it closes over) and"
         " selects or computes with here",
     ),
@@ -106,7 +106,7 @@ _SURE: list[Hint] = [
         lambda c: c.operation in ("gather", "dynamic_slice"),
         "an index is out of bounds, and JAX fills in NaN; check it, or index with mode='clip'",
     ),
-    (lambda c: c.turned and c.masked and (c.zero_times_infinity or c.made != ""), _MASKED),
+    (lambda c: c.backward and c.masked and (c.zero_times_infinity or c.made != ""), _MASKED),
 ]
 """What is certain whatever else holds."""
 
@@ -160,7 +160,7 @@ _LIKELY: list[Hint] = [
         "inf - inf; the values got too large before, find the line with check_inf=True",
     ),
     (
-        lambda c: not c.turned and c.zero_times_infinity and c.made == "log",
+        lambda c: not c.backward and c.zero_times_infinity and c.made == "log",
         "0 * log(0); use jax.scipy.special.xlogy(p, p) or entr(p), which are 0 there",
     ),
     (
@@ -186,14 +186,14 @@ _LIKELY: list[Hint] = [
         "a sine or cosine of an infinite argument; look where the infinity came from",
     ),
     (
-        lambda c: c.turned and c.infinities > 0 and c.made == "",
+        lambda c: c.backward and c.infinities > 0 and c.made == "",
         "the infinity was there before, perhaps as a derivative that a loop kept from its forward"
         " pass (of sqrt, log or a power at 0); find the line that made it with check_inf=True",
     ),
 ]
 
 
-def hint(event: Event, program: compat.Jaxpr, numbers: Sequence[Any] | None, dtype: Any) -> str:
+def hint(event: Event, program: _jax.Jaxpr, numbers: Sequence[Any] | None, dtype: Any) -> str:
     """A sentence for an event in a program; empty where it is none of the classics.
 
     Args:
@@ -207,7 +207,7 @@ def hint(event: Event, program: compat.Jaxpr, numbers: Sequence[Any] | None, dty
         if applies(case):
             return sentence
     infinite = case.zero_times_infinity or case.made != ""
-    if _steep(case) and ((case.turned and infinite) or _root(case)):
+    if _steep(case) and ((case.backward and infinite) or _root(case)):
         return (
             f"{_steep(case)}; keep the argument away from there (add a small number, or select it"
             " away with `where` before and after)"
@@ -215,8 +215,8 @@ def hint(event: Event, program: compat.Jaxpr, numbers: Sequence[Any] | None, dty
     small = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits <= 16
     # Types of eight bits that have no infinity overflow to NaN.
     cast = case.operation == "convert_element_type" and all(map(np.isfinite, case.operands))
-    made = event if event.kind == "inf" or cast else _infinite(event)
-    constant = made is None and not case.turned and math.inf in case.operands  # as 1e5 is
+    made = event if event.kind == "inf" or cast else event.infinite
+    constant = made is None and not case.backward and math.inf in case.operands  # as 1e5 is
     if small and (constant or (made is not None and _overflowed(made))):
         return _HALF.format(dtype=dtype, max=float(jnp.finfo(dtype).max))
     for applies, sentence in _LIKELY:
@@ -225,26 +225,25 @@ def hint(event: Event, program: compat.Jaxpr, numbers: Sequence[Any] | None, dty
     return ""
 
 
-def _case(event: Event, program: compat.Jaxpr, numbers: Sequence[Any] | None, dtype: Any) -> Case:
-    eqn, made = event.path[-1].eqn, _infinite(event)
-    turned = any("transpose" in compat.transforms(level.eqn) for level in event.path)
+def _case(event: Event, program: _jax.Jaxpr, numbers: Sequence[Any] | None, dtype: Any) -> Case:
+    made, backward = event.infinite, event.turns > 0
     twins = list(_twins(event.path, program))
-    forward = {twin.primitive.name for _, _, twin in twins}
-    name = made.path[-1].eqn.primitive.name if made is not None else ""
+    forward = {twin[-1].name for twin in twins}
+    name = made.equation.name if made is not None else ""
     if made is not None:
-        others = {twin.primitive.name for _, _, twin in _twins(made.path, program)}
+        others = {twin[-1].name for twin in _twins(made.path, program)}
         # What is infinite itself there is no derivative; that of a power is a power.
         forward |= others - ({name} - {"pow"})
     return Case(
-        eqn.primitive.name,
+        event.equation.name,
         tuple(x.item() if hasattr(x, "item") else x for x in map(_wide, numbers or ())),
-        turned,
+        backward,
         frozenset(forward),
-        turned and any(_selected(*twin) for twin in twins),
+        backward and any(map(_selected, twins)),
         name,
         dtype,
-        event.planned,
-        any(frame.function == "_spoiled" for p in event.path for frame in compat.frames(p.eqn)),
+        event.constant,
+        any(level.equation.made_in(nan_if_unfinished) for level in event.path),
     )
 
 
@@ -253,64 +252,42 @@ def _wide(x: Any) -> Any:
     return x if np.iscomplexobj(x) else np.float64(x)
 
 
-def _infinite(event: Event) -> Event | None:
-    return next((o.infinite for o in event.operands if o.infinite is not None), None)
-
-
 def _overflowed(made: Event) -> bool:
     """Whether an infinity was made of finite numbers by something else than a division by zero."""
-    name = made.path[-1].eqn.primitive.name
-    return name not in ("div", "log", "log1p", "integer_pow", "pow", "rsqrt", "atanh")
+    divisions = ("div", "log", "log1p", "integer_pow", "pow", "rsqrt", "atanh")
+    return made.equation.name not in divisions
 
 
-def _twins(
-    path: Sequence[Level], program: compat.Jaxpr
-) -> Iterator[tuple[tuple[compat.JaxprEqn, ...], compat.Jaxpr, compat.JaxprEqn]]:
+def _twins(path: Path, program: _jax.Jaxpr) -> Iterator[tuple[_jax.Equation, ...]]:
     """The forward equations from the same expression of the source as the last on a path.
 
-    Each with the equations that hold it, and the program it stands in.
+    Each after the equations that hold it.
     """
-    place = source.place([level.eqn for level in path])
-    for jaxpr, around in _programs(program, ()):
-        for eqn in jaxpr.eqns if place else ():
-            eqns = (*around, eqn)
-            forward = not any("transpose" in compat.transforms(e) for e in eqns)
-            if forward and _same(source.place(eqns), place):
-                yield around, jaxpr, eqn
+    here = place(path)
+    for twin in _jax.everywhere(program) if here else ():
+        forward = not any("transpose" in equation.transforms for equation in twin)
+        if forward and here and here.same(_jax.place(twin)):
+            yield twin
 
 
-def _same(one: source.Place | None, other: source.Place | None) -> bool:
-    return one is not None and other is not None and one.own.key == other.own.key
-
-
-def _programs(
-    jaxpr: compat.Jaxpr, around: tuple[compat.JaxprEqn, ...]
-) -> Iterator[tuple[compat.Jaxpr, tuple[compat.JaxprEqn, ...]]]:
-    yield jaxpr, around
-    for eqn in jaxpr.eqns:
-        for body in compat.subjaxprs(eqn.params):
-            yield from _programs(body, (*around, eqn))
-
-
-def _selected(
-    around: tuple[compat.JaxprEqn, ...], jaxpr: compat.Jaxpr, eqn: compat.JaxprEqn
-) -> bool:
+def _selected(path: Sequence[_jax.Equation]) -> bool:
     """Whether what an equation makes goes on, in its program, into a side of a `where`.
 
     A `where` of the same expression is a library's own, as in `jnp.std`: the user chose no side.
     """
-    reached, own = set(eqn.outvars), source.place((*around, eqn))
-    for after in jaxpr.eqns[jaxpr.eqns.index(eqn) + 1 :]:
-        read = [v for v in after.invars if not isinstance(v, _jax.Literal) and v in reached]
-        if read:
-            if _selects(after) and not _same(source.place((*around, after)), own):
-                return True
-            reached.update(after.outvars)
+    *around, equation = path
+    own, reached = _jax.place(path), set(equation.makes)
+    every = _jax.equations(equation.program)
+    for after in every[every.index(equation) + 1 :]:
+        if reached.isdisjoint(_jax.variables(after.reads)):
+            continue
+        if _selects(after) and not (own and own.same(_jax.place([*around, after]))):
+            return True
+        reached.update(after.makes)
     return False
 
 
-def _selects(eqn: compat.JaxprEqn) -> bool:
-    if eqn.primitive.name == "select_n":
-        return True
-    bodies = compat.subjaxprs(eqn.params) if compat.kind(eqn) == "jit" else []
-    return any(_selects(inner) for body in bodies for inner in body.eqns)
+def _selects(equation: _jax.Equation) -> bool:
+    calls = [body.program for body in equation.bodies if body.role == _jax.CALL]
+    inner = (e for program in calls for e in _jax.equations(program))
+    return equation.name == "select_n" or any(map(_selects, inner))

@@ -1,4 +1,4 @@
-"""Says what is known of an anomaly: as a record, and as the text of the error."""
+"""What is known of an anomaly, as a record and as the text of the error."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import _jax
-from ... import _source as source
 from ..._describe import describe, number
 from ...errors import AnomalyError
-from . import examples, flags, hints, segments
+from . import examples, hints, segments
+from .events import Event
 from .values import Value, bad_entries, first_index, states
-from .walk import Event, Level
 
 
 class Anomaly(NamedTuple):
@@ -57,33 +56,30 @@ class Anomaly(NamedTuple):
 WORDS = {"nan": "NaN", "inf": "an infinite value"}
 
 
-def error(event: Event, program: compat.Jaxpr) -> AnomalyError:
+def error(event: Event, program: _jax.Jaxpr) -> AnomalyError:
     """The error for an event in a program."""
-    level, result = event.path[-1], _bad_result(event)
-    index = first_index(bad_entries(result, event.kind)) or ()
-    place, turns = source.place([p.eqn for p in event.path]), _turns(event.path)
-    scopes = [name for around in event.path for name in compat.scopes(around.eqn)]
-    own = place.own if place else None
+    index, own = _index(event), event.place.own if event.place else None
+    scopes = [name for level in event.path for name in level.equation.scopes]
+    dtype = jnp.result_type(_bad_result(event))
     anomaly = Anomaly(
         event.kind,
-        "backward" if turns else "forward",
-        level.eqn.primitive.name,
+        "backward" if event.turns else "forward",
+        event.equation.name,
         computed(event, index),
         index,
         file=own.file if own else "",
         line=own.line if own else 0,
         column=(own.column or 0) if own else 0,
         function=own.function if own else "",
-        source=source.expression(own) if own else "",
+        source=_jax.expression(own) if own else "",
         scope="/".join(scopes),
         steps=segments.steps(event.path),
         examples=examples.examples(event.path, index, _bad_place(event)),
-        device=next((p.device for p in event.path if p.device), ()),
+        device=next((level.device for level in event.path if level.device), ()),
         retained=_retained(event.operands),
+        hint=hints.hint(event, program, numbers(event, index), dtype),
     )
-    words = hints.hint(event, program, numbers(event, index), jnp.result_type(result))
-    anomaly = anomaly._replace(hint=words)
-    return AnomalyError(_text(anomaly, event, place, turns), anomaly)
+    return AnomalyError(_text(anomaly, event), anomaly)
 
 
 def input_error(path: str, array: Any, kind: str) -> AnomalyError:
@@ -108,9 +104,9 @@ def _bad_place(event: Event) -> int:
     return next(i for i, s in enumerate(found) if (s.nan if event.kind == "nan" else s.inf))
 
 
-def _turns(path: Sequence[Level]) -> int:
-    """How many backward passes an equation is in: 2 for the gradient of a gradient."""
-    return sum(name == "transpose" for level in path for name in compat.transforms(level.eqn))
+def _index(event: Event) -> tuple[int, ...]:
+    """The index of the first bad entry in that result."""
+    return first_index(bad_entries(_bad_result(event), event.kind)) or ()
 
 
 def _retained(operands: Sequence[Value]) -> tuple[str, ...]:
@@ -118,33 +114,34 @@ def _retained(operands: Sequence[Value]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for _, name in names))
 
 
-def _text(anomaly: Anomaly, event: Event, place: source.Place | None, turns: int) -> str:
-    passed = ["forward pass", "backward pass", "backward pass of a backward pass"][min(turns, 2)]
-    if any(compat.is_recomputation(level.eqn) for level in event.path):
+def _text(anomaly: Anomaly, event: Event) -> str:
+    passes = ["forward pass", "backward pass", "backward pass of a backward pass"]
+    passed = passes[min(event.turns, 2)]
+    if any(level.equation.recomputes for level in event.path):
         passed += ", in what jax.checkpoint recomputes"
     what = anomaly.computed and f": {anomaly.computed}"
     lines = [
         f"`detect_anomaly` found {WORDS[anomaly.kind]} in the {passed}:"
         f" `{anomaly.operation}` made it{_at(anomaly.at)}{what}",
-        *_place_lines(place, turns),
+        *_place_lines(event),
         *(f"  {line}" for line in _facts(anomaly)),
-        *(f"  operand {i}: {text}" for i, text in enumerate(_operand_lines(event))),
+        *(f"  operand {i}: {_operand(o.array)}" for i, o in enumerate(event.operands)),
     ]
-    made = next((o.infinite for o in event.operands if o.infinite is not None), None)
-    if made is not None and anomaly.kind == "nan":
-        lines += _origin(made)
+    if event.infinite is not None and anomaly.kind == "nan":
+        lines.append(_origin(event.infinite))
     if anomaly.hint:
         lines.append(f"  hint: {anomaly.hint}")
     return "\n".join(lines)
 
 
-def _place_lines(place: source.Place | None, turns: int) -> list[str]:
+def _place_lines(event: Event) -> list[str]:
+    place = event.place
     if place is None:
         return ["  its source line is not known"]
-    of = "  of the forward line" if turns else ""
-    lines = [_file(place.own) + of, *("    " + line for line in source.excerpt(place.own))]
+    of = "  of the forward line" if event.turns else ""
+    lines = [_file(place.own) + of, *("    " + line for line in _jax.excerpt(place.own))]
     if place.through:
-        lines += [_file(place.through), *("    " + line for line in source.excerpt(place.through))]
+        lines += [_file(place.through), *("    " + line for line in _jax.excerpt(place.through))]
     return lines
 
 
@@ -176,18 +173,15 @@ def _at(index: tuple[int, ...]) -> str:
     return f" at [{', '.join(map(str, index))}]" if index else ""
 
 
-def _origin(made: Event) -> list[str]:
-    result = _bad_result(made)
-    index = first_index(bad_entries(result, "inf")) or ()
-    level, what = made.path[-1], computed(made, index)
-    place = source.place([p.eqn for p in made.path])
+def _origin(made: Event) -> str:
+    index, place = _index(made), made.place
+    what = computed(made, index)
     where = f", {place.own.file}:{place.own.line} in {place.own.function}" if place else ""
-    passed = "backward" if _turns(made.path) else "forward"
-    name = level.eqn.primitive.name
-    return [
-        f"  the infinity was made by `{name}`{_at(index)}{what and ': ' + what}"
+    passed = "backward" if made.turns else "forward"
+    return (
+        f"  the infinity was made by `{made.equation.name}`{_at(index)}{what and ': ' + what}"
         f" (in the {passed} pass{where})"
-    ]
+    )
 
 
 _SIGNS = {"add": "+", "add_any": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**", "rem": "%"}
@@ -196,7 +190,7 @@ _SIGNS = {"add": "+", "add_any": "+", "sub": "-", "mul": "*", "div": "/", "pow":
 def numbers(event: Event, index: tuple[int, ...]) -> list[Any] | None:
     """The operands at the index of the result; `None` where the operation is not elementwise."""
     shape = np.shape(_bad_result(event))
-    if event.path[-1].eqn.primitive.name not in flags.ELEMENTWISE:
+    if not _jax.has(event.equation.kind, _jax.Trait.ELEMENTWISE):
         return None
     arrays = [np.asarray(o.array) for o in event.operands]
     if not all(_spreads(x.shape, shape) for x in arrays):
@@ -212,19 +206,16 @@ def _spreads(shape: tuple[int, ...], over: tuple[int, ...]) -> bool:
 
 def computed(event: Event, index: tuple[int, ...]) -> str:
     """The operation on the numbers at an index, as one writes it."""
-    eqn, at = event.path[-1].eqn, numbers(event, index)
+    at = numbers(event, index)
     if at is None:
         return ""
-    name, texts = eqn.primitive.name, [number(x) for x in at]
+    name, texts = event.equation.name, [number(x) for x in at]
     if name in _SIGNS and len(texts) == 2:
         return f" {_SIGNS[name]} ".join(texts)
-    if name == "integer_pow":
-        return f"{texts[0]} ** {eqn.params['y']}"
+    exponent = _jax.exponent(event.equation)
+    if exponent is not None:
+        return f"{texts[0]} ** {exponent}"
     return f"{name}({', '.join(texts)})"
-
-
-def _operand_lines(event: Event) -> list[str]:
-    return [_operand(o.array) for o in event.operands]
 
 
 def _operand(array: Any) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..._trees import takes_gradient
 
-PLANNED = 0
+CONSTANT = 0
 """The cause of what a constant brought into the program: `jnp.nan` in it, an array closed over."""
 
 
@@ -21,7 +21,7 @@ class Value(NamedTuple):
         array: the array, or a Python number where the program holds one.
         names: the retained names nearest in the data flow before it, each with its place in the
             order of execution.
-        cause: if it is bad, the number of the event that made it so, or `PLANNED`.
+        cause: if it is bad, the number of the event that made it so, or `CONSTANT`.
         infinite: if it holds infinities, the event that made the first of them, where known.
     """
 

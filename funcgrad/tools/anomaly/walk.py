@@ -1,67 +1,24 @@
 """Evaluates a program one equation after the other, and stops where the first bad value is made.
 
-Equations that call a body (`jit`, `checkpoint`, custom rules, the branch of a `cond` that is taken)
-are looked into; what has no rule counts as one operation. A loop is first run as a whole, compiled,
-with a flag; only if the flag is up is it taken step by step, and only a step whose own flag is up
-equation by equation: a loop without anomalies costs one compilation and one run.
+What the evaluation does with an equation depends on the role of its bodies. A call is looked into,
+and so is the branch of a `cond` that is taken. What holds no program that is known counts as one
+operation. A loop is first run as a whole, compiled, with a flag; only if the flag is up is it taken
+step by step, and only a step whose own flag is up equation by equation: a loop without anomalies
+costs one compilation and one run. A `shard_map` is run as a whole too, and `devices` looks inside.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 
 from ... import _jax
-from ... import _source as source
-from ... import _taps as interpret
-from ..._tags import tag_p
-from . import flags
-from .values import PLANNED, State, Value, merged, states
-
-
-class Level(NamedTuple):
-    """An equation, and which run of its body it is.
-
-    Fields:
-        jaxpr: the program it stands in.
-        eqn: the equation.
-        step: which iteration, where it is a loop.
-        device: the mesh coordinates of the device, where it is a `shard_map`.
-        body: the program that runs inside it, where there is one.
-    """
-
-    jaxpr: compat.Jaxpr
-    eqn: compat.JaxprEqn
-    step: int | None = None
-    device: tuple[tuple[str, int], ...] = ()
-    body: Any = None
-
-
-class Event(NamedTuple):
-    """The making of a bad value.
-
-    Fields:
-        kind: `"nan"` or `"inf"`.
-        path: the equations around it, the outermost first, and the one that made it.
-        operands: what went into that one.
-        results: what came out.
-        planned: whether NaN came in as a constant.
-    """
-
-    kind: str
-    path: tuple[Level, ...]
-    operands: list[Value]
-    results: list[Any]
-    planned: bool
-
-
-class Found(Exception):
-    """Raised where the search ends."""
-
-    def __init__(self, event: Event):
-        super().__init__(event.kind)
-        self.event = event
+from ..._tags import TAG
+from ..._taps import find
+from . import devices, flags, loops
+from .events import Event, Found, Level, Path
+from .values import CONSTANT, State, Value, merged, states
 
 
 class Walk:
@@ -76,84 +33,133 @@ class Walk:
     def __init__(self, check_inf: bool, stop: int | None, count: int = 0):
         self.check_inf, self.stop, self.count = check_inf, stop, count
         self._tags = 0
-        self._flagged: dict[Any, Callable[..., Any]] = {}
+        self._flagged: dict[Any, Any] = {}
 
-    def run(
-        self, closed: _jax.Jaxpr, operands: Sequence[Value], path: tuple[Level, ...] = ()
-    ) -> list[Value]:
+    def run(self, program: _jax.Jaxpr, operands: Sequence[Value], path: Path = ()) -> list[Value]:
         """The results of a program; raises `Found` at the event to stop at."""
-        jaxpr = compat.open_up(closed)
-        env: dict[Any, Value] = {
-            v: self._constant(x) for v, x in zip(jaxpr.constvars, closed.consts, strict=True)
-        }
-        env.update(zip(jaxpr.invars, operands, strict=True))
-
-        def read(atom: Any) -> Value:
-            return self._constant(atom.val) if isinstance(atom, _jax.Literal) else env[atom]
-
-        for eqn, spent in zip(jaxpr.eqns, _spent(jaxpr), strict=True):
-            level = Level(jaxpr, eqn)
-            results = self.equation(level, [read(v) for v in eqn.invars], path)
-            env.update(zip(eqn.outvars, results, strict=True))
-            for variable in spent:
-                env.pop(variable, None)
-        return [read(v) for v in jaxpr.outvars]
-
-    def _constant(self, x: Any) -> Value:
-        return Value(x, cause=PLANNED if self._is_bad(states([x])[0]) else None)
+        return _jax.interpret(
+            program,
+            operands,
+            lambda equation, given: self.equation(Level(equation), given, path),
+            lambda x: Value(x, cause=CONSTANT if self._is_bad(states([x])[0]) else None),
+        )
 
     def _is_bad(self, state: State) -> bool:
         return state.nan or (self.check_inf and state.inf)
 
-    def equation(self, level: Level, operands: list[Value], path: tuple[Level, ...]) -> list[Value]:
-        """The results of an equation, by the rule for its kind.
+    def equation(self, level: Level, operands: list[Value], path: Path) -> list[Value]:
+        """The results of an equation.
 
         A function of JAX is looked into only if what it returns is bad: NaN that it makes and masks
         itself, as `xlogy` does at 0, is no concern of the user's.
         """
-        rule = _RULES.get(compat.kind(level.eqn), Walk.leaf)
-        if source.of_library(level.eqn) and all(o.cause is None for o in operands):
-            arrays = evaluate(level, operands)
-            found = states(arrays)
-            if not any(map(self._is_bad, found)):
-                values = [Value(array, merged(operands)) for array in arrays]
-                if not any(state.inf for state in found):
-                    return values
-                # Another walk, which stops nowhere, to know where infinities were made.
-                inside = rule(Walk(self.check_inf, None), level, operands, path)
-                pairs = zip(values, inside, strict=True)
-                return [v._replace(infinite=i.infinite) for v, i in pairs]
-        return rule(self, level, operands, path)
+        if not _clean(operands) or not _jax.of_library(level.equation):
+            return self._by_role(level, operands, path)
+        arrays = evaluate(level.equation, operands)
+        found = states(arrays)
+        if any(map(self._is_bad, found)):
+            return self._by_role(level, operands, path)
+        values = [Value(array, merged(operands)) for array in arrays]
+        if not any(state.inf for state in found):
+            return values
+        # Another walk, which stops nowhere, to know where infinities were made.
+        inside = Walk(self.check_inf, None)._by_role(level, operands, path)
+        return [v._replace(infinite=i.infinite) for v, i in zip(values, inside, strict=True)]
 
-    def leaf(self, level: Level, operands: list[Value], path: tuple[Level, ...]) -> list[Value]:
+    def _by_role(self, level: Level, operands: list[Value], path: Path) -> list[Value]:
+        if _jax.has(level.equation.kind, _jax.Trait.TYPED):
+            return operands  # on one device they are what they were
+        rules = {
+            _jax.CALL: self._call,
+            _jax.CUSTOM: self._call,
+            _jax.BRANCH: self._branch,
+            _jax.STEP: self._loop,
+            _jax.DEVICE: self._mesh,
+        }
+        bodies = level.equation.bodies
+        rule = rules[bodies[0].role] if bodies else self.leaf
+        return rule(level, operands, path)
+
+    def _call(self, level: Level, operands: list[Value], path: Path, which: int = 0) -> list[Value]:
+        body = level.equation.bodies[which]
+        return self.run(body.program, body.take(operands), (*path, level._replace(body=body)))
+
+    def _branch(self, level: Level, operands: list[Value], path: Path) -> list[Value]:
+        which = min(int(operands[0].array), len(level.equation.bodies) - 1)
+        return self._call(level, operands, path, max(0, which))
+
+    def _loop(self, level: Level, operands: list[Value], path: Path) -> list[Value]:
+        whole = self._whole(level.equation, operands)
+        if whole is not None:
+            return whole
+        if loops.most_steps(level.equation, operands) == 0:
+            return self.leaf(level, operands, path)
+
+        def call(body: _jax.Body, step: int, inputs: list[Value]) -> list[Value]:
+            return self._step(level._replace(step=step, body=body), body, inputs, path)
+
+        return loops.run(level.equation, operands, call)
+
+    def _step(self, level: Level, body: _jax.Body, inputs: list[Value], path: Path) -> list[Value]:
+        """A step of a loop: compiled, and equation by equation only where its flag is up."""
+        key = level.equation, body.role
+        results = self._compiled(key, body.program, inputs, [body.program])
+        return self.run(body.program, inputs, (*path, level)) if results is None else results
+
+    def _mesh(self, level: Level, operands: list[Value], path: Path) -> list[Value]:
+        whole = self._whole(level.equation, operands)
+        if whole is not None:
+            return whole
+        event = None
+        if _clean(operands):
+            event = devices.first(level, operands, path, self.check_inf)
+        if event is None:
+            return self.leaf(level, operands, path)
+        cause, names = self._counted(self._deeper(event)), merged(operands)
+        arrays = evaluate(level.equation, operands)
+        return [
+            Value(array, names, cause if self._is_bad(state) else None)
+            for array, state in zip(arrays, states(arrays), strict=True)
+        ]
+
+    def _deeper(self, event: Event) -> Event:
+        """The event inside an equation of one device, or, where it cannot be looked into, there."""
+        *around, level = event.path
+        if level.equation.programs:
+            try:
+                Walk(self.check_inf, 1).equation(level, event.operands, tuple(around))
+            except Found as found:
+                return found.event
+            except Exception:
+                # A body that talks to other devices has no meaning on one. What is known stands.
+                return event
+        return event
+
+    def leaf(self, level: Level, operands: list[Value], path: Path) -> list[Value]:
         """One operation: its results, with what is wrong with them and why."""
-        arrays = evaluate(level, operands)
+        arrays = evaluate(level.equation, operands)
         names = self._names(level, operands, path)
         found = states(arrays)
         if not any(state.nan or state.inf for state in found):
             return [Value(array, names) for array in arrays]
         made = next((o.infinite for o in operands if o.infinite is not None), None)
         if made is None and not any(s.inf for s in states([o.array for o in operands])):
-            made = Event("inf", (*path, level), operands, arrays, False)
-        if not any(map(self._is_bad, found)):
-            return [
-                Value(array, names, infinite=made if state.inf else None)
-                for array, state in zip(arrays, found, strict=True)
-            ]
-        cause = self._cause(level, operands, arrays, found, path)
+            made = Event("inf", (*path, level), operands, arrays)
+        bad = any(map(self._is_bad, found))
+        cause = self._cause(level, operands, arrays, found, path) if bad else None
         return [
             Value(array, names, cause if self._is_bad(state) else None, made if state.inf else None)
             for array, state in zip(arrays, found, strict=True)
         ]
 
     def _names(
-        self, level: Level, operands: list[Value], path: tuple[Level, ...]
+        self, level: Level, operands: list[Value], path: Path
     ) -> tuple[tuple[int, str], ...]:
-        if level.eqn.primitive is not tag_p:
+        if level.equation.kind != TAG:
             return merged(operands)
         self._tags += 1
-        scopes = [name for around in (*path, level) for name in compat.scopes(around.eqn)]
-        return ((self._tags, "/".join([*scopes, level.eqn.params["name"]])),)
+        scopes = [name for around in (*path, level) for name in around.equation.scopes]
+        return ((self._tags, "/".join([*scopes, level.equation.label])),)
 
     def _cause(
         self,
@@ -161,81 +167,72 @@ class Walk:
         operands: list[Value],
         arrays: list[Any],
         found: list[State],
-        path: tuple[Level, ...],
+        path: Path,
     ) -> int:
         """The event behind bad results: one of the operands', or a new one."""
         before = [o for o in operands if o.cause is not None]
-        worse = any(s.nan for s in found) and not any(
-            s.nan for s in states([o.array for o in before])
-        )
+        nan = any(s.nan for s in found)
+        worse = nan and not any(s.nan for s in states([o.array for o in before]))
         if before and not worse:
             causes = sorted({o.cause for o in before if o.cause is not None})
-            if causes[-1] != PLANNED:
-                return _to_blame(level, operands, arrays, [c for c in causes if c != PLANNED])
-            if not any(s.nan for s in found) or compat.kind(level.eqn) in flags.MOVES:
-                return PLANNED
-        kind = "nan" if any(s.nan for s in found) else "inf"
-        planned = bool(before) and not worse
-        return self.counted(Event(kind, (*path, level), operands, arrays, planned))
+            if causes[-1] != CONSTANT:
+                events = [c for c in causes if c != CONSTANT]
+                return _to_blame(level.equation, operands, arrays, events)
+            if not nan or _jax.has(level.equation.kind, _jax.Trait.MOVES):
+                return CONSTANT
+        constant = bool(before) and not worse
+        kind = "nan" if nan else "inf"
+        return self._counted(Event(kind, (*path, level), operands, arrays, constant))
 
-    def counted(self, event: Event) -> int:
+    def _counted(self, event: Event) -> int:
         """The number of a new event; raises `Found` where it is the one to stop at."""
         self.count += 1
         if self.count == self.stop:
             raise Found(event)
         return self.count
 
-    def call(self, body: _jax.Jaxpr, operands: list[Value], path: tuple[Level, ...]) -> list[Value]:
-        """A step of a loop: compiled, and equation by equation only where its flag is up."""
-        if all(o.cause is None for o in operands):
-            run = self._compiled(compat.open_up(body), functools.partial(flags.run, body))
-            arrays, bad = run(*(o.array for o in operands))
-            if not bad:
-                return self._untouched(arrays, operands, body)
-        return self.run(body, operands, path)
-
-    def whole(self, level: Level, operands: list[Value]) -> list[Value] | None:
-        """A loop at one go, compiled; `None` where a value in it may be bad."""
-        if any(o.cause is not None for o in operands):
+    def _whole(self, equation: _jax.Equation, operands: list[Value]) -> list[Value] | None:
+        """An equation at one go, compiled; `None` where a value in it may be bad."""
+        if not _clean(operands):
             return None
-        closed, arguments = _alone(level, operands)
-        run = self._compiled(level.eqn, functools.partial(flags.run, closed))
-        arrays, bad = run(*arguments)
-        return (
-            None if bad else self._untouched(arrays, operands, *compat.subjaxprs(level.eqn.params))
-        )
+        program, _ = equation.alone()
+        return self._compiled(equation, program, equation.take(operands), equation.programs)
 
-    def _compiled(self, key: Any, run: Callable[..., Any]) -> Callable[..., Any]:
+    def _compiled(
+        self, key: Any, program: _jax.Jaxpr, inputs: list[Value], bodies: Sequence[_jax.Jaxpr]
+    ) -> list[Value] | None:
+        """The results of a program, compiled; `None` where a value in it may be bad.
+
+        Tags in the bodies are nearer than those before.
+        """
+        if not _clean(inputs):
+            return None
         if key not in self._flagged:
-            fun = functools.partial(run, check_inf=self.check_inf)
+            run = functools.partial(flags.run, program, check_inf=self.check_inf)
             self._flagged[key] = jax.jit(
-                lambda *args: fun(args), compiler_options={"xla_allow_excess_precision": False}
+                lambda *args: run(args), compiler_options={"xla_allow_excess_precision": False}
             )
-        return self._flagged[key]
-
-    def _untouched(self, arrays: list[Any], operands: list[Value], *bodies: Any) -> list[Value]:
-        """Results among which nothing is bad; tags inside are nearer than those before."""
-        tags = {name for body in bodies for name in interpret.find(body)}
+        arrays, bad = self._flagged[key](*(x.array for x in inputs))
+        if bad:
+            return None
         self._tags += 1
-        names = tuple((self._tags, name) for name in sorted(tags)) or merged(operands)
+        tags = sorted({name for body in bodies for name in find(body)})
+        names = tuple((self._tags, name) for name in tags) or merged(inputs)
         return [Value(array, names) for array in arrays]
 
 
-def evaluate(level: Level, operands: Sequence[Value]) -> list[Any]:
+def _clean(values: Sequence[Value]) -> bool:
+    return all(value.cause is None for value in values)
+
+
+def evaluate(equation: _jax.Equation, operands: Sequence[Value]) -> list[Any]:
     """The results of one equation, as JAX computes them."""
-    closed, arguments = _alone(level, operands)
-    return list(_jax.as_function(closed)(*arguments))
+    return equation.evaluate([o.array for o in operands])
 
 
-def _alone(level: Level, operands: Sequence[Value]) -> tuple[_jax.Jaxpr, list[Any]]:
-    """One equation as a program, and what to call it with."""
-    closed, inputs = compat.alone(level.jaxpr, level.eqn)
-    pairs = zip(level.eqn.invars, operands, strict=True)
-    known = {v: o.array for v, o in pairs if not _jax.is_literal(v)}
-    return closed, [known[v] for v in inputs]
-
-
-def _to_blame(level: Level, operands: list[Value], arrays: list[Any], causes: list[int]) -> int:
+def _to_blame(
+    equation: _jax.Equation, operands: list[Value], arrays: list[Any], causes: list[int]
+) -> int:
     """Which of several earlier events the results are bad because of.
 
     An operand whose bad entries can be made 1 without a result getting better has been masked.
@@ -248,33 +245,6 @@ def _to_blame(level: Level, operands: list[Value], arrays: list[Any], causes: li
             o._replace(array=jax.numpy.where(jax.numpy.isfinite(o.array), o.array, 1)) if (
                 o.cause == cause) else o for o in operands
         ]  # fmt: skip
-        if states(evaluate(level, mended)) != before:
+        if states(evaluate(equation, mended)) != before:
             return cause
     return causes[0]
-
-
-def _spent(jaxpr: compat.Jaxpr) -> list[list[Any]]:
-    """For each equation the variables that nothing after it reads."""
-    last: dict[Any, int] = {}
-    for index, eqn in enumerate(jaxpr.eqns):
-        last.update((v, index) for v in (*eqn.invars, *eqn.outvars) if not _jax.is_literal(v))
-    kept = {v for v in jaxpr.outvars if not _jax.is_literal(v)}
-    spent: list[list[Any]] = [[] for _ in jaxpr.eqns]
-    for variable, index in last.items():
-        if variable not in kept:
-            spent[index].append(variable)
-    return spent
-
-
-Rule = Callable[[Walk, Level, list[Value], tuple[Level, ...]], list[Value]]
-_RULES: dict[str, Rule] = {}
-
-
-def rule(*kinds: str) -> Callable[[Rule], Rule]:
-    """Makes the decorated function the rule for these kinds of equations."""
-
-    def add(evaluate: Rule) -> Rule:
-        _RULES.update(dict.fromkeys(kinds, evaluate))
-        return evaluate
-
-    return add
