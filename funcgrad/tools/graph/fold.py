@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, takewhile
 
-from ..anomaly.flags import MOVES
+from ... import _jax
 from .model import Model, Node
 from .text import call, short
 
@@ -47,7 +47,7 @@ def calls(model: Model) -> Model:
 def _as_call(nodes: Sequence[Node]) -> Node:
     origin = nodes[-1].origin
     name = call(origin.text) if origin else ""
-    if all(node.title in MOVES for node in nodes):
+    if all(_moves(node.title) for node in nodes):
         name = ""
     if len(nodes) > 1:
         return _merged(nodes, name)._replace(kind="operation", origin=origin)
@@ -55,10 +55,14 @@ def _as_call(nodes: Sequence[Node]) -> Node:
     return nodes[0]._replace(title=name + details) if name else nodes[0]
 
 
+def _moves(operation: str) -> bool:
+    return _jax.has(operation, _jax.Trait.MOVES)
+
+
 def _merged(nodes: Sequence[Node], title: str = "") -> Node:
     """One node for operations that follow each other, named after the first few of them."""
     last, names = nodes[-1], dict.fromkeys(name for node in nodes for name in node.names)
-    done = [n.title for n in nodes if n.title.partition(" ")[0] not in MOVES] or [last.title]
+    done = [n.title for n in nodes if not _moves(n.title.partition(" ")[0])] or [last.title]
     tips = [n.tip.partition("\n")[0] for n in nodes if n.tip]
     seen = nodes[0].origin.where if nodes[0].origin else ()
     return last._replace(
