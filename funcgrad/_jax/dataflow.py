@@ -113,7 +113,7 @@ class Dataflow:
 
     def _call(self, body: Body, operands: list[Vertex], path: Path) -> dict[int, Vertex]:
         made = self._walk(body.program, body.take(operands), path)
-        return {link.index: value for link, value in zip(body.outputs, made, strict=True)}
+        return {link.place: value for link, value in zip(body.outputs, made, strict=True)}
 
     def _branches(
         self, bodies: Sequence[Body], operands: list[Vertex], path: Path
@@ -129,16 +129,16 @@ class Dataflow:
         """The results that come of a step, by their place."""
         types = path[-1].result_types
         given = [
-            operands[index] if flow == WHOLE else self._add(flow, type_, operands[index], path=path)
-            for (index, flow), type_ in zip(step.inputs, input_types(step.program), strict=True)
+            operands[place] if flow == WHOLE else self._add(flow, type_, operands[place], path=path)
+            for (place, flow), type_ in zip(step.inputs, input_types(step.program), strict=True)
         ]
         made = self._walk(step.program, given, path)
         found: dict[int, Vertex] = {}
-        for (index, flow), value in zip(step.outputs, made, strict=True):
+        for (place, flow), value in zip(step.outputs, made, strict=True):
             if flow == ROW:
-                found[index] = self._add("stack", types[index], value, path=path)
-        carried = [link.index for link in step.outputs if link.flow == CARRY]
-        for index, (carry, value) in zip(carried, step.carried(given, made), strict=True):
+                found[place] = self._add("stack", types[place], value, path=path)
+        carried = [link.place for link in step.outputs if link.flow == CARRY]
+        for place, (carry, value) in zip(carried, step.carried(given, made), strict=True):
             carry.sources.append(value)
-            found[index] = self._add("last", types[index], carry, path=path)
+            found[place] = self._add("last", types[place], carry, path=path)
         return found

@@ -142,7 +142,7 @@ class Equation:
     @property
     def decides(self) -> int:
         """Of an equation with branches, the operand that picks one: it goes into none of them."""
-        inside = {link.index for body in self.bodies for link in body.inputs}
+        inside = {link.place for body in self.bodies for link in body.inputs}
         return next(index for index in range(len(self.reads)) if index not in inside)
 
     @property

@@ -165,10 +165,10 @@ def _opened(sketch: _Sketch, equation: _jax.Equation, given: Sources, at: _Where
     found: list[Sources] = [[] for _ in equation.makes]
     for title, body in _parts(bodies):
         part = sketch.open("part", title, group) if title else group
-        inputs = [ports.get(link, given[link.index]) for link in body.inputs]
+        inputs = [ports.get(link, given[link.place]) for link in body.inputs]
         made = _walk(sketch, body.program, inputs, _Where(part, at.scopes))
         for link, source in zip(body.outputs, made, strict=False):
-            found[link.index].append(source)
+            found[link.place].append(source)
         turns = body.carried(inputs, made)
         sketch.returns.update((b, a) for a, b in turns if None not in (a, b) and b > a)
     if bodies[0].role != _jax.BRANCH:
@@ -225,5 +225,5 @@ def _ports(
             what = "carried" if link.flow == _jax.CARRY else "a row each time"
             lines = (*([what] if name else []), *kinds([type_]))
             node = Node("port", name or what, lines, group)
-            ports[link] = sketch.add(node, [given[link.index]])
+            ports[link] = sketch.add(node, [given[link.place]])
     return ports
