@@ -1,4 +1,4 @@
-"""Adds `graph`: a picture of a computation, for notebooks and files."""
+"""The picture that `graph` makes of a computation, for notebooks and files."""
 
 import inspect
 import os
