@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .equations import BRANCH, CALL, CARRY, DEVICE, ROW, STEP, Body, Equation, interpret
-from .trace import Jaxpr, input_types, type_of
+from .equations import BRANCH, CALL, CARRY, DEVICE, ROW, STEP, WHOLE, Body, Equation, interpret
+from .trace import Jaxpr, input_types
 from .traits import Trait, has
 
 Path = tuple[Equation, ...]
@@ -98,45 +98,47 @@ class Dataflow:
         equation = path[-1]
         bodies = equation.bodies
         role = bodies[0].role if bodies else None
+        found: dict[int, Vertex] = {}
         if role in (CALL, DEVICE):
-            return self._walk(bodies[0].program, operands, path)
-        if role == BRANCH:
-            return self._branches(bodies, operands, path)
+            found = self._call(bodies[0], operands, path)
+        elif role == BRANCH:
+            found = self._branches(bodies, operands, path)
         # A `while` keeps nothing and has no derivative in reverse: it stays one operation.
-        found = self._loop(bodies[0], operands, path) if role == STEP and equation.rows else {}
-        makes = enumerate(equation.makes)
+        elif role == STEP and equation.rows:
+            found = self._loop(bodies[0], operands, path)
         return [
-            found.get(i) or self._add("made", type_of(v), *operands, path=path, index=i)
-            for i, v in makes
+            found.get(i) or self._add("made", type_, *operands, path=path, index=i)
+            for i, type_ in enumerate(equation.result_types)
         ]
 
-    def _branches(self, bodies: Sequence[Body], operands: list[Vertex], path: Path) -> list[Vertex]:
-        ways = [self._walk(body.program, body.take(operands), path) for body in bodies]
-        results = path[-1].result_types
-        return [
-            self._add("branch", type_, operands[0], *ends, path=path)
-            for type_, *ends in zip(results, *ways, strict=True)
-        ]
+    def _call(self, body: Body, operands: list[Vertex], path: Path) -> dict[int, Vertex]:
+        made = self._walk(body.program, body.take(operands), path)
+        return {link.place: value for link, value in zip(body.outputs, made, strict=True)}
+
+    def _branches(
+        self, bodies: Sequence[Body], operands: list[Vertex], path: Path
+    ) -> dict[int, Vertex]:
+        types, ways = path[-1].result_types, [self._call(b, operands, path) for b in bodies]
+        which = operands[path[-1].decides]
+        return {
+            i: self._add("branch", types[i], which, *(way[i] for way in ways), path=path)
+            for i in ways[0]
+        }
 
     def _loop(self, step: Body, operands: list[Vertex], path: Path) -> dict[int, Vertex]:
         """The results that come of a step, by their place."""
+        types = path[-1].result_types
         given = [
-            self._add(flow, type_, operands[index], path=path)
-            if flow in (CARRY, ROW)
-            else operands[index]
-            for (index, flow), type_ in zip(step.inputs, input_types(step.program), strict=True)
+            operands[place] if flow == WHOLE else self._add(flow, type_, operands[place], path=path)
+            for (place, flow), type_ in zip(step.inputs, input_types(step.program), strict=True)
         ]
         made = self._walk(step.program, given, path)
-        carries = iter(
-            [v for v, link in zip(given, step.inputs, strict=True) if link.flow == CARRY]
-        )
         found: dict[int, Vertex] = {}
-        for (index, flow), value in zip(step.outputs, made, strict=True):
-            type_ = path[-1].result_types[index]
-            if flow == CARRY:
-                carry = next(carries)
-                carry.sources.append(value)
-                found[index] = self._add("last", type_, carry, path=path)
-            else:
-                found[index] = self._add("stack", type_, value, path=path)
+        for (place, flow), value in zip(step.outputs, made, strict=True):
+            if flow == ROW:
+                found[place] = self._add("stack", types[place], value, path=path)
+        carried = [link.place for link in step.outputs if link.flow == CARRY]
+        for place, (carry, value) in zip(carried, step.carried(given, made), strict=True):
+            carry.sources.append(value)
+            found[place] = self._add("last", types[place], carry, path=path)
         return found

@@ -18,6 +18,7 @@ from .trace import (
     Jaxpr,
     as_function,
     constants,
+    function_name,
     inputs,
     is_literal,
     opened,
@@ -100,6 +101,20 @@ class Equation:
         return str(self.params["name"])
 
     @property
+    def called(self) -> str:
+        """The name of the Python function that its first program was traced from; may be empty."""
+        return str(self.params.get("name") or function_name(self.programs[0])[0])
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """Its parameters as text, but for programs, functions and those that are `None`."""
+        return {
+            name: str(value)
+            for name, value in self.params.items()
+            if value is not None and not callable(value) and not programs_in(value)
+        }
+
+    @property
     def constants_of_rule(self) -> int:
         """How many operands a custom function of JAX 0.12's announced form closes over."""
         return len(jax.tree.leaves(self._eqn.params["_prim"].in_avals[0]))
@@ -131,6 +146,12 @@ class Equation:
     def rows(self) -> bool:
         """Whether it is a loop whose steps read and write rows: a `while` of JAX has none."""
         return self.trips is not None and self.kind != "while"
+
+    @property
+    def decides(self) -> int:
+        """Of an equation with branches, the operand that picks one: it goes into none of them."""
+        inside = {link.place for body in self.bodies for link in body.inputs}
+        return next(index for index in range(len(self.reads)) if index not in inside)
 
     @property
     def frames(self) -> list[Frame]:
@@ -283,6 +304,12 @@ class Body(NamedTuple):
     def take(self, operands: Sequence[Any], flow: str | None = None) -> list[Any]:
         """What goes in, of anything there is one of for each operand; of one flow if asked."""
         return [operands[i] for i, how in self.inputs if flow in (None, how)]
+
+    def carried(self, given: Sequence[Any], made: Sequence[Any]) -> list[tuple[Any, Any]]:
+        """What goes in and what comes out for each carry, of a thing for each input and output."""
+        into = [x for x, link in zip(given, self.inputs, strict=True) if link.flow == CARRY]
+        out = [x for x, link in zip(made, self.outputs, strict=False) if link.flow == CARRY]
+        return list(zip(into, out, strict=False))
 
 
 class Trips(NamedTuple):

@@ -1,4 +1,4 @@
-"""Adds `graph`: a computation as a picture, with the values and gradients of what has a name.
+"""A computation as a picture, `graph`, with the values and gradients of what has a name.
 
 A traced program becomes a model of nodes, groups and edges (`build`), which is made small enough to
 look at (`fold`), told what a run of the program gave (`known`), and written in the language of

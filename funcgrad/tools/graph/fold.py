@@ -4,12 +4,18 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, takewhile
+from typing import Any
 
-from ..anomaly.flags import MOVES
-from .model import Model, Node
+from ... import _jax
+from .model import Edge, Model, Node
 from .text import call, short
 
-Part = tuple[list[int], Node]
+
+def _contracted(
+    model: Model, parts: Iterable[Sequence[int]], one: Callable[[Sequence[Node]], Node]
+) -> Model:
+    """The model with each of these sets of nodes as the one that `one` makes of them."""
+    return model.contracted((part, one([model.nodes[i] for i in part])) for part in parts)
 
 
 def calls(model: Model) -> Model:
@@ -18,36 +24,26 @@ def calls(model: Model) -> Model:
     They follow each other and come from one expression of the user's. An operation that the library
     reached in a way it has been reached before is the next call of it, in a Python loop.
     """
-    parts: list[Part] = []
-    run: list[int] = []
+    runs: list[list[int]] = [[]]
+    before: object = None
     trails: set[object] = set()
-
-    def close() -> None:
-        if run:
-            parts.append((run[:], _as_call([model.nodes[i] for i in run])))
-        run.clear()
-        trails.clear()
-
     for index, node in enumerate(model.nodes):
-        before = model.nodes[run[-1]] if run else None
-        if node.origin is None or before is None or before.origin is None:
-            same = False
-        else:
-            same = node.origin.call == before.origin.call and node.group == before.group
-        way = (node.origin.trail, node.title) if node.origin else None
-        if not same or way in trails:
-            close()
-        if way is not None:
-            run.append(index)
-            trails.add(way)
-    close()
-    return model.contracted(parts)
+        here = (node.origin.call, node.group) if node.origin else None
+        trail = (node.origin.trail, node.title) if node.origin else None
+        if here is None or here != before or trail in trails:
+            runs.append([])
+            trails.clear()
+        if here is not None:
+            runs[-1].append(index)
+            trails.add(trail)
+        before = here
+    return _contracted(model, filter(None, runs), _as_call)
 
 
 def _as_call(nodes: Sequence[Node]) -> Node:
     origin = nodes[-1].origin
     name = call(origin.text) if origin else ""
-    if all(node.title in MOVES for node in nodes):
+    if all(_moves(node.title) for node in nodes):
         name = ""
     if len(nodes) > 1:
         return _merged(nodes, name)._replace(kind="operation", origin=origin)
@@ -55,10 +51,14 @@ def _as_call(nodes: Sequence[Node]) -> Node:
     return nodes[0]._replace(title=name + details) if name else nodes[0]
 
 
+def _moves(operation: str) -> bool:
+    return _jax.has(operation, _jax.Trait.MOVES)
+
+
 def _merged(nodes: Sequence[Node], title: str = "") -> Node:
     """One node for operations that follow each other, named after the first few of them."""
     last, names = nodes[-1], dict.fromkeys(name for node in nodes for name in node.names)
-    done = [n.title for n in nodes if n.title.partition(" ")[0] not in MOVES] or [last.title]
+    done = [n.title for n in nodes if not _moves(n.title.partition(" ")[0])] or [last.title]
     tips = [n.tip.partition("\n")[0] for n in nodes if n.tip]
     seen = nodes[0].origin.where if nodes[0].origin else ()
     return last._replace(
@@ -158,30 +158,39 @@ def _stretched(model: Model, key: Callable[[Node], object]) -> Iterator[list[int
 
 def _siblings(model: Model) -> Model:
     """Inputs of one argument with the same users as one node each."""
-    users: defaultdict[int, set[int]] = defaultdict(set)
-    for a, b in model.edges:
-        users[a].add(b)
+    users = _users(model.edges)
     found: defaultdict[object, list[int]] = defaultdict(list)
     for index, node in enumerate(model.nodes):
         if node.kind == "input":
             found[_argument(node), frozenset(users[index])].append(index)
-    return model.contracted((m, _whole(model, m)) for m in found.values() if len(m) > 1)
+    return _contracted(model, _shared(found), _whole)
+
+
+def _shared(found: dict[Any, list[int]]) -> list[list[int]]:
+    return [members for members in found.values() if len(members) > 1]
+
+
+def _users(edges: Iterable[Edge]) -> defaultdict[int, set[int]]:
+    """What uses each node."""
+    users: defaultdict[int, set[int]] = defaultdict(set)
+    for a, b in edges:
+        users[a].add(b)
+    return users
 
 
 def _inputs(model: Model) -> Model:
     """The arrays of one argument, and those of the output, as one node each."""
     ends = ("input", "output")
     found = _stretched(model, lambda n: (n.kind, _argument(n)) if n.kind in ends else None)
-    return model.contracted((m, _whole(model, m)) for m in found)
+    return _contracted(model, found, _whole)
 
 
 def _argument(node: Node) -> str:
     return re.split(r"[\[.]", node.title)[0]
 
 
-def _whole(model: Model, members: Sequence[int]) -> Node:
+def _whole(nodes: Sequence[Node]) -> Node:
     """Several arrays of an argument or of the output, called by what is the same in their names."""
-    nodes = [model.nodes[index] for index in members]
     parts = [re.findall(r"[^\[.]+|\[[^]]*\]|\.[^\[.]+", node.title) for node in nodes]
     same = [
         level[0] for level in takewhile(lambda level: len({*level}) == 1, zip(*parts, strict=False))
@@ -193,9 +202,7 @@ def _whole(model: Model, members: Sequence[int]) -> Node:
 
 def _runs(model: Model) -> Model:
     """Elementwise operations with one user that is elementwise too, together with that user."""
-    users: defaultdict[int, set[int]] = defaultdict(set)
-    for a, b in model.edges | model.returns:
-        users[a].add(b)
+    users = _users(model.edges | model.returns)
     end = list(range(len(model.nodes)))
     for index in reversed(end):
         node, after = model.nodes[index], users[index]
@@ -205,8 +212,7 @@ def _runs(model: Model) -> Model:
     runs: defaultdict[int, list[int]] = defaultdict(list)
     for index, last in enumerate(end):
         runs[last].append(index)
-    parts = [members for members in runs.values() if len(members) > 1]
-    return model.contracted((m, _merged([model.nodes[i] for i in m])) for m in parts)
+    return _contracted(model, _shared(runs), _merged)
 
 
 def _levels(model: Model) -> list[int]:
@@ -228,11 +234,10 @@ def _lines(model: Model) -> Model:
     def line(node: Node) -> object:
         return node.origin.line if node.origin and node.kind in _FOLDABLE else None
 
-    def whole(members: Sequence[int]) -> Node:
-        nodes = [model.nodes[index] for index in members]
+    def whole(nodes: Sequence[Node]) -> Node:
         return _merged(nodes, short(nodes[0].origin.where[-1]) if nodes[0].origin else "")
 
-    return model.contracted((m, whole(m)) for m in _stretched(model, line))
+    return _contracted(model, _stretched(model, line), whole)
 
 
 def _stretches(model: Model, limit: int, kinds: Sequence[str]) -> Model:
@@ -245,4 +250,4 @@ def _stretches(model: Model, limit: int, kinds: Sequence[str]) -> Model:
         if len(model.nodes) - saved <= limit or size >= len(model.nodes):
             break
         size += max(1, size // 4)
-    return model.contracted((m, _merged([model.nodes[i] for i in m])) for m in parts if len(m) > 1)
+    return _contracted(model, (part for part in parts if len(part) > 1), _merged)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ... import _taps as interpret
+from ... import _taps
 from ..._grad.backward import Pullback, vjp
 from ..._trees import takes_gradient
 from ...errors import TagError
@@ -29,7 +29,7 @@ class Known(NamedTuple):
 def known(
     flat: Callable[..., Any],
     leaves: Sequence[Any],
-    sites: dict[str, interpret.Site],
+    sites: dict[str, _taps.Site],
     gradient: Any,
 ) -> Known:
     """The values of inputs, outputs and tags, and their gradients where there are any.
@@ -89,7 +89,7 @@ def _is_one_number(pullback: Pullback) -> bool:
     return len(pullback.out) == len(real) == 1 and real[0].size == 1
 
 
-def _askable(sites: dict[str, interpret.Site]) -> tuple[list[str], tuple[str, ...]]:
+def _askable(sites: dict[str, _taps.Site]) -> tuple[list[str], tuple[str, ...]]:
     """The tags whose values can be told, and a note on each of the others."""
     refusals = {
         name: "it is used twice" if site.clash is not None else f"it is inside `{site.blocked}`"

@@ -1,4 +1,4 @@
-"""Adds `graph`: a picture of a computation, for notebooks and files."""
+"""The picture that `graph` makes of a computation, for notebooks and files."""
 
 import inspect
 import os
@@ -13,8 +13,7 @@ from typing import Any
 
 import jax
 
-from ... import _jax
-from ... import _taps as interpret
+from ... import _jax, _taps
 from ..._describe import describe
 from ..._extras import need
 from ..._files import write_whole
@@ -155,7 +154,7 @@ def graph(
     program = _Program(fun, args, has_aux)
     closed = program.trace()
     used = _jax.prune(_jax.without_consts(closed), [True] * len(program.outputs))
-    told = known(program.flat, program.leaves, interpret.find(used), gradient)
+    told = known(program.flat, program.leaves, _taps.find(used), gradient)
     model = build(_jax.inside_jit(used), closed.consts, program.inputs, program.outputs)
     model = model._replace(facts=told.facts, notes=told.notes)
     if depth is not None:

@@ -10,7 +10,6 @@ import numpy as np
 
 from ... import _jax
 from ..._describe import describe, number
-from ..._source import Place, excerpt
 
 MOST_NUMBERS = 6
 MOST_LETTERS = 34
@@ -81,31 +80,27 @@ def _plain(x: Any) -> str:
     return f"{float(x):.4g}"
 
 
-def operation(eqn: compat.JaxprEqn) -> str:
+def operation(equation: _jax.Equation) -> str:
     """What an equation does, with the numbers it is done with: `mul 2`, `sub(1, ·)`."""
-    primitive, params = eqn.primitive.name, eqn.params
-    bodies = compat.subjaxprs(params)
-    if bodies and primitive != "register_hook":
-        name = params.get("name") or compat.function(bodies[0])[0]
-        return short(str(name).strip("_") or primitive)
-    title = _OWN.get(primitive, primitive)
-    given = [_plain(v.val) if _is_number(v) else "·" for v in eqn.invars]
+    name = equation.name
+    if equation.programs and name != "register_hook":
+        return short(equation.called.strip("_") or name)
+    title = _OWN.get(name, name)
+    given = [_plain(_jax.value_of(v)) if _is_number(v) else "·" for v in equation.reads]
     literals = [text for text in given if text != "·"]
-    if literals and given[-len(literals) :] != literals and primitive not in _COMMUTATIVE:
+    trailing = given[len(given) - len(literals) :] == literals
+    if not trailing and not _jax.has(name, _jax.Trait.COMMUTATIVE):
         return short(f"{title}({', '.join(given)})")
-    words = [title, *literals]
-    if primitive == "integer_pow":
-        words.append(str(params["y"]))
-    if primitive.startswith("reduce_") and params.get("axes"):
-        words.append(f"axis {', '.join(map(str, params['axes']))}")
+    words, exponent, axes = [title, *literals], _jax.exponent(equation), _jax.axes_lost(equation)
+    if exponent is not None:
+        words.append(str(exponent))
+    if name.startswith("reduce_") and axes:
+        words.append(f"axis {', '.join(map(str, axes))}")
     return short(" ".join(words))
 
 
-_COMMUTATIVE = {"add", "mul", "max", "min", "eq", "ne", "and", "or", "xor"}
-
-
 def _is_number(atom: Any) -> bool:
-    return isinstance(atom, _jax.Literal) and not atom.aval.shape
+    return _jax.is_literal(atom) and not _jax.type_of(atom).shape
 
 
 def call(text: str) -> str:
@@ -124,21 +119,17 @@ def call(text: str) -> str:
     return fun.attr if isinstance(fun, ast.Attribute) else getattr(fun, "id", "")
 
 
-def tip(eqn: compat.JaxprEqn, place: Place | None) -> str:
+def tip(equation: _jax.Equation, place: _jax.Place | None) -> str:
     """The operation with its parameters, and the user's file, line and text."""
-    params = ", ".join(
-        f"{key}={short(str(value), 60)}"
-        for key, value in eqn.params.items()
-        if not compat.subjaxprs(value) and value is not None and not callable(value)
-    )
-    what = short(f"{eqn.primitive.name}[{params}]" if params else eqn.primitive.name, 300)
+    params = ", ".join(f"{key}={short(text, 60)}" for key, text in equation.shown.items())
+    what = short(f"{equation.name}[{params}]" if params else equation.name, 300)
     return "\n".join([what, *where(place)])
 
 
-def where(place: Place | None) -> list[str]:
+def where(place: _jax.Place | None) -> list[str]:
     """The user's line: where it is, and its text."""
     if place is None:
         return []
     own = place.own
     file = f"{Path(own.file).name}, " if Path(own.file).is_file() else ""  # not a notebook's cell
-    return [f"{file}line {own.line}, in {own.function}", *excerpt(own)[:1]]
+    return [f"{file}line {own.line}, in {own.function}", *_jax.excerpt(own)[:1]]

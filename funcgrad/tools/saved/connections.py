@@ -1,4 +1,4 @@
-"""Adds `disconnected`: which inputs and named values the result does not depend on, and why.
+"""Which inputs and named values the result does not depend on, and why: `disconnected`.
 
 A value is connected if its gradient depends on that of the result, in the program of the backward
 pass. For one that is not, the program is followed forward from it, as far as each operation has a
@@ -12,12 +12,10 @@ from typing import Any
 
 import jax
 
-from ... import _jax
-from ... import _source as source
-from ... import _taps as interpret
+from ... import _jax, _taps
+from ..._jax import Dataflow, Vertex
 from ..._lists import inverted, merge, select, split_at
 from ..._mistakes import explained
-from .dataflow import Graph, Value
 from .flat import flatten, inexact
 
 
@@ -83,14 +81,14 @@ def disconnected(
     flat = flatten(fun, args, argnums, "disconnected")
     with explained:
         closed = jax.make_jaxpr(lambda *arrays: flat.run(arrays))(*flat.arrays)
-    sites = interpret.find(closed)
+    sites = _taps.find(closed)
     unknown = {name: why for name, site in sites.items() if (why := _untold(site))}
     taps = {name: site.taps() for name, site in sites.items() if name not in unknown}
     leaves, tree = jax.tree.flatten(taps)
 
     def tapped(*inputs: Any) -> list[Any]:
         arrays, sinks = inputs[: len(flat.arrays)], inputs[len(flat.arrays) :]
-        return interpret.run(closed, arrays, tree.unflatten(sinks))[0]
+        return _taps.run(closed, arrays, tree.unflatten(sinks))[0]
 
     program = jax.make_jaxpr(tapped)(*flat.arrays, *leaves)
     reasons = _reasons(program, [*flat.moving, *[True] * len(leaves)])
@@ -110,7 +108,7 @@ def _joined(reasons: Sequence[str]) -> str:
     return f"{why}: the result does not use what `retain_grad` returned" if why == NEVER else why
 
 
-def _untold(site: interpret.Site) -> str:
+def _untold(site: _taps.Site) -> str:
     """Why nothing can be said of a tag, if so."""
     if site.clash:
         return "the name is used twice"
@@ -125,7 +123,7 @@ def _reasons(program: _jax.Jaxpr, moving: Sequence[bool]) -> list[str]:
     connected = merge(moving, linked, [True] * (len(moving) - sum(moving)))
     if all(connected):
         return [""] * len(connected)
-    search = _Search(Graph(program))
+    search = _Search(Dataflow(program))
     return [
         "" if linked else search.reason(value)
         for value, linked in zip(search.graph.inputs, connected, strict=True)
@@ -137,10 +135,9 @@ def _links(program: _jax.Jaxpr, moving: Sequence[bool]) -> list[list[bool]]:
 
     Results that take no gradient have none.
     """
-    jaxpr, run = compat.open_up(program), _jax.as_function(program)
-    avals = [v.aval for v in jaxpr.invars]
-    able = [inexact(v.aval) for v in jaxpr.outvars]
-    count = len(avals)
+    run, types = _jax.as_function(program), _jax.input_types(program)
+    results, count = _jax.output_types(program), len(types)
+    able = [*map(inexact, results)]
 
     def backward(*inputs: Any) -> Any:
         primals, cotangents = split_at(inputs, count)
@@ -148,27 +145,26 @@ def _links(program: _jax.Jaxpr, moving: Sequence[bool]) -> list[list[bool]]:
         flat = lambda *xs: select(run(*merge(moving, xs, fixed)), able)  # noqa: E731
         return jax.vjp(flat, *select(primals, moving))[1](cotangents)
 
-    outs = [v.aval for v in select(jaxpr.outvars, able)]
-    graph = Graph(jax.make_jaxpr(backward)(*avals, *outs))
+    graph = Dataflow(jax.make_jaxpr(backward)(*types, *select(results, able)))
     after = _consumers(graph)
     columns = [_reached([ct], after) for ct in graph.inputs[count:]]
-    nothing: set[Value] = set()
+    nothing: set[Vertex] = set()
     return [
         [x in column for column in merge(able, columns, [nothing] * (len(able) - sum(able)))]
         for x in graph.outputs
     ]
 
 
-def _consumers(graph: Graph) -> dict[Value, list[Value]]:
+def _consumers(graph: Dataflow) -> dict[Vertex, list[Vertex]]:
     """What is made of each value."""
-    after: dict[Value, list[Value]] = {value: [] for value in graph.values}
+    after: dict[Vertex, list[Vertex]] = {value: [] for value in graph.values}
     for value in graph.values:
         for made_of in dict.fromkeys(value.sources):
             after[made_of].append(value)
     return after
 
 
-def _reached(start: Sequence[Value], edges: dict[Value, list[Value]]) -> set[Value]:
+def _reached(start: Sequence[Vertex], edges: dict[Vertex, list[Vertex]]) -> set[Vertex]:
     found, ahead = set(start), list(start)
     while ahead:
         new = [value for value in edges[ahead.pop()] if value not in found]
@@ -180,13 +176,13 @@ def _reached(start: Sequence[Value], edges: dict[Value, list[Value]]) -> set[Val
 class _Search:
     """Looks for what cuts an input off."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Dataflow):
         self.graph = graph
         self._after = _consumers(graph)
         self._before = _reached(graph.outputs, {v: v.sources for v in graph.values})
-        self._known: dict[int, dict[Any, list[bool]]] = {}
+        self._known: dict[_jax.Equation, dict[Any, list[bool]]] = {}
 
-    def reason(self, start: Value) -> str:
+    def reason(self, start: Vertex) -> str:
         """Why no gradient comes back to an input."""
         found, ahead, ends = {start}, [start], list[str]()
         while ahead:
@@ -204,32 +200,32 @@ class _Search:
             return f"only {'; and '.join(first)}" + (f"; and {more} more" if more > 0 else "")
         return "its derivative is zero" if start in self._before else NEVER
 
-    def _end(self, value: Value, made: Value) -> str:
+    def _end(self, value: Vertex, made: Vertex) -> str:
         """How what is made of a value is without derivative; empty where it has one."""
         where = _place(made)
         if made.role == "branch" and value is made.sources[0]:
             return f"as what `{made.operation}` decides by{where}"
         if made.operation == "stop_gradient":
             return f"under `detach`{where}"
-        if not inexact(made.aval):
-            return f"through `{made.operation}`, which makes {made.aval.dtype}{where}"
+        if not inexact(made.type):
+            return f"through `{made.operation}`, which makes {made.type.dtype}{where}"
         if made.role != "made" or self._passes(value, made):
             return ""
         if made.operation in RULES:
             return f"through {RULES[made.operation]}, which lets no gradient through{where}"
         return f"through `{made.operation}`, which has no derivative{where}"
 
-    def _passes(self, value: Value, made: Value) -> bool:
+    def _passes(self, value: Vertex, made: Vertex) -> bool:
         """Whether an operation has a derivative with respect to a value."""
-        eqn = made.path[-1]
-        operands = [v for v, x in zip(eqn.invars, made.sources, strict=True) if x is value]
-        if id(eqn) not in self._known:
-            closed, inputs = compat.alone(made.jaxpr, eqn)
-            moving = [inexact(v.aval) for v in inputs]
-            links = _links(closed, moving)
-            still = [[False] * len(eqn.outvars)] * (len(moving) - sum(moving))
-            self._known[id(eqn)] = dict(zip(inputs, merge(moving, links, still), strict=True))
-        return any(self._known[id(eqn)][v][made.index] for v in operands)
+        equation = made.path[-1]
+        pairs = zip(equation.reads, made.sources, strict=True)
+        if equation not in self._known:
+            alone, inputs = equation.alone()
+            moving = [*map(inexact, _jax.input_types(alone))]
+            links = _links(alone, moving)
+            still = [[False] * len(equation.makes)] * (len(moving) - sum(moving))
+            self._known[equation] = dict(zip(inputs, merge(moving, links, still), strict=True))
+        return any(self._known[equation][v][made.index] for v, source in pairs if source is value)
 
 
 SHOWN = 3
@@ -237,11 +233,11 @@ NEVER = "never used"
 RULES = {"custom_vjp_call": "a `custom_vjp`", "register_hook": "a `register_hook`"}
 
 
-def _place(value: Value) -> str:
+def _place(value: Vertex) -> str:
     """Where a value is made, in words."""
-    place = source.place(value.path)
+    place = _jax.place(value.path)
     if place is None:
         return ""
-    text = source.expression(place.own)
+    text = _jax.expression(place.own)
     where = f"{Path(place.own.file).name}:{place.own.line} in {place.own.function}"
     return f" ({where}: {text})" if text else f" ({where})"

@@ -1,4 +1,4 @@
-"""Adds `saved_tensors`: what the backward pass of a function keeps, as a table.
+"""What the backward pass of a function keeps, as a table: `saved_tensors`.
 
 What is kept is the pytree that `jax.vjp` returns. The forward pass that returns it is traced, and
 each of its results is followed back to the argument, the constant or the line it comes from.
@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ... import _jax
-from ... import _source as source
 from ..._describe import describe
+from ..._jax import Dataflow, Vertex
 from ..._mistakes import explained
 from ...errors import TagError, UsageError
-from .dataflow import Graph, Value, constants, names
 from .flat import Flat, flatten, inexact
 
 
@@ -197,26 +195,26 @@ def saved_tensors(
     """
     flat = flatten(fun, args, argnums, "saved_tensors")
     closed = _forward(flat)
-    graph = Graph(closed)
-    sizes: dict[Value, Any] = {}
-    for value, out in zip(graph.outputs, compat.open_up(closed).outvars, strict=True):
-        if _bytes(out.aval):
-            sizes.setdefault(value.same, out.aval)
+    graph = Dataflow(closed)
+    sizes: dict[Vertex, Any] = {}
+    for value, type_ in zip(graph.outputs, _jax.output_types(closed), strict=True):
+        if _bytes(type_):
+            sizes.setdefault(value.same, type_)
     kept = list(sizes)
-    cheap, constant = _recomputable(graph, kept), constants(graph)
-    tagged, total = names(graph), sum(map(_bytes, sizes.values()))
+    cheap, constant = _recomputable(graph, kept), graph.constants()
+    tagged, total = graph.names(), sum(map(_bytes, sizes.values()))
     rows = []
-    for value, aval in sizes.items():
+    for value, type_ in sizes.items():
         kind = "argument" if value.role == "input" else "intermediate"
         kind = "constant" if value in constant else kind
         origin, notes = _origin(value, constant)
         rows.append(
             SavedTensor(
                 name=flat.paths[origin.index] if origin.role == "input" else tagged.get(origin, ""),
-                shape=aval.shape,
-                dtype=aval.dtype,
-                bytes=_bytes(aval),
-                share=_bytes(aval) / total,
+                shape=type_.shape,
+                dtype=type_.dtype,
+                bytes=_bytes(type_),
+                share=_bytes(type_) / total,
                 kind=kind,
                 recomputable=kind == "intermediate" and value in cheap,
                 **_where(origin, notes),
@@ -244,21 +242,21 @@ def _forward(flat: Flat) -> _jax.Jaxpr:
         return jax.make_jaxpr(forward)(*flat.arrays)
 
 
-def _bytes(aval: Any) -> int:
-    return int(aval.size) * int(aval.dtype.itemsize)
+def _bytes(type_: Any) -> int:
+    return int(type_.size) * int(type_.dtype.itemsize)
 
 
-def _recomputable(graph: Graph, kept: Sequence[Value]) -> set[Value]:
+def _recomputable(graph: Dataflow, kept: Sequence[Vertex]) -> set[Vertex]:
     """The values that follow by cheap arithmetic from inputs and from others that are kept."""
     at_hand = {value.sources[0].same if value.role == "stack" else value for value in kept}
-    follows: set[Value] = set()
+    follows: set[Vertex] = set()
 
-    def known(value: Value) -> bool:
+    def known(value: Vertex) -> bool:
         return value in at_hand or value.same in at_hand or value in follows
 
     for value in graph.values:
         if value.role == "made":
-            cheap = value.same is not value or value.operation in compat.CHEAP
+            cheap = value.same is not value or _jax.has(value.operation, _jax.Trait.CHEAP)
         else:
             cheap = value.role in ("constant", "row", "stack")
         if value.role == "input":
@@ -273,12 +271,12 @@ def _recomputable(graph: Graph, kept: Sequence[Value]) -> set[Value]:
     }
 
 
-def _origin(value: Value, constant: set[Value]) -> tuple[Value, str]:
+def _origin(value: Vertex, constant: set[Vertex]) -> tuple[Vertex, str]:
     """The value whose name and line a kept one bears, and what to add to its operation.
 
     Of a stack it is what a loop keeps of each step, of what was packed the value before.
     """
-    seen: set[Value] = set()
+    seen: set[Vertex] = set()
     notes = dict[str, None]()
     while value not in seen:
         seen.add(value)
@@ -299,23 +297,17 @@ def _origin(value: Value, constant: set[Value]) -> tuple[Value, str]:
         elif value.operation == "device_put":
             notes["moved"] = None
             value = value.sources[value.index]
-        elif value.operation == "reduce_precision" and _keeps_all(value):
+        elif value.operation == "reduce_precision" and _jax.keeps_precision(value.path[-1]):
             value = value.sources[0]
     return value, "".join(f", {note}" for note in notes)
 
 
-def _keeps_all(value: Value) -> bool:
-    """Whether rounding is to the precision there is, as a policy of `jax.checkpoint` puts it in."""
-    bits, to = jnp.finfo(value.aval.dtype), value.path[-1].params
-    return (to["exponent_bits"], to["mantissa_bits"]) == (bits.nexp, bits.nmant)
-
-
-def _where(value: Value, notes: str) -> dict[str, Any]:
+def _where(value: Vertex, notes: str) -> dict[str, Any]:
     """What made a value, and the user's line."""
     operation = value.operation if value.path else ""
     found: dict[str, Any] = {"operation": f"{operation}{notes}"}
-    if place := source.place(value.path):
+    if place := _jax.place(value.path):
         frame = place.own
         found.update(file=frame.file, line=frame.line, function=frame.function)
-        found["expression"] = source.expression(frame)
+        found["expression"] = _jax.expression(frame)
     return found
