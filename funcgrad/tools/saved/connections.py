@@ -15,10 +15,12 @@ import jax
 from ... import _compat as compat
 from ... import _source as source
 from ... import _taps as interpret
+from ..._calls import argument
+from ..._leaves import takes_gradient
 from ..._lists import inverted, merge, select, split_at
 from ..._mistakes import explained
+from .call import asked
 from .dataflow import Graph, Value
-from .flat import flatten, inexact
 
 
 @dataclass(frozen=True)
@@ -80,24 +82,24 @@ def disconnected(
     >>> found.inputs["argument 0['target']"].partition(" (")[0]
     'only under `detach`'
     """
-    flat = flatten(fun, args, argnums, "disconnected")
+    call, moving = asked(fun, args, argnums, "disconnected")
     with explained:
-        closed = jax.make_jaxpr(lambda *arrays: flat.run(arrays))(*flat.arrays)
+        closed = jax.make_jaxpr(lambda *arrays: call.returned(arrays).arrays)(*call.arrays)
     sites = interpret.find(closed)
     unknown = {name: why for name, site in sites.items() if (why := _untold(site))}
     taps = {name: site.taps() for name, site in sites.items() if name not in unknown}
     leaves, tree = jax.tree.flatten(taps)
 
     def tapped(*inputs: Any) -> list[Any]:
-        arrays, sinks = inputs[: len(flat.arrays)], inputs[len(flat.arrays) :]
+        arrays, sinks = inputs[: len(moving)], inputs[len(moving) :]
         return interpret.run(closed, arrays, tree.unflatten(sinks))[0]
 
-    program = jax.make_jaxpr(tapped)(*flat.arrays, *leaves)
-    reasons = _reasons(program, [*flat.moving, *[True] * len(leaves)])
-    inputs, rest = split_at(reasons, len(flat.arrays))
+    program = jax.make_jaxpr(tapped)(*call.arrays, *leaves)
+    reasons = _reasons(program, [*moving, *[True] * len(leaves)])
+    inputs, rest = split_at(reasons, len(moving))
     named = {name: jax.tree.leaves(why) for name, why in tree.unflatten(rest).items()}
     return Disconnected(
-        {path: why for path, why in zip(flat.paths, inputs, strict=True) if why},
+        {path: why for path, why in zip(call.names(argument), inputs, strict=True) if why},
         # A named value is disconnected where each of its leaves is.
         {name: _joined(named[name]) for name in taps if named[name] and all(named[name])},
         unknown,
@@ -139,7 +141,7 @@ def _links(program: compat.ClosedJaxpr, moving: Sequence[bool]) -> list[list[boo
     """
     jaxpr, run = compat.open_up(program), compat.jaxpr_as_fun(program)
     avals = [v.aval for v in jaxpr.invars]
-    able = [inexact(v.aval) for v in jaxpr.outvars]
+    able = [takes_gradient(v.aval) for v in jaxpr.outvars]
     count = len(avals)
 
     def backward(*inputs: Any) -> Any:
@@ -211,7 +213,7 @@ class _Search:
             return f"as what `{made.operation}` decides by{where}"
         if made.operation == "stop_gradient":
             return f"under `detach`{where}"
-        if not inexact(made.aval):
+        if not takes_gradient(made.aval):
             return f"through `{made.operation}`, which makes {made.aval.dtype}{where}"
         if made.role != "made" or self._passes(value, made):
             return ""
@@ -225,7 +227,7 @@ class _Search:
         operands = [v for v, x in zip(eqn.invars, made.sources, strict=True) if x is value]
         if id(eqn) not in self._known:
             closed, inputs = compat.alone(made.jaxpr, eqn)
-            moving = [inexact(v.aval) for v in inputs]
+            moving = [takes_gradient(v.aval) for v in inputs]
             links = _links(closed, moving)
             still = [[False] * len(eqn.outvars)] * (len(moving) - sum(moving))
             self._known[id(eqn)] = dict(zip(inputs, merge(moving, links, still), strict=True))

@@ -15,11 +15,14 @@ import jax.numpy as jnp
 
 from ... import _compat as compat
 from ... import _source as source
+from ..._calls import Call, argument
 from ..._describe import describe
+from ..._leaves import takes_gradient
+from ..._lists import inverted, merge, select
 from ..._mistakes import explained
 from ...errors import TagError, UsageError
+from .call import asked
 from .dataflow import Graph, Value, constants, names
-from .flat import Flat, flatten, inexact
 
 
 @dataclass(frozen=True)
@@ -195,8 +198,8 @@ def saved_tensors(
     >>> saved.total, [(row.name, row.bytes, row.kind) for row in saved]
     (1536, [('h', 1024, 'intermediate'), ('argument 1', 512, 'argument')])
     """
-    flat = flatten(fun, args, argnums, "saved_tensors")
-    closed = _forward(flat)
+    call, moving = asked(fun, args, argnums, "saved_tensors")
+    closed, paths = _forward(call, moving), call.names(argument)
     graph = Graph(closed)
     sizes: dict[Value, Any] = {}
     for value, out in zip(graph.outputs, compat.open_up(closed).outvars, strict=True):
@@ -212,7 +215,7 @@ def saved_tensors(
         origin, notes = _origin(value, constant)
         rows.append(
             SavedTensor(
-                name=flat.paths[origin.index] if origin.role == "input" else tagged.get(origin, ""),
+                name=paths[origin.index] if origin.role == "input" else tagged.get(origin, ""),
                 shape=aval.shape,
                 dtype=aval.dtype,
                 bytes=_bytes(aval),
@@ -225,14 +228,17 @@ def saved_tensors(
     return SavedTensors(tuple(sorted(rows, key=lambda row: -row.bytes)))
 
 
-def _forward(flat: Flat) -> compat.ClosedJaxpr:
+def _forward(call: Call, moving: Sequence[bool]) -> compat.ClosedJaxpr:
     """The forward pass as a program that returns what the backward pass keeps."""
 
     def forward(*arrays: Any) -> list[Any]:
-        def run(*leaves: Any) -> list[Any]:
-            return [x for x in flat.run(flat.merged(leaves, arrays)) if inexact(x)]
+        still = select(arrays, inverted(moving))
 
-        out, pullback = jax.vjp(run, *flat.taken(arrays))
+        def run(*leaves: Any) -> list[Any]:
+            results = call.returned(merge(moving, leaves, still)).arrays
+            return [x for x in results if takes_gradient(x)]
+
+        out, pullback = jax.vjp(run, *select(arrays, moving))
         if not out:
             raise UsageError(
                 "`saved_tensors` got a function that returns nothing that takes a gradient, and"
@@ -241,7 +247,7 @@ def _forward(flat: Flat) -> compat.ClosedJaxpr:
         return jax.tree.leaves(pullback)
 
     with explained:
-        return jax.make_jaxpr(forward)(*flat.arrays)
+        return jax.make_jaxpr(forward)(*call.arrays)
 
 
 def _bytes(aval: Any) -> int:
