@@ -229,15 +229,24 @@ def _names(whole: Any, parts: Parts, title: Callable[[Any], str]) -> list[str]:
     return list(map(title, _paths(whole, parts)))
 
 
-def argument(path: Any) -> str:
-    """What a leaf of the pair `(args, kwargs)` is called: `argument 0['w']`.
+def argument(place: int | str, inner: Sequence[Any] = ()) -> str:
+    """What a leaf of an argument is called.
 
-    >>> [(path, _)] = jax.tree_util.tree_leaves_with_path(((), {"params": {"w": 1.0}}))
-    >>> argument(path)
-    "argument params['w']"
+    Args:
+        place: the argument's position or keyword.
+        inner: the leaf's path in it.
+
+    >>> [(path, _)] = jax.tree_util.tree_leaves_with_path({"w": 1.0})
+    >>> argument(0, path), argument("params", path)
+    ("argument 0['w']", "argument params['w']")
     """
+    return f"argument {place}{jax.tree_util.keystr(tuple(inner))}"
+
+
+def argument_at(path: Any) -> str:
+    """What a leaf of the pair `(args, kwargs)` is called, by its path in the pair."""
     which, place, *inner = path
-    return f"argument {place.key if which.idx else place.idx}{jax.tree_util.keystr(tuple(inner))}"
+    return argument(place.key if which.idx else place.idx, inner)
 
 
 def every_argument(

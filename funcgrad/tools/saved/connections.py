@@ -15,7 +15,7 @@ import jax
 from ... import _compat as compat
 from ... import _source as source
 from ... import _taps as interpret
-from ..._calls import argument
+from ..._calls import argument_at
 from ..._leaves import takes_gradient
 from ..._lists import inverted, merge, select, split_at
 from ..._mistakes import explained
@@ -99,7 +99,7 @@ def disconnected(
     inputs, rest = split_at(reasons, len(moving))
     named = {name: jax.tree.leaves(why) for name, why in tree.unflatten(rest).items()}
     return Disconnected(
-        {path: why for path, why in zip(call.names(argument), inputs, strict=True) if why},
+        {path: why for path, why in zip(call.names(argument_at), inputs, strict=True) if why},
         # A named value is disconnected where each of its leaves is.
         {name: _joined(named[name]) for name in taps if named[name] and all(named[name])},
         unknown,

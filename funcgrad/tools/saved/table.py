@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ... import _compat as compat
 from ... import _source as source
-from ..._calls import Call, argument
+from ..._calls import Call, argument_at
 from ..._describe import describe
 from ..._leaves import takes_gradient
 from ..._lists import inverted, merge, select
@@ -199,7 +199,7 @@ def saved_tensors(
     (1536, [('h', 1024, 'intermediate'), ('argument 1', 512, 'argument')])
     """
     call, moving = asked(fun, args, argnums, "saved_tensors")
-    closed, paths = _forward(call, moving), call.names(argument)
+    closed, paths = _forward(call, moving), call.names(argument_at)
     graph = Graph(closed)
     sizes: dict[Value, Any] = {}
     for value, out in zip(graph.outputs, compat.open_up(closed).outvars, strict=True):
