@@ -181,9 +181,7 @@ def _flat(call: Call, has_aux: bool) -> Callable[..., tuple[Any, Returned]]:
                 f"`graph` got a function that returns {describe(result)}, and wants (out, aux)"
                 " where has_aux=True"
             )
-        check_arrays(
-            result[0], "graph", advice="; return anything else beside them with has_aux=True"
-        )
+        check_arrays(result[0], "graph", "; return anything else beside them with has_aux=True")
         return result[0], returned(result)
 
     return flat
