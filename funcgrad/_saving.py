@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from . import _jax
-from ._argnums import places, positions
+from ._calls import Returned, every_argument, from_front, positions, returned, take_apart
 from ._describe import describe, differences
+from ._leaves import adopt_dtype, takes_gradient
 from ._lists import inverted, merge, partly, select, split_at
 from ._mistakes import explained
-from ._trees import Split, adopt_dtype, is_array, part
 from .errors import GradientError, TreeError, UsageError
 
 
@@ -134,10 +134,6 @@ def _to_device(x: Any) -> Any:
     return jax.device_put(x, jax.memory.Space.Device, src=jax.memory.Space.Host)
 
 
-NUMBERS = (bool, int, float, complex)
-"""Python's own numbers, which are handed on as they are: a flag, a size, an exponent."""
-
-
 class Map(NamedTuple):
     """A `vmap` around a call.
 
@@ -177,32 +173,23 @@ def _call(
     fun: Any, pack: Any, unpack: Any, argnums: tuple[int, ...], args: Any, kwargs: Any
 ) -> Any:
     """Traces `fun` and binds the primitive."""
-    chosen = places(argnums, len(args), "saved_tensors_hooks")
-    leaves = jax.tree_util.tree_leaves_with_path((args, kwargs))
-    tree = jax.tree.structure((args, kwargs))
-    array = [is_array(leaf) and not isinstance(leaf, NUMBERS) for _, leaf in leaves]
-    found, recipe = part(tree, [leaf for _, leaf in leaves], array)
-    out: list[Split] = []
+    chosen = from_front(argnums, len(args), "saved_tensors_hooks")
+    call = every_argument(fun, args, kwargs)
+    arrays = [*map(jnp.asarray, call.arrays)]
 
-    def flat(*arrays: Any) -> list[Any]:
-        given, named = recipe.join(arrays)
-        returned, structure = jax.tree.flatten(fun(*given, **named))
-        results, made = part(structure, returned, [*map(is_array, returned)])
-        out.append(made)
-        return [jnp.asarray(x) for x in results]
+    def flat(*arrays: Any) -> Returned:
+        return call.returned(arrays)
 
-    arrays = [*map(jnp.asarray, found)]
     with explained:
-        closed = jax.make_jaxpr(flat)(*arrays)
+        closed, result = jax.make_jaxpr(flat, return_shape=True)(*arrays)
     if effect := _jax.ordered_effect(closed):
         raise UsageError(
             f"`saved_tensors_hooks` got a function with the effect {effect}, whose order it cannot"
             " keep: print and call back without ordered=True"
         )
-    packed = tuple(path[0].idx == 0 and path[1].idx in chosen for path, _ in select(leaves, array))
-    static = Hooked(pack, unpack, (*[False] * len(closed.consts), *packed))
+    static = Hooked(pack, unpack, (*[False] * len(closed.consts), *call.belong(chosen)))
     body = _jax.without_consts(closed)
-    return out[-1].join(hooks_p.bind(*closed.consts, *arrays, body=body, hooked=static))
+    return result.parts.join(hooks_p.bind(*closed.consts, *arrays, body=body, hooked=static))
 
 
 class Moving(NamedTuple):
@@ -240,7 +227,7 @@ def _types(*_: Any, body: _jax.Jaxpr, hooked: Hooked) -> list[Any]:
 
 def _jvp(primals: Any, tangents: Any, *, body: _jax.Jaxpr, hooked: Hooked) -> Any:
     given = tuple(type(dot) is not _jax.Zero for dot in tangents)
-    able = map(inexact, _jax.output_types(body))
+    able = map(takes_gradient, _jax.output_types(body))
     reached = tuple(
         can and any(d and m for d, m in zip(row, given, strict=True))
         for can, row in zip(able, _jax.dependencies(body), strict=True)
@@ -272,12 +259,12 @@ def _with_tangents(body: _jax.Jaxpr, hooked: Hooked, moving: Moving, *operands: 
     packed = [
         _packed(hooked.pack, x) if c else x for x, c in zip(kept.leaves, kept.chosen, strict=True)
     ]
-    leaves, recipe = _arrays(packed)
+    leaves, parts = take_apart(packed, _is_held)
 
     def linear(leaves: list[Any], dots: Sequence[Any]) -> list[Any]:
         values = [
             _unpacked(hooked.unpack, x, aval) if c else x
-            for x, c, aval in zip(recipe.join(leaves), kept.chosen, kept.types, strict=True)
+            for x, c, aval in zip(parts.join(leaves), kept.chosen, kept.types, strict=True)
         ]
         return list(kept.linear(values)(*dots))
 
@@ -338,7 +325,7 @@ def _linearized(
     firsts = [seen.setdefault(key, i) for i, key in enumerate(keys)]
     once = sorted(set(firsts))
     chosen = [
-        inexact(leaves[i])
+        takes_gradient(leaves[i])
         and values[i] not in fixed
         and (values[i].role != "input" or hooked.packed[values[i].index])
         for i in once
@@ -354,17 +341,19 @@ def _linearized(
 
 def _packed(pack: Callable[[Any], Any], x: Any) -> Any:
     """What `pack` makes of a value."""
-    recipes: list[Split] = []
 
-    def flat(x: Any) -> list[Any]:
-        leaves, recipe = _arrays(pack(x))
-        recipes.append(recipe)
-        return leaves
+    def flat(x: Any) -> Returned:
+        return returned(pack(x), _is_held)
 
     with explained:
-        closed = jax.make_jaxpr(flat)(x)
+        closed, held = jax.make_jaxpr(flat, return_shape=True)(x)
     body = _jax.without_consts(closed)
-    return recipes[-1].join(pack_p.bind(*closed.consts, x, body=body))
+    return held.parts.join(pack_p.bind(*closed.consts, x, body=body))
+
+
+def _is_held(leaf: Any) -> bool:
+    """Whether a leaf of what `pack` returns is held between the passes."""
+    return isinstance(leaf, jax.Array)
 
 
 def _unpacked(unpack: Callable[[Any], Any], packed: Any, aval: Any) -> Any:
@@ -376,12 +365,6 @@ def _unpacked(unpack: Callable[[Any], Any], packed: Any, aval: Any) -> Any:
             " return an array of that shape and dtype:\n  " + "\n  ".join(wrong)
         )
     return value
-
-
-def _arrays(tree: Any) -> tuple[list[Any], Split]:
-    """The arrays of a pytree, and how it is put together from them."""
-    leaves, structure = jax.tree.flatten(tree)
-    return part(structure, leaves, [isinstance(leaf, jax.Array) for leaf in leaves])
 
 
 def _batch(axis: Any, operands: Any, dims: Any, *, body: _jax.Jaxpr, hooked: Hooked) -> Any:
@@ -440,7 +423,8 @@ def _pack_types(*_: Any, body: _jax.Jaxpr) -> list[Any]:
 def _pack_jvp(primals: Any, tangents: Any, *, body: _jax.Jaxpr) -> Any:
     """A second derivative: refused where integers would lose it."""
     types = _pack_types(body=body)
-    if any(type(dot) is not _jax.Zero for dot in tangents) and not all(map(inexact, types)):
+    moving = any(type(dot) is not _jax.Zero for dot in tangents)
+    if moving and not all(map(takes_gradient, types)):
         raise GradientError(
             "`saved_tensors_hooks` got a second derivative through `pack`, which makes"
             f" {', '.join(map(describe, types))} of {describe(primals[-1])}, and integers carry no"
@@ -469,8 +453,3 @@ _jax.def_batch(hooks_p, _batch)
 
 _jax.anatomy("pack", lambda e: _jax.straight(e, e.own["body"], _jax.CUSTOM))
 _jax.anatomy("saved_tensors_hooks", _bodies, _reenter, _around, programs=lambda e: [e.own["body"]])
-
-
-def inexact(type_: Any) -> bool:
-    """Whether a type is floating or complex."""
-    return bool(jnp.issubdtype(type_.dtype, jnp.inexact))

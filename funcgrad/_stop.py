@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from ._describe import describe, differences
+from ._leaves import adopt_dtype, is_array, takes_gradient
 from ._mistakes import explained
 from ._tags import inject
-from ._trees import adopt_dtype, is_array, takes_gradient
 from .errors import TreeError, UsageError
 
 T = TypeVar("T")

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from . import _jax
+from ._calls import scatter
 from ._describe import describe, differences, tensor_advice
+from ._leaves import adopt_dtype, conjugate, is_array, takes_gradient
 from ._mistakes import explained
-from ._trees import adopt_dtype, conjugate, is_array, scatter, takes_gradient
 from .errors import TreeError, UsageError
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from .._describe import describe, differences, tensor_advice
-from .._trees import sum_dtype, takes_gradient
+from .._leaves import takes_gradient
 from ..errors import TreeError, UsageError
 
 
@@ -49,6 +49,16 @@ def _zeros(leaf: Any, dtype: Any) -> Any:
     if not takes:
         return None
     return jnp.zeros(jnp.shape(leaf), dtype or sum_dtype(jnp.result_type(leaf)))
+
+
+def sum_dtype(dtype: Any) -> Any:
+    """The dtype to add up numbers of `dtype` in: float32 for half precision, any other as it is.
+
+    >>> sum_dtype(jnp.dtype("bfloat16")), sum_dtype(jnp.dtype("int8"))
+    (dtype('float32'), dtype('int8'))
+    """
+    half = dtype.itemsize < 4 and jnp.issubdtype(dtype, jnp.floating)
+    return jnp.dtype(jnp.float32) if half else dtype
 
 
 def accumulate_grad(acc: Any, grads: Any) -> Any:

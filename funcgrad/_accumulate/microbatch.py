@@ -23,11 +23,12 @@ import numpy as np
 from jax import lax
 
 from .. import _jax
-from .._argnums import places, positions
+from .._calls import Call, argument, from_front, path_of, positions, replaced, take_apart
 from .._describe import describe, differences
+from .._leaves import is_array, is_traced, takes_gradient
 from .._mistakes import explained
-from .._trees import Split, is_array, part, path_of, sum_dtype, takes_gradient
 from ..errors import TreeError, UsageError
+from .accumulator import sum_dtype
 
 WORDS = ("mean", "sum", "stack")
 
@@ -119,7 +120,7 @@ def microbatch(
 
     @functools.wraps(fun)
     def micro_fun(*args: Any, **kwargs: Any) -> Any:
-        chosen = places(
+        chosen = from_front(
             batches + drawing,
             len(args),
             "microbatch",
@@ -130,23 +131,23 @@ def microbatch(
         batch = tuple(jax.tree.map(_array, args[i]) for i in split)
         parts = _parts(args, split, wanted, _devices(mesh, axes))
         keys = [_split_keys(args[i], i, parts.number * parts.devices) for i in keyed]
-        held, recipe = _hold(({i: a for i, a in enumerate(args) if i not in chosen}, kwargs))
 
-        def run(held: list[Any], batch: Any, keys: Any) -> Any:
-            others, kwargs = recipe.join(held)
-            filled = {**others, **dict(zip(chosen, [*batch, *keys], strict=True))}
+        def of_others(others: Any, batch: Any, keys: Any) -> Any:
+            args, kwargs = others
             try:
-                return fun(*(filled[i] for i in range(len(args))), **kwargs)
+                return fun(*replaced(args, chosen, [*batch, *keys]), **kwargs)
             except (TypeError, ValueError) as error:
                 _say_part(error, split, len(jax.tree.leaves(batch)[0]), parts.rows)
                 raise
 
-        task = _Task(run, weight, reduce, parts, axes)
+        others = replaced(args, chosen, [None] * len(chosen)), kwargs
+        call = Call(of_others, others, *take_apart(others, is_traced))
+        task = _Task(call.run, weight, reduce, parts, axes)
         with explained:
             if mesh is None:
                 _check_unsharded(batch)
-                return _join(*_reduced(task, held, batch, keys))
-            return _on_mesh(task, mesh, held, batch, keys)
+                return _join(*_reduced(task, call.arrays, batch, keys))
+            return _on_mesh(task, mesh, call.arrays, batch, keys)
 
     return micro_fun
 
@@ -546,7 +547,7 @@ def _parts(args: Any, places: tuple[int, ...], wanted: int, devices: int) -> _Pa
     """How the leading axis is split, refused where it cannot be."""
     batch = {i: args[i] for i in places}
     shapes = {
-        f"argument {path[0].key}{jax.tree_util.keystr(path[1:])}": leaf
+        argument(path[0].key, path[1:]): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(batch)
     }
     flat = {path: leaf for path, leaf in shapes.items() if not len(getattr(leaf, "shape", ()))}
@@ -594,18 +595,12 @@ def _split_keys(keys: Any, place: int, count: int) -> Any:
         raw = not typed and getattr(key, "dtype", None) == jnp.uint32
         if not (typed and key.ndim == 0) and not (raw and key.ndim == 1):
             raise UsageError(
-                f"`microbatch` got {describe(key)} at argument {place}{jax.tree_util.keystr(path)}"
-                " of `key_argnums`, and wants one PRNG key: jax.random.key(seed)"
+                f"`microbatch` got {describe(key)} at {argument(place, path)} of `key_argnums`,"
+                " and wants one PRNG key: jax.random.key(seed)"
             )
         return jax.random.split(key, count)
 
     return jax.tree_util.tree_map_with_path(split, keys)
-
-
-def _hold(others: Any) -> tuple[list[Any], Split]:
-    """The arrays among the other arguments, and a recipe to put them back among the rest."""
-    leaves, tree = jax.tree.flatten(others)
-    return part(tree, leaves, [isinstance(x, jax.Array | np.ndarray | np.generic) for x in leaves])
 
 
 def _fold(batch: Any, parts: int) -> Any:

@@ -16,7 +16,7 @@ from jax import lax
 
 from .. import _jax
 from .._describe import describe
-from .._trees import is_array
+from .._leaves import is_array
 from ..errors import UnboundError, UsageError
 
 # Where the innermost branch or loop stands that is being traced, None outside.

@@ -26,10 +26,10 @@ import jax.numpy as jnp
 
 from .. import _jax
 from .. import _taps as interpret
-from .._argnums import places, positions
+from .._calls import Call, differentiated, from_front, path_of, positions, scatter
 from .._describe import describe, differences
+from .._leaves import Grads, adopt_dtype, conjugate, takes_gradient
 from .._mistakes import explained
-from .._trees import Grads, adopt_dtype, conjugate, path_of, scatter, split, takes_gradient
 from ..errors import GradientError, TreeError, UsageError
 from .keywords import Either, Named, Plain, WithAux, WithAuxNamed
 from .program import plain, traced
@@ -232,9 +232,10 @@ def vjp(
     _check_callable(fun, "vjp")
     retain = names_of(retain)
     with explained:
-        forward = _forward(
-            lambda whole: fun(*whole), primals, "vjp", has_aux=has_aux, retain=retain
-        )
+        call = differentiated(fun, primals, {}, range(len(primals)), "vjp")
+        if retain is None:
+            _check_any(call, "vjp")
+        forward = _forward(call, "vjp", has_aux=has_aux, retain=retain)
     if has_aux:
         return forward.out, forward.pullback, forward.aux
     return forward.out, forward.pullback
@@ -454,30 +455,20 @@ def _gradient(
         requires_grad = tuple(requires_grad)
 
     def transform(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Result:
-        chosen = places(
+        chosen = from_front(
             found,
             len(args),
             function,
             advice="; arguments passed by keyword are not differentiated, nor is what the function"
             " closes over",
         )
-        whole = tuple(args[i] for i in chosen) if several else args[chosen[0]]
-
-        def of_whole(whole: Any) -> Any:
-            filled = list(args)
-            for place, value in zip(chosen, whole if several else (whole,), strict=True):
-                filled[place] = value
-            return fun(*filled, **kwargs)
-
-        forward = _forward(
-            of_whole,
-            whole,
-            function,
-            has_aux=has_aux,
-            retain=retain,
-            requires_grad=requires_grad,
-            tell_used=not (allow_unused and materialize_grads),
+        call = differentiated(
+            fun, args, kwargs, chosen, function, several=several, requires_grad=requires_grad
         )
+        if retain is None and requires_grad is None:
+            _check_any(call, function)
+        tell_used = not (allow_unused and materialize_grads)
+        forward = _forward(call, function, has_aux=has_aux, retain=retain, tell_used=tell_used)
         pullback = forward.pullback
         leaves, retained = pullback.gradients(gradient)
         if not all(forward.used):
@@ -535,35 +526,30 @@ class _Forward(NamedTuple):
     used: list[bool]
 
 
-def _forward(
-    fun: Callable[[Any], Any],
-    whole: Any,
-    function: str,
-    *,
-    has_aux: bool,
-    retain: Retain,
-    requires_grad: Any = None,
-    tell_used: bool = False,
-) -> _Forward:
-    leaves, recipe = split(whole, function, requires_grad)
-    if not leaves and recipe.rest and retain is None and requires_grad is None:
+def _check_any(call: Call, function: str) -> None:
+    """Refuses a call of which nothing takes a gradient, unless it has no leaves at all."""
+    if not call.arrays and call.parts.rest:
         raise GradientError(
             "only Tensors of floating point and complex dtype can require gradients: "
-            f"`{function}` got {', '.join(map(describe, recipe.rest))} to differentiate with"
+            f"`{function}` got {', '.join(map(describe, call.parts.rest))} to differentiate with"
             " respect to, and wants a floating leaf among them; make it floating (3.0,"
             " jnp.arange(4.0), x.astype(jnp.float32)), or name another argument with argnums="
         )
 
+
+def _forward(
+    call: Call, function: str, *, has_aux: bool, retain: Retain, tell_used: bool = False
+) -> _Forward:
     def flat(leaves: list[Any]) -> tuple[Any, Any]:
-        result = fun(recipe.join(leaves))
+        result = call.run(leaves)
         return _pair(result, function) if has_aux else (result, None)
 
     if retain is None and not tell_used:
-        program = plain(flat, leaves, function)
+        program = plain(flat, call.arrays, function)
     else:
-        program = traced(flat, leaves, function, retain, tell_used)
+        program = traced(flat, call.arrays, function, retain, tell_used)
     sites = program.sites
-    _, pull, ((out, aux), values) = jax.vjp(program.run, leaves, program.taps, has_aux=True)
+    _, pull, ((out, aux), values) = jax.vjp(program.run, call.arrays, program.taps, has_aux=True)
     out_leaves, out_tree = jax.tree.flatten(out)
     pullback: Pullback[Any] = Pullback(
         pull=pull,
@@ -571,8 +557,8 @@ def _forward(
         function=function,
         out=tuple(map(jax.typeof, out_leaves)),
         out_tree=out_tree,
-        tree=recipe.tree,
-        chosen=recipe.chosen,
+        tree=call.parts.tree,
+        chosen=call.parts.chosen,
         tags=None if retain is None else tuple(_tag(name, site) for name, site in sites.items()),
     )
     return _Forward(out, aux, pullback, program.used)

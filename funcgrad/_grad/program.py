@@ -8,9 +8,8 @@ import jax
 
 from .. import _jax
 from .. import _taps as interpret
-from .._describe import describe, tensor_advice
-from .._trees import Split, is_array, part, takes_gradient
-from ..errors import UsageError
+from .._calls import Parts, check_arrays, returned
+from .._leaves import takes_gradient
 from .retain import Retain, select
 
 Flat = Callable[[list[Any]], tuple[Any, Any]]
@@ -47,7 +46,7 @@ def traced(
     flat: Flat, leaves: list[Any], function: str, retain: Retain, tell_used: bool
 ) -> Program:
     """The function traced, once, with a tap at each tag that `retain` asks for."""
-    closed, count, returned = _trace(flat, leaves, function)
+    closed, count, parts = _trace(flat, leaves, function)
     sites = select(retain, interpret.find(closed), function)
     zeros = functools.cache(interpret.Leaf.zeros)
     taps = {name: site.taps(zeros) for name, site in sites.items()}
@@ -56,27 +55,24 @@ def traced(
 
     def run(leaves: list[Any], taps: interpret.Values) -> Any:
         results, values = interpret.run(closed, leaves, taps, share=staged)
-        return results[:count], (returned.join(results[count:]), values)
+        return results[:count], (parts.join(results[count:]), values)
 
     used = _used(closed, leaves, count) if tell_used else [True] * len(leaves)
     return Program(run, sites, taps, used)
 
 
-def _trace(flat: Flat, leaves: list[Any], function: str) -> tuple[Any, int, Split]:
+def _trace(flat: Flat, leaves: list[Any], function: str) -> tuple[Any, int, Parts]:
     """The function as a jaxpr, whose results are the differentiated outputs, then all it returned.
 
-    Beside it how many outputs there are, and how what was returned is put together; the latter
-    holds what is no array.
+    Beside it how many outputs there are, and how what was returned is put together.
     """
-    seen: list[tuple[int, Split]] = []
+    seen: list[tuple[int, Parts]] = []
 
     def arrays(*leaves: Any) -> list[Any]:
-        returned = flat(list(leaves))
-        out = _outputs(returned[0], function)
-        found, tree = jax.tree.flatten(returned)
-        results, recipe = part(tree, found, [*map(is_array, found)])
-        seen.append((len(out), recipe))
-        return [*out, *results]
+        result = flat(list(leaves))
+        out, whole = _outputs(result[0], function), returned(result)
+        seen.append((len(out), whole.parts))
+        return [*out, *whole.arrays]
 
     return _jax.trace(arrays, leaves), *seen[-1]
 
@@ -94,11 +90,5 @@ def _used(closed: Any, leaves: list[Any], count: int) -> list[bool]:
 
 def _outputs(out: Any, function: str) -> list[Any]:
     """The output's leaves that take a gradient."""
-    leaves = jax.tree.leaves(out)
-    for leaf in leaves:
-        if not is_array(leaf):
-            raise UsageError(
-                f"`{function}` got a function that returns {describe(leaf)}, and wants arrays;"
-                f" return anything else beside them with has_aux=True{tensor_advice(leaf)}"
-            )
+    leaves = check_arrays(out, function, "; return anything else beside them with has_aux=True")
     return [leaf for leaf in leaves if takes_gradient(leaf)]

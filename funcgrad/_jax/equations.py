@@ -101,7 +101,7 @@ class Equation:
         return str(self.params["name"])
 
     @property
-    def called(self) -> str:
+    def function(self) -> str:
         """The name of the Python function that its first program was traced from; may be empty."""
         return str(self.params.get("name") or function_name(self.programs[0])[0])
 

@@ -21,8 +21,8 @@ from jax import lax
 
 from .. import _jax
 from .._describe import describe, differences
+from .._leaves import is_array
 from .._mistakes import explained
-from .._trees import is_array
 from ..errors import GradientError, TreeError, UsageError
 from . import Loop
 

@@ -2,17 +2,15 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ... import _jax
+from ..._calls import Call, Parts, Returned, argument_at, every_argument
 from ..._describe import describe
 from ..._mistakes import explained
-from ..._trees import Split, is_array, part
 from ...errors import AnomalyError, UsageError
 from . import flags, report
 from .events import Found
@@ -91,69 +89,29 @@ def detect_anomaly(
 
     @functools.wraps(fun)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        return _restored(run(_call(fun, args, kwargs)))
+        call = every_argument(fun, args, kwargs)
+        _check_concrete([*call.arrays, jnp.zeros(())])
+        return run(call).whole
 
     return checked
 
 
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class _AsIs:
-    """What is no array in a result, a function for instance: part of its structure."""
+def _traced(call: Call) -> tuple[_jax.Jaxpr, Parts]:
+    """The function as a program of its arrays, and how the result is put together from its own."""
 
-    leaf: Any
-
-
-def _restored(tree: Any) -> Any:
-    """A result with what is no array in it in its place."""
-    as_is = lambda x: isinstance(x, _AsIs)  # noqa: E731
-    return jax.tree.map(lambda x: x.leaf if as_is(x) else x, tree, is_leaf=as_is)
-
-
-class _Call(NamedTuple):
-    """A call of the user's function.
-
-    Fields:
-        fun: the function.
-        given: the pair `(args, kwargs)`.
-        arrays: the arrays in it.
-        recipe: how the pair is put together from arrays.
-    """
-
-    fun: Callable[..., Any]
-    given: Any
-    arrays: list[Any]
-    recipe: Split
-
-    def trace(self, arrays: Sequence[Any]) -> tuple[_jax.Jaxpr, Any]:
-        """The function as a program of the arrays, and the structure of what it returns."""
-        return _trace(self.fun, self.recipe, arrays)
-
-
-def _trace(fun: Callable[..., Any], recipe: Split, arrays: Sequence[Any]) -> tuple[_jax.Jaxpr, Any]:
-    def flat(*arrays: Any) -> Any:
-        args, kwargs = recipe.join(arrays)
+    def flat(*arrays: Any) -> Returned:
         with explained:
-            result = fun(*args, **kwargs)
-        return jax.tree.map(lambda leaf: leaf if is_array(leaf) else _AsIs(leaf), result)
+            return call.returned(arrays)
 
     try:
-        closed, shape = jax.make_jaxpr(flat, return_shape=True)(*arrays)
+        closed, result = jax.make_jaxpr(flat, return_shape=True)(*call.arrays)
     except jax.errors.ConcretizationTypeError as error:
         error.add_note(
             "`detect_anomaly` traces the function, so Python's `if` and `while` cannot look at its"
             " values; use jax.lax.cond and funcgrad.while_loop"
         )
         raise
-    return closed, jax.tree.structure(shape)
-
-
-def _call(fun: Callable[..., Any], args: Any, kwargs: Any) -> _Call:
-    leaves, tree = jax.tree.flatten((args, kwargs))
-    chosen = [isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves]
-    arrays, recipe = part(tree, leaves, chosen)
-    _check_concrete([*arrays, jnp.zeros(())])
-    return _Call(fun, (args, kwargs), arrays, recipe)
+    return closed, result.parts
 
 
 def _check_concrete(arrays: Sequence[Any]) -> None:
@@ -165,12 +123,12 @@ def _check_concrete(arrays: Sequence[Any]) -> None:
         )
 
 
-def _interpreted(check_inf: bool, only_if_reaches_output: bool, call: _Call) -> Any:
+def _interpreted(check_inf: bool, only_if_reaches_output: bool, call: Call) -> Returned:
     """Evaluates equation by equation, and raises at the first anomaly that counts."""
     inputs, bad = _inputs(call, check_inf)
     if bad and not only_if_reaches_output:
         raise report.input_error(*bad[0])
-    closed, structure = call.trace(call.arrays)
+    closed, parts = _traced(call)
     _check_concrete(closed.consts)
     stop = None if only_if_reaches_output else 1
     values = _walked(closed, inputs, Walk(check_inf, stop, len(bad)))
@@ -179,7 +137,7 @@ def _interpreted(check_inf: bool, only_if_reaches_output: bool, call: _Call) -> 
         raise report.input_error(*bad[causes[0] - 1])
     if causes:  # once more, to the event that counts: only now is it known which one does
         _walked(closed, inputs, Walk(check_inf, causes[0], len(bad)))
-    return structure.unflatten([jnp.asarray(value.array) for value in values])
+    return Returned([jnp.asarray(value.array) for value in values], parts)
 
 
 def _walked(closed: _jax.Jaxpr, inputs: Sequence[Value], walk: Walk) -> list[Value]:
@@ -190,73 +148,68 @@ def _walked(closed: _jax.Jaxpr, inputs: Sequence[Value], walk: Walk) -> list[Val
     raise error
 
 
-def _inputs(call: _Call, check_inf: bool) -> tuple[list[Value], list[tuple[str, Any, str]]]:
+def _inputs(call: Call, check_inf: bool) -> tuple[list[Value], list[tuple[str, Any, str]]]:
     """The arrays with what is wrong with them, and each bad argument: path, array, and kind."""
     bad: list[tuple[str, Any, str]] = []
     values: list[Value] = []
-    leaves = jax.tree_util.tree_leaves_with_path(call.given)
-    numbers = [leaf if is_array(leaf) else 0 for _, leaf in leaves]
-    found = zip(leaves, states(numbers), call.recipe.chosen, strict=True)
-    for (path, leaf), state, chosen in found:
+    leaves = jax.tree_util.tree_leaves_with_path(call.whole)
+    chosen = call.parts.chosen
+    pairs = zip(leaves, chosen, strict=True)
+    numbers = [x if c or isinstance(x, float | complex) else 0 for (_, x), c in pairs]
+    found = zip(leaves, states(numbers), chosen, strict=True)
+    for (path, leaf), state, traced in found:
         wrong = state.nan or (check_inf and state.inf)
         if wrong:
-            bad.append((_name(path), leaf, "nan" if state.nan else "inf"))
-        if chosen:
+            bad.append((argument_at(path), leaf, "nan" if state.nan else "inf"))
+        if traced:
             values.append(Value(leaf, cause=len(bad) if wrong else None))
     return values, bad
 
 
-def _name(path: Any) -> str:
-    """What the caller calls a leaf of `(args, kwargs)`."""
-    which, place, *rest = path
-    inner = jax.tree_util.keystr(tuple(rest))
-    return f"argument {place.key if which.idx else place.idx}{inner}"
-
-
 def _compiled(
-    search: Callable[[_Call], Any],
+    search: Callable[[Call], Returned],
     fun: Callable[..., Any],
     check_inf: bool,
     only_if_reaches_output: bool,
-) -> Callable[[_Call], Any]:
+) -> Callable[[Call], Returned]:
     """Runs the program compiled with a flag, and `search` where the flag is up."""
 
-    def flagged(recipe: Split, arrays: list[Any]) -> Any:
-        closed, structure = _trace(fun, recipe, arrays)
+    def flagged(parts: Parts, arrays: list[Any]) -> tuple[Returned, Any]:
+        closed, made = _traced(every_argument(fun, *parts.join(arrays)))
         if only_if_reaches_output:
             results = _jax.as_function(closed)(*arrays)
             up = flags.outputs(results, check_inf=check_inf)
         else:
             results, up = flags.run(closed, arrays, check_inf=check_inf)
-        return structure.unflatten(results), up
+        return Returned(list(results), made), up
 
     once = jax.jit(flagged, static_argnums=0)
 
-    def run(call: _Call) -> Any:
-        results, up = _hashable(once, call.recipe)(call.recipe, call.arrays)
+    def run(call: Call) -> Returned:
+        result, up = _hashable(once, call.parts)(call.parts, call.arrays)
         if not up:
-            return results
+            return result
         evaluated = search(call)
-        if _bad(results, check_inf) and not _bad(evaluated, check_inf):
+        if _bad(result, check_inf) and not _bad(evaluated, check_inf):
             raise AnomalyError(
                 "`detect_anomaly` found NaN or an infinite value in the results of the compiled"
                 " program, and none when it evaluates it equation by equation: it comes from how"
                 " XLA fuses and rounds; compare the two with mode='interpreted'"
             )
-        return results
+        return result
 
     return run
 
 
-def _hashable(once: Callable[..., Any], recipe: Split) -> Callable[..., Any]:
+def _hashable(once: Callable[..., Any], parts: Parts) -> Callable[..., Any]:
     """The jitted function; a fresh one where an argument that is no array cannot be a key."""
     try:
-        hash(recipe)
+        hash(parts)
     except TypeError:
         fun = once.__wrapped__  # type: ignore[attr-defined]
-        return lambda recipe, arrays: jax.jit(functools.partial(fun, recipe))(arrays)
+        return lambda parts, arrays: jax.jit(functools.partial(fun, parts))(arrays)
     return once
 
 
-def _bad(tree: Any, check_inf: bool) -> bool:
-    return any(s.nan or (check_inf and s.inf) for s in states(jax.tree.leaves(tree)))
+def _bad(result: Returned, check_inf: bool) -> bool:
+    return any(s.nan or (check_inf and s.inf) for s in states(result.arrays))

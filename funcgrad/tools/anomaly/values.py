@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._trees import takes_gradient
+from ..._leaves import takes_gradient
 
 CONSTANT = 0
 """The cause of what a constant brought into the program: `jnp.nan` in it, an array closed over."""
@@ -51,15 +51,11 @@ def _states(arrays: list[Any]) -> list[Any]:
 
 def states(arrays: Sequence[Any]) -> list[State]:
     """The state of each array; integers, bools and keys have nothing wrong with them."""
-    floats = [x for x in arrays if _floating(x)]
+    floats = [x for x in arrays if takes_gradient(x)]
     found = iter(jax.device_get(_states(floats)) if floats else ())
-    return [State(*map(bool, next(found))) if _floating(x) else State(False, False) for x in arrays]
-
-
-def _floating(x: Any) -> bool:
-    return takes_gradient(x) if isinstance(x, int | float | complex) else jnp.issubdtype(
-        x.dtype, jnp.inexact
-    )  # fmt: skip
+    return [
+        State(*map(bool, next(found))) if takes_gradient(x) else State(False, False) for x in arrays
+    ]
 
 
 def bad_entries(array: Any, kind: str) -> Any:

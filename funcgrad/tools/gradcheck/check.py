@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._argnums import places, positions
+from ..._calls import check_arrays, from_front, positions, replaced
 from ..._describe import describe
 from ..._grad.backward import vjp
+from ..._leaves import is_array, takes_gradient
 from ..._mistakes import explained
-from ..._trees import is_array, takes_gradient
 from ...errors import GradcheckError, UsageError
 from . import report
 from .analysis import BATCHED, MODES, Analysis, Run, analyst, possible, traces_alike
-from .problem import Problem, pose, taken, widened
+from .problem import Problem, pose, widened
 from .slopes import Bases, Ladder, array_like, bases, climber, extrapolated
 from .verdict import NUMERICAL, TRUST, Comparison, Fault, faults, sizes, tolerances
 
@@ -146,10 +146,7 @@ def gradgradcheck(
         *primals, cotangent = given
 
         def of_chosen(*values: Any) -> Any:
-            whole = list(primals)
-            for index, value in zip(chosen, values, strict=True):
-                whole[index] = value
-            return fun(*whole)
+            return fun(*replaced(primals, chosen, values))
 
         return vjp(of_chosen, *(primals[i] for i in chosen))[1](cotangent)
 
@@ -425,19 +422,20 @@ def _tuple(args: Any) -> tuple[Any, ...]:
 
 def _argnums(argnums: Any, args: tuple[Any, ...], function: str) -> tuple[int, ...]:
     if argnums is None:
-        return tuple(i for i, arg in enumerate(args) if any(map(taken, jax.tree.leaves(arg))))
-    return places(positions(argnums, function)[1], len(args), function)
+        return tuple(i for i, arg in enumerate(args) if any(map(_taken, jax.tree.leaves(arg))))
+    return from_front(positions(argnums, function)[1], len(args), function)
+
+
+def _taken(leaf: Any) -> bool:
+    return is_array(leaf) and takes_gradient(leaf)
 
 
 def _random_like(out: Any) -> Any:
     """Random numbers like the output; `None` at leaves that take no gradient."""
+    check_arrays(out, "gradgradcheck")
     draw = np.random.default_rng(2)
 
     def like(leaf: Any) -> Any:
-        if not is_array(leaf):
-            raise UsageError(
-                f"`gradgradcheck` got a function that returns {describe(leaf)}, and wants arrays"
-            )
         if not takes_gradient(leaf):
             return None
         x = jnp.asarray(leaf)

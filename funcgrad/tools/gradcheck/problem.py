@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from ... import _jax
+from ..._calls import argument, check_arrays, differentiated
 from ..._describe import describe
-from ..._trees import is_array, split, takes_gradient
+from ..._leaves import takes_gradient
 from ...errors import UsageError
 
 UNTRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
@@ -68,16 +69,14 @@ def pose(
     fun: Callable[..., Any], args: Sequence[Any], argnums: Sequence[int], function: str
 ) -> Problem:
     """The function of the floating and complex leaves of some arguments; the others are fixed."""
-    whole = tuple(args[index] for index in argnums)
-    leaves, held = split(whole, function)
+    given = differentiated(fun, args, {}, argnums, function)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
         raise UsageError(
             f"`{function}` got traced arguments, and wants numbers: call it outside `jax.jit`,"
             " `jax.vmap`, `jax.grad` and the like"
         )
-    leaves = [jnp.asarray(leaf) for leaf in leaves]
-    paths = [path for path, leaf in jax.tree_util.tree_leaves_with_path(whole) if taken(leaf)]
-    names = [f"argument {argnums[p[0].idx]}{jax.tree_util.keystr(p[1:])}" for p in paths]
+    leaves = [jnp.asarray(leaf) for leaf in given.arrays]
+    names = given.names(lambda path: argument(argnums[path[0].idx], path[1:]))
     if not sum(leaf.size for leaf in leaves):
         raise UsageError(
             f"`{function}` got arguments without an entry that is floating or complex, and wants"
@@ -91,10 +90,7 @@ def pose(
             lax.complex(next(rest), next(rest)) if jnp.iscomplexobj(leaf) else next(rest)
             for leaf in leaves
         ]
-        given = list(args)
-        for index, value in zip(argnums, held.join(parts), strict=True):
-            given[index] = value
-        named = _outputs(fun(*given), function)
+        named = _outputs(given.run(parts), function)
         seen.append([part for name, x in named for part in _parts(name, x)])
         return [part for _, x in named for part in _reals(x)]
 
@@ -146,22 +142,14 @@ def equations(
             yield from equations(body, (*around, eqn))
 
 
-def taken(leaf: Any) -> bool:
-    """Whether a leaf is an array or a number that takes a gradient."""
-    return is_array(leaf) and takes_gradient(leaf)
-
-
 def _outputs(out: Any, function: str) -> list[tuple[str, Any]]:
     """The floating and complex leaves of what a function returned, by name."""
-    named = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(out):
-        if not is_array(leaf):
-            raise UsageError(
-                f"`{function}` got a function that returns {describe(leaf)}, and wants arrays"
-            )
-        if takes_gradient(leaf):
-            named.append((f"result{jax.tree_util.keystr(path)}", jnp.asarray(leaf)))
-    return named
+    check_arrays(out, function)
+    return [
+        (f"result{jax.tree_util.keystr(path)}", jnp.asarray(leaf))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(out)
+        if takes_gradient(leaf)
+    ]
 
 
 def _parts(name: str, x: Any) -> list[Leaf]:

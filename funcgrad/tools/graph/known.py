@@ -8,7 +8,7 @@ import jax
 
 from ... import _taps
 from ..._grad.backward import Pullback, vjp
-from ..._trees import takes_gradient
+from ..._leaves import takes_gradient
 from ...errors import TagError
 from .model import Fact
 from .text import numbers, short
@@ -35,7 +35,7 @@ def known(
     """The values of inputs, outputs and tags, and their gradients where there are any.
 
     Args:
-        flat: the function of the leaves, returning `(out, all that is shown as output)`.
+        flat: the function of the leaves, returning `(out, all outputs, taken apart)`.
         leaves: the inputs.
         sites: the tags in it.
         gradient: the gradient of `out`, or `None`: then there are gradients where `out` is one
@@ -56,7 +56,7 @@ def known(
     pullback = replace(pullback, function="graph")
     values: dict[str, Any] = {
         **{f"input {i}": [leaf] for i, leaf in enumerate(leaves)},
-        **{f"output {i}": [leaf] for i, leaf in enumerate(outputs)},
+        **{f"output {i}": [leaf] for i, leaf in enumerate(outputs.arrays)},
         **pullback.values,
     }
     grads: dict[str, Any] = {}

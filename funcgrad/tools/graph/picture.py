@@ -1,6 +1,5 @@
 """The picture that `graph` makes of a computation, for notebooks and files."""
 
-import inspect
 import os
 import re
 import subprocess
@@ -14,11 +13,12 @@ from typing import Any
 import jax
 
 from ... import _jax, _taps
+from ..._calls import Call, Returned, check_arrays, every_argument, parameters, returned
 from ..._describe import describe
 from ..._extras import need
 from ..._files import write_whole
+from ..._leaves import is_variable
 from ..._mistakes import explained
-from ..._trees import is_array
 from ...errors import PictureError, UsageError
 from . import fold
 from .build import build
@@ -151,11 +151,15 @@ def graph(
             raise UsageError(
                 f"`graph` got {name}={number!r}, and wants an int from {least} up, or None"
             )
-    program = _Program(fun, args, has_aux)
-    closed = program.trace()
-    used = _jax.prune(_jax.without_consts(closed), [True] * len(program.outputs))
-    told = known(program.flat, program.leaves, _taps.find(used), gradient)
-    model = build(_jax.inside_jit(used), closed.consts, program.inputs, program.outputs)
+    call = every_argument(fun, args, is_input=is_variable)
+    flat = _flat(call, has_aux)
+    with explained:
+        closed, shown = jax.make_jaxpr(lambda *leaves: flat(*leaves)[1], return_shape=True)(
+            *call.arrays
+        )
+    used = _jax.prune(_jax.without_consts(closed), [True] * len(shown.arrays))
+    told = known(flat, call.arrays, _taps.find(used), gradient)
+    model = build(_jax.inside_jit(used), closed.consts, _inputs(call, fun), _outputs(shown))
     model = model._replace(facts=told.facts, notes=told.notes)
     if depth is not None:
         model = fold.collapse(fold.calls(model), fold.deeper(model, depth))
@@ -164,75 +168,36 @@ def graph(
     return Picture(model._replace(nodes=tuple(n._replace(origin=None) for n in model.nodes)))
 
 
-class _Program:
-    """A function as one of its array leaves, and what inputs and outputs are called.
+def _flat(call: Call, has_aux: bool) -> Callable[..., tuple[Any, Returned]]:
+    """The call as a function of its arrays: to the output to differentiate, and all outputs."""
 
-    Attributes:
-        leaves: the arrays among the arguments.
-        inputs, outputs: their names, those of outputs once it has been traced.
-    """
+    def flat(*leaves: Any) -> tuple[Any, Returned]:
+        result = call.run(leaves)
+        if not has_aux:
+            result = (result,)
+        elif not isinstance(result, tuple) or len(result) != 2:
+            raise UsageError(
+                f"`graph` got a function that returns {describe(result)}, and wants (out, aux)"
+                " where has_aux=True"
+            )
+        check_arrays(result[0], "graph", "; return anything else beside them with has_aux=True")
+        return result[0], returned(result)
 
-    def __init__(self, fun: Callable[..., Any], args: tuple[Any, ...], has_aux: bool):
-        self.fun, self.has_aux = fun, has_aux
-        named, self.tree = jax.tree_util.tree_flatten_with_path(args)
-        self.all = [leaf for _, leaf in named]
-        self.chosen = [_is_input(leaf) for leaf in self.all]
-        self.leaves = [leaf for leaf, c in zip(self.all, self.chosen, strict=True) if c]
-        titles = [_title(path, _parameters(fun, len(args))) for path, _ in named]
-        self.inputs = [title for title, c in zip(titles, self.chosen, strict=True) if c]
-        self.outputs: list[str] = []
-
-    def flat(self, *leaves: Any) -> tuple[Any, list[Any]]:
-        """The output to differentiate, and every array that is returned."""
-        given = iter(leaves)
-        pairs = zip(self.all, self.chosen, strict=True)
-        result = self.fun(*self.tree.unflatten([next(given) if c else leaf for leaf, c in pairs]))
-        returned = [("out", result)]
-        if self.has_aux:
-            if not isinstance(result, tuple) or len(result) != 2:
-                raise UsageError(
-                    f"`graph` got a function that returns {describe(result)}, and wants (out, aux)"
-                    " where has_aux=True"
-                )
-            returned = [("out", result[0]), ("aux", result[1])]
-        for leaf in jax.tree.leaves(returned[0][1]):
-            if not is_array(leaf):
-                raise UsageError(
-                    f"`graph` got a function that returns {describe(leaf)}, and wants arrays;"
-                    " return anything else beside them with has_aux=True"
-                )
-        arrays = [
-            (name + jax.tree_util.keystr(path), leaf)
-            for name, part in returned
-            for path, leaf in jax.tree_util.tree_leaves_with_path(part)
-            if is_array(leaf)
-        ]
-        self.outputs = [title for title, _ in arrays]
-        return returned[0][1], [leaf for _, leaf in arrays]
-
-    def trace(self) -> Any:
-        with explained:
-            return jax.make_jaxpr(lambda *leaves: self.flat(*leaves)[1])(*self.leaves)
+    return flat
 
 
-def _is_input(leaf: Any) -> bool:
-    """Whether a leaf is drawn; Python's ints and bools are choices, such as a size or a mode."""
-    return isinstance(leaf, jax.ShapeDtypeStruct) or (is_array(leaf) and not isinstance(leaf, int))
+def _inputs(call: Call, fun: Callable[..., Any]) -> list[str]:
+    """What each input is called, after the parameters of the function."""
+    args, _ = call.whole
+    names, rest = parameters(fun)
+    names += [f"{rest}[{i}]" for i in range(len(args) - len(names))]
+    return call.names(lambda path: names[path[1].idx] + jax.tree_util.keystr(path[2:]))
 
 
-def _parameters(fun: Callable[..., Any], count: int) -> list[str]:
-    """What the function calls its positional arguments."""
-    try:
-        parameters = list(inspect.signature(fun).parameters.values())
-    except (TypeError, ValueError):
-        parameters = []
-    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "args")
-    return [*names, *(f"{rest}[{i}]" for i in range(count - len(names)))][:count]
-
-
-def _title(path: Any, parameters: list[str]) -> str:
-    return parameters[path[0].idx] + jax.tree_util.keystr(path[1:])
+def _outputs(shown: Returned) -> list[str]:
+    """What each output is called."""
+    kinds = ("out", "aux")
+    return shown.names(lambda path: kinds[path[0].idx] + jax.tree_util.keystr(path[1:]))
 
 
 # In a process of its own: neither a fault in a C library nor what it says of the fonts it finds

@@ -84,7 +84,7 @@ def operation(equation: _jax.Equation) -> str:
     """What an equation does, with the numbers it is done with: `mul 2`, `sub(1, ·)`."""
     name = equation.name
     if equation.programs and name != "register_hook":
-        return short(equation.called.strip("_") or name)
+        return short(equation.function.strip("_") or name)
     title = _OWN.get(name, name)
     given = [_plain(_jax.value_of(v)) if _is_number(v) else "·" for v in equation.reads]
     literals = [text for text in given if text != "·"]

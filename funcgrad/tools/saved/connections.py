@@ -13,10 +13,12 @@ from typing import Any
 import jax
 
 from ... import _jax, _taps
+from ..._calls import argument_at
 from ..._jax import Dataflow, Vertex
+from ..._leaves import takes_gradient
 from ..._lists import inverted, merge, select, split_at
 from ..._mistakes import explained
-from .flat import flatten, inexact
+from .call import asked
 
 
 @dataclass(frozen=True)
@@ -78,24 +80,24 @@ def disconnected(
     >>> found.inputs["argument 0['target']"].partition(" (")[0]
     'only under `detach`'
     """
-    flat = flatten(fun, args, argnums, "disconnected")
+    call, moving = asked(fun, args, argnums, "disconnected")
     with explained:
-        closed = jax.make_jaxpr(lambda *arrays: flat.run(arrays))(*flat.arrays)
+        closed = jax.make_jaxpr(lambda *arrays: call.returned(arrays).arrays)(*call.arrays)
     sites = _taps.find(closed)
     unknown = {name: why for name, site in sites.items() if (why := _untold(site))}
     taps = {name: site.taps() for name, site in sites.items() if name not in unknown}
     leaves, tree = jax.tree.flatten(taps)
 
     def tapped(*inputs: Any) -> list[Any]:
-        arrays, sinks = inputs[: len(flat.arrays)], inputs[len(flat.arrays) :]
+        arrays, sinks = inputs[: len(moving)], inputs[len(moving) :]
         return _taps.run(closed, arrays, tree.unflatten(sinks))[0]
 
-    program = jax.make_jaxpr(tapped)(*flat.arrays, *leaves)
-    reasons = _reasons(program, [*flat.moving, *[True] * len(leaves)])
-    inputs, rest = split_at(reasons, len(flat.arrays))
+    program = jax.make_jaxpr(tapped)(*call.arrays, *leaves)
+    reasons = _reasons(program, [*moving, *[True] * len(leaves)])
+    inputs, rest = split_at(reasons, len(moving))
     named = {name: jax.tree.leaves(why) for name, why in tree.unflatten(rest).items()}
     return Disconnected(
-        {path: why for path, why in zip(flat.paths, inputs, strict=True) if why},
+        {path: why for path, why in zip(call.names(argument_at), inputs, strict=True) if why},
         # A named value is disconnected where each of its leaves is.
         {name: _joined(named[name]) for name in taps if named[name] and all(named[name])},
         unknown,
@@ -137,7 +139,7 @@ def _links(program: _jax.Jaxpr, moving: Sequence[bool]) -> list[list[bool]]:
     """
     run, types = _jax.as_function(program), _jax.input_types(program)
     results, count = _jax.output_types(program), len(types)
-    able = [*map(inexact, results)]
+    able = [*map(takes_gradient, results)]
 
     def backward(*inputs: Any) -> Any:
         primals, cotangents = split_at(inputs, count)
@@ -207,7 +209,7 @@ class _Search:
             return f"as what `{made.operation}` decides by{where}"
         if made.operation == "stop_gradient":
             return f"under `detach`{where}"
-        if not inexact(made.type):
+        if not takes_gradient(made.type):
             return f"through `{made.operation}`, which makes {made.type.dtype}{where}"
         if made.role != "made" or self._passes(value, made):
             return ""
@@ -221,7 +223,7 @@ class _Search:
         pairs = zip(equation.reads, made.sources, strict=True)
         if equation not in self._known:
             alone, inputs = equation.alone()
-            moving = [*map(inexact, _jax.input_types(alone))]
+            moving = [*map(takes_gradient, _jax.input_types(alone))]
             links = _links(alone, moving)
             still = [[False] * len(equation.makes)] * (len(moving) - sum(moving))
             self._known[equation] = dict(zip(inputs, merge(moving, links, still), strict=True))

@@ -13,11 +13,14 @@ from typing import Any
 import jax
 
 from ... import _jax
+from ..._calls import Call, argument_at
 from ..._describe import describe
 from ..._jax import Dataflow, Vertex
+from ..._leaves import takes_gradient
+from ..._lists import inverted, merge, select
 from ..._mistakes import explained
 from ...errors import TagError, UsageError
-from .flat import Flat, flatten, inexact
+from .call import asked
 
 
 @dataclass(frozen=True)
@@ -193,8 +196,8 @@ def saved_tensors(
     >>> saved.total, [(row.name, row.bytes, row.kind) for row in saved]
     (1536, [('h', 1024, 'intermediate'), ('argument 1', 512, 'argument')])
     """
-    flat = flatten(fun, args, argnums, "saved_tensors")
-    closed = _forward(flat)
+    call, moving = asked(fun, args, argnums, "saved_tensors")
+    closed, paths = _forward(call, moving), call.names(argument_at)
     graph = Dataflow(closed)
     sizes: dict[Vertex, Any] = {}
     for value, type_ in zip(graph.outputs, _jax.output_types(closed), strict=True):
@@ -210,7 +213,7 @@ def saved_tensors(
         origin, notes = _origin(value, constant)
         rows.append(
             SavedTensor(
-                name=flat.paths[origin.index] if origin.role == "input" else tagged.get(origin, ""),
+                name=paths[origin.index] if origin.role == "input" else tagged.get(origin, ""),
                 shape=type_.shape,
                 dtype=type_.dtype,
                 bytes=_bytes(type_),
@@ -223,14 +226,17 @@ def saved_tensors(
     return SavedTensors(tuple(sorted(rows, key=lambda row: -row.bytes)))
 
 
-def _forward(flat: Flat) -> _jax.Jaxpr:
+def _forward(call: Call, moving: Sequence[bool]) -> _jax.Jaxpr:
     """The forward pass as a program that returns what the backward pass keeps."""
 
     def forward(*arrays: Any) -> list[Any]:
-        def run(*leaves: Any) -> list[Any]:
-            return [x for x in flat.run(flat.merged(leaves, arrays)) if inexact(x)]
+        still = select(arrays, inverted(moving))
 
-        out, pullback = jax.vjp(run, *flat.taken(arrays))
+        def run(*leaves: Any) -> list[Any]:
+            results = call.returned(merge(moving, leaves, still)).arrays
+            return [x for x in results if takes_gradient(x)]
+
+        out, pullback = jax.vjp(run, *select(arrays, moving))
         if not out:
             raise UsageError(
                 "`saved_tensors` got a function that returns nothing that takes a gradient, and"
@@ -239,7 +245,7 @@ def _forward(flat: Flat) -> _jax.Jaxpr:
         return jax.tree.leaves(pullback)
 
     with explained:
-        return jax.make_jaxpr(forward)(*flat.arrays)
+        return jax.make_jaxpr(forward)(*call.arrays)
 
 
 def _bytes(type_: Any) -> int:

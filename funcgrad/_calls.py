@@ -1,0 +1,352 @@
+"""A call as named arrays: the one place where a function of pytrees becomes a function of arrays.
+
+A call is taken apart into arrays and the rest, and made again with other arrays, mostly tracers: to
+trace the function, to differentiate it, to run it in parts. What it returns is taken apart the same
+way. `_leaves` says which leaf is an array for what.
+"""
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ._describe import describe, tensor_advice
+from ._leaves import as_output, is_array, is_traced, takes_gradient
+from ._lists import merge, select
+from .errors import TreeError, UsageError
+
+
+def positions(
+    argnums: Any, function: str, *, keyword: str = "argnums", least: int = 1, advice: str = ""
+) -> tuple[bool, tuple[int, ...]]:
+    """Whether `argnums` is a sequence, and the positions it gives.
+
+    Args:
+        argnums: what was passed.
+        function: the public function to name in errors.
+        keyword: its keyword for it.
+        least: how many positions there must be.
+        advice: what the error says at its end.
+
+    Raises:
+        UsageError: it is neither an integer nor a sequence of so many.
+
+    >>> positions(0, "grad"), positions([0, -1], "grad")
+    ((False, (0,)), (True, (0, -1)))
+    """
+    several = isinstance(argnums, Sequence)
+    given = tuple(argnums) if several else (argnums,)
+    try:
+        found = tuple(map(operator.index, given))
+    except TypeError:
+        found = ()
+    if len(found) < max(least, len(given)) or any(isinstance(i, bool) for i in given):
+        raise UsageError(
+            f"`{function}` got {keyword}={argnums!r}, and wants an integer or a"
+            f"{' non-empty' * (least > 0)} sequence of integers{advice}"
+        )
+    return several, found
+
+
+def from_front(
+    found: tuple[int, ...], count: int, function: str, *, shown: str = "", advice: str = ""
+) -> tuple[int, ...]:
+    """Positions counted from the front.
+
+    Args:
+        found: positions from either end.
+        count: the number of positional arguments.
+        function: the public function to name in errors.
+        shown: what the error says was got; by default the positions.
+        advice: what it says at its end.
+
+    Raises:
+        UsageError: one is out of range, or two are the same argument.
+
+    >>> from_front((0, -1), 3, "grad")
+    (0, 2)
+    """
+    front = tuple(i + count if i < 0 else i for i in found)
+    if any(not 0 <= i < count for i in front) or len(set(front)) < len(front):
+        raise UsageError(
+            f"`{function}` got {shown or f'argnums {found}'} for a call with {count} positional"
+            f" argument{'' if count == 1 else 's'}, and wants positions that it has, each"
+            f" once{advice}"
+        )
+    return front
+
+
+def replaced(args: Sequence[Any], positions: Sequence[int], values: Sequence[Any]) -> list[Any]:
+    """The arguments with `values` in these positions.
+
+    >>> replaced("abc", (2, 0), [1, 2])
+    [2, 'b', 1]
+    """
+    new = list(args)
+    for position, value in zip(positions, values, strict=True):
+        new[position] = value
+    return new
+
+
+def parameters(fun: Callable[..., Any]) -> tuple[list[str], str]:
+    """What a function calls its positional arguments, and those that it takes as `*args`.
+
+    >>> parameters(lambda x, *rest: x), parameters(dict)
+    ((['x'], 'rest'), ([], 'args'))
+    """
+    try:
+        found = list(inspect.signature(fun).parameters.values())
+    except (TypeError, ValueError):
+        found = []
+    one = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    rest = (p.name for p in found if p.kind is inspect.Parameter.VAR_POSITIONAL)
+    return [p.name for p in found if p.kind in one], next(rest, "args")
+
+
+class Parts(NamedTuple):
+    """How a pytree is put together from some of its leaves; hashable where its other leaves are.
+
+    Fields:
+        tree: the structure of the whole.
+        chosen: for each leaf in flattening order, whether it is taken out.
+        rest: the others, in order.
+    """
+
+    tree: Any
+    chosen: tuple[bool, ...]
+    rest: tuple[Any, ...]
+
+    def join(self, leaves: Sequence[Any]) -> Any:
+        """The whole pytree, with `leaves` in the chosen places and the others as they were."""
+        return self.tree.unflatten(merge(self.chosen, leaves, self.rest))
+
+
+def take_apart(tree: Any, is_chosen: Callable[[Any], bool]) -> tuple[list[Any], Parts]:
+    """The chosen leaves of a pytree, and how it is put together from them."""
+    leaves, structure = jax.tree.flatten(tree)
+    return _part(structure, leaves, [is_chosen(leaf) for leaf in leaves])
+
+
+def _part(tree: Any, leaves: list[Any], chosen: list[bool]) -> tuple[list[Any], Parts]:
+    rest = [leaf for leaf, c in zip(leaves, chosen, strict=True) if not c]
+    return select(leaves, chosen), Parts(tree, tuple(chosen), tuple(rest))
+
+
+def scatter(tree: Any, chosen: Sequence[bool], leaves: Sequence[Any]) -> Any:
+    """The pytree of structure `tree` with `leaves` where `chosen`, and `None` elsewhere."""
+    return tree.unflatten(merge(chosen, leaves, [None] * (len(chosen) - len(leaves))))
+
+
+def path_of(tree: Any, index: int) -> str:
+    """The path of the leaf at `index` in flattening order, as JAX prints it."""
+    return jax.tree_util.keystr(jax.tree_util.tree_leaves_with_path(tree)[index][0])
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["parts"])
+@dataclass(frozen=True)
+class Returned:
+    """What a function returned: a pytree of the arrays in it, the rest being its structure.
+
+    Fields:
+        arrays: the arrays and numbers.
+        parts: how the whole is put together from them.
+    """
+
+    arrays: list[Any]
+    parts: Parts
+
+    @property
+    def whole(self) -> Any:
+        """What the function returned."""
+        return self.parts.join(self.arrays)
+
+    def names(self, title: Callable[[Any], str]) -> list[str]:
+        """What each array is called, by its path."""
+        return _names(self.whole, self.parts, title)
+
+
+def returned(result: Any, is_output: Callable[[Any], bool] = is_array) -> Returned:
+    """A function's result taken apart."""
+    arrays, parts = take_apart(result, is_output)
+    return Returned([*map(as_output, arrays)], parts)
+
+
+def check_arrays(result: Any, function: str, advice: str = "") -> list[Any]:
+    """The leaves of what a function returned, refused where one is no array or number."""
+    leaves = jax.tree.leaves(result)
+    for leaf in leaves:
+        if not is_array(leaf):
+            raise UsageError(
+                f"`{function}` got a function that returns {describe(leaf)}, and wants arrays"
+                f"{advice}{tensor_advice(leaf)}"
+            )
+    return leaves
+
+
+class Call(NamedTuple):
+    """A call taken apart into arrays and the rest.
+
+    Fields:
+        fun: the function, of `whole`.
+        whole: the arguments that are taken apart.
+        arrays: the leaves of it that are inputs.
+        parts: how it is put together from them.
+    """
+
+    fun: Callable[..., Any]
+    whole: Any
+    arrays: list[Any]
+    parts: Parts
+
+    def run(self, arrays: Sequence[Any], *more: Any) -> Any:
+        """What the function returns with other arrays in these places."""
+        return self.fun(self.parts.join(arrays), *more)
+
+    def returned(self, arrays: Sequence[Any]) -> "Returned":
+        """The same, taken apart."""
+        return returned(self.run(arrays))
+
+    def names(self, title: Callable[[Any], str]) -> list[str]:
+        """What each array is called, by its path in `whole`."""
+        return _names(self.whole, self.parts, title)
+
+    def belong(self, positions: Sequence[int]) -> list[bool]:
+        """For each array whether it is of one of these positional arguments."""
+        paths = _paths(self.whole, self.parts)
+        return [path[0].idx == 0 and path[1].idx in positions for path in paths]
+
+
+def _paths(whole: Any, parts: Parts) -> list[Any]:
+    return select([path for path, _ in jax.tree_util.tree_leaves_with_path(whole)], parts.chosen)
+
+
+def _names(whole: Any, parts: Parts, title: Callable[[Any], str]) -> list[str]:
+    return list(map(title, _paths(whole, parts)))
+
+
+def argument(place: int | str, inner: Sequence[Any] = ()) -> str:
+    """What a leaf of an argument is called.
+
+    Args:
+        place: the argument's position or keyword.
+        inner: the leaf's path in it.
+
+    >>> [(path, _)] = jax.tree_util.tree_leaves_with_path({"w": 1.0})
+    >>> argument(0, path), argument("params", path)
+    ("argument 0['w']", "argument params['w']")
+    """
+    return f"argument {place}{jax.tree_util.keystr(tuple(inner))}"
+
+
+def argument_at(path: Any) -> str:
+    """What a leaf of the pair `(args, kwargs)` is called, by its path in the pair."""
+    which, place, *inner = path
+    return argument(place.key if which.idx else place.idx, inner)
+
+
+def every_argument(
+    fun: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any] | None = None,
+    is_input: Callable[[Any], bool] = is_traced,
+) -> Call:
+    """The call with the inputs among the leaves of all its arguments taken out.
+
+    Its `whole` is the pair `(args, kwargs)`.
+    """
+    whole = tuple(args), kwargs or {}
+    return Call(functools.partial(spread, fun), whole, *take_apart(whole, is_input))
+
+
+def spread(fun: Callable[..., Any], whole: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+    """Calls `fun` with the pair `(args, kwargs)`."""
+    args, kwargs = whole
+    return fun(*args, **kwargs)
+
+
+def differentiated(
+    fun: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    positions: Sequence[int],
+    function: str,
+    *,
+    several: bool = True,
+    requires_grad: Any = None,
+) -> Call:
+    """The call with the leaves of some arguments that take a gradient taken out.
+
+    The other arguments are handed on, neither copied nor looked at.
+
+    Args:
+        fun: the function.
+        args: its positional arguments.
+        kwargs: those by keyword.
+        positions: the arguments to differentiate with respect to.
+        function: the public function to name in errors.
+        several: whether `whole` is a tuple of arguments; otherwise it is the only one.
+        requires_grad: `None` (every floating or complex leaf), a pytree prefix of bools, or a
+            predicate on `(key path, leaf)`.
+
+    Raises:
+        UsageError: a leaf is not an array or number, or a mask leaf is not a bool.
+        TreeError: the mask is not a prefix of `whole`.
+    """
+    whole = tuple(args[i] for i in positions) if several else args[positions[0]]
+
+    def of_whole(whole: Any) -> Any:
+        return fun(*replaced(args, positions, whole if several else (whole,)), **kwargs)
+
+    leaves, tree = jax.tree.flatten(whole)
+    _check_differentiable(whole, leaves, function)
+    mask = _mask(whole, leaves, function, requires_grad)
+    chosen = [m and takes_gradient(leaf) for m, leaf in zip(mask, leaves, strict=True)]
+    return Call(of_whole, whole, *_part(tree, leaves, chosen))
+
+
+def _check_differentiable(whole: Any, leaves: list[Any], function: str) -> None:
+    for index, leaf in enumerate(leaves):
+        if not is_array(leaf):
+            raise UsageError(
+                f"`{function}` got {describe(leaf)} at {path_of(whole, index) or 'an argument'} of"
+                " what it differentiates, and wants arrays or numbers; pass it in an argument that"
+                f" `argnums` does not name, or close over it{tensor_advice(leaf)}"
+            )
+
+
+def _mask(whole: Any, leaves: list[Any], function: str, requires_grad: Any) -> list[bool]:
+    """For each leaf whether the caller wants its gradient."""
+    if requires_grad is None:
+        return [True] * len(leaves)
+    if callable(requires_grad):
+        pairs = jax.tree_util.tree_leaves_with_path(whole)
+        mask = [requires_grad(path, leaf) for path, leaf in pairs]
+    else:
+        mask = _broadcast(whole, function, requires_grad)
+    for index, value in enumerate(mask):
+        if not isinstance(value, bool | np.bool_):
+            raise UsageError(
+                f"`{function}` got {value!r} from `requires_grad` for"
+                f" {path_of(whole, index) or 'the argument'}, and wants True or False: which leaves"
+                " take a gradient is fixed when the function is traced"
+            )
+    return [bool(value) for value in mask]
+
+
+def _broadcast(whole: Any, function: str, prefix: Any) -> list[Any]:
+    """A mask that is a prefix of the whole, leaf by leaf."""
+    try:
+        return jax.tree.leaves(jax.tree.broadcast(prefix, whole))
+    except ValueError as error:
+        raise TreeError(
+            f"`{function}` got a `requires_grad` that is not a prefix of the differentiated"
+            f" argument: got {jax.tree.structure(prefix)}, wanted a prefix of"
+            f" {jax.tree.structure(whole)}; give it bools in the places of the leaves, or"
+            " decide by name: requires_grad="
+            "lambda path, leaf: 'bias' in jax.tree_util.keystr(path)"
+        ) from error

@@ -1,0 +1,112 @@
+"""What becomes of a leaf of a pytree: traced or handed on as it is, with a gradient or without.
+
+| leaf | is computed with | is traced | takes a gradient |
+|---|---|---|---|
+| array of JAX or NumPy, floating or complex | yes | yes | yes |
+| array of integers, bools or PRNG keys | yes | yes | no |
+| Python's float and complex | yes | as a variable | yes |
+| Python's int and bool | yes | no | no |
+| `jax.ShapeDtypeStruct` | no | as a variable | by its dtype |
+| anything else: a function, a string | no | no | no |
+
+The columns are `is_array`, `is_traced` (with `is_variable`) and `takes_gradient`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Grads = Any
+"""A pytree like what is differentiated, of arrays, and `None` at leaves that take no gradient.
+
+Python's types cannot say that: the gradient of a float is an array, that of an array of integers is
+`None`, and `jax.Array` stands for an array of either kind.
+"""
+
+KINDS = (jax.Array, np.ndarray, np.generic, int, float, complex)
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array or a number, and not merely something with a dtype.
+
+    >>> is_array(1.0), is_array("float32"), is_array(jnp.float32)
+    (True, False, False)
+    """
+    return isinstance(leaf, KINDS) or hasattr(leaf, "__jax_array__")
+
+
+def as_output(leaf: Any) -> Any:
+    """An array or number as a traced function may return it: what makes itself an array, made one.
+
+    >>> as_output(1.0)
+    1.0
+    """
+    return leaf if isinstance(leaf, KINDS) else jnp.asarray(leaf)
+
+
+def is_traced(leaf: Any) -> bool:
+    """Whether a leaf of the arguments is an input of the traced program: an array is one.
+
+    Anything else is handed on as it is. So are Python's own numbers, since Python may decide by
+    them: a flag, a size, an exponent.
+
+    >>> is_traced(np.float32(1)), is_traced(1.0), is_traced(np.array(["text"]))
+    (True, False, False)
+    """
+    if isinstance(leaf, np.ndarray | np.generic):
+        return leaf.dtype.kind not in "OSTUMm"
+    return isinstance(leaf, jax.Array)
+
+
+def is_variable(leaf: Any) -> bool:
+    """Whether a leaf is an input where a function is looked at as one of all its arguments.
+
+    Besides arrays these are Python's floats and complex numbers, with respect to which a derivative
+    is asked for, and types of arrays, since nothing need run.
+
+    >>> is_variable(1.0), is_variable(True), is_variable(3)
+    (True, False, False)
+    """
+    return is_traced(leaf) or isinstance(leaf, float | complex | jax.ShapeDtypeStruct)
+
+
+def takes_gradient(leaf: Any) -> bool:
+    """Whether an array, a number or a type is floating or complex.
+
+    >>> takes_gradient(1.0), takes_gradient(1), takes_gradient(True)
+    (True, False, False)
+    """
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    return jnp.issubdtype(dtype, jnp.inexact)
+
+
+def conjugate(tree: Any) -> Any:
+    """Conjugates the complex leaves of `tree`; emits nothing for the others.
+
+    PyTorch's gradient of a complex input is the conjugate of the one `jax.grad` returns.
+    """
+    return jax.tree.map(lambda leaf: jnp.conj(leaf) if jnp.iscomplexobj(leaf) else leaf, tree)
+
+
+def adopt_dtype(value: Any, like: Any) -> Any:
+    """`value` as an array; a weakly typed number takes the type of `like`, as JAX promotes.
+
+    What is no number, or of a kind that `like` cannot hold, comes back as it is, to be refused.
+
+    >>> adopt_dtype(2, jnp.ones(3, jnp.bfloat16)).dtype
+    dtype(bfloat16)
+    """
+    if not is_array(value):
+        return value
+    value = jnp.asarray(value)
+    strong = value.weak_type and not getattr(like, "weak_type", False)
+    if strong and _rank(value.dtype) <= _rank(like.dtype):
+        return jax.lax.convert_element_type(value, like.dtype)
+    return value
+
+
+def _rank(dtype: Any) -> int:
+    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+    return next((i for i, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind)), len(kinds))
