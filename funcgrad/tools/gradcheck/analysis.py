@@ -11,13 +11,13 @@ from jax import lax
 from ... import _jax
 from ..._mistakes import explained
 from ...errors import GradcheckError
-from .problem import Problem, equations, traced
+from .problem import Problem, traced
 from .slopes import QUICKLY, Bases, flat, leaves_of, one_by_one
 
 MODES = {"fwd": "forward mode", "rev": "reverse mode"}
 BATCHED = {"fwd": "forward mode under `vmap`", "rev": "reverse mode under `vmap`"}
 # What JAX has no derivative of in one mode, by design.
-_LACKS = {"fwd": ("custom_vjp_call", "custom_vjp_call_jaxpr"), "rev": ("while",)}
+_LACKS = {"fwd": ("custom_vjp_call",), "rev": ("while",)}
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 
@@ -26,7 +26,7 @@ class Analysis(NamedTuple):
 
     Fields:
         value: the outputs, all in one row.
-        jacobians: by the words for the way it was taken, a row for each direction of the outputs, a
+        jacobians: by the mode in which it was taken, a row for each direction of the outputs, a
             column for each of the inputs.
     """
 
@@ -37,13 +37,13 @@ class Analysis(NamedTuple):
 Run = Callable[[list[Any]], Analysis]
 
 
-def analyst(problem: Problem, basis: Bases, ways: list[str]) -> Run:
+def analyst(problem: Problem, basis: Bases, modes: list[str]) -> Run:
     """The function that differentiates a problem at a point like its own; compiled where it can be.
 
     Args:
         problem: the problem.
         basis: the directions.
-        ways: the ways to do it, of `MODES` and `BATCHED`.
+        modes: the modes to do it in, of `MODES` and `BATCHED`.
     """
     into = leaves_of(basis.inputs, problem.point)
     each = one_by_one if problem.program is None else lax.map
@@ -56,20 +56,20 @@ def analyst(problem: Problem, basis: Bases, ways: list[str]) -> Run:
             return jax.jvp(call, (point,), (dots,))[1]
 
         found: dict[str, Any] = {}
-        if MODES["fwd"] in ways:
+        if MODES["fwd"] in modes:
             found[MODES["fwd"]] = each(push, into)
-        if BATCHED["fwd"] in ways:
+        if BATCHED["fwd"] in modes:
             found[BATCHED["fwd"]] = jax.vmap(push)(into)
-        if MODES["rev"] in ways or BATCHED["rev"] in ways:
+        if MODES["rev"] in modes or BATCHED["rev"] in modes:
             value, back = jax.vjp(call, point)
 
             def pull(dots: list[Any]) -> list[Any]:
                 pairs = zip(dots, value, strict=True)
                 return back([_jax.placed_like(dot, jax.typeof(x)) for dot, x in pairs])[0]
 
-            if MODES["rev"] in ways:
+            if MODES["rev"] in modes:
                 found[MODES["rev"]] = each(pull, outof)
-            if BATCHED["rev"] in ways:
+            if BATCHED["rev"] in modes:
                 found[BATCHED["rev"]] = jax.vmap(pull)(outof)
         else:
             value = call(point)
@@ -81,41 +81,41 @@ def analyst(problem: Problem, basis: Bases, ways: list[str]) -> Run:
 
     def analyse(point: list[Any]) -> Analysis:
         value, found = compiled(point, into, outof)
-        matrices = {way: _matrix(way, leaves, basis) for way, leaves in found.items()}
+        matrices = {mode: _matrix(mode, leaves, basis) for mode, leaves in found.items()}
         return Analysis(flat(value, 1)[0], matrices)
 
     return analyse
 
 
-def _matrix(way: str, leaves: list[Any], basis: Bases) -> np.ndarray:
-    forward = way in (MODES["fwd"], BATCHED["fwd"])
+def _matrix(mode: str, leaves: list[Any], basis: Bases) -> np.ndarray:
+    forward = mode in (MODES["fwd"], BATCHED["fwd"])
     rows = flat(leaves, len(basis.inputs if forward else basis.outputs))
     if forward:
         return basis.outputs @ rows.T if basis.fast else rows.T
     return rows @ basis.inputs.T if basis.fast else rows
 
 
-def possible(problem: Problem, basis: Bases, ways: list[str], function: str) -> list[str]:
-    """The ways JAX can go; a mode that it lacks for what the function is made of is left out.
+def possible(problem: Problem, basis: Bases, modes: list[str], function: str) -> list[str]:
+    """The modes that JAX has for what the function is made of, of those asked for.
 
     Raises:
-        GradcheckError: no way is left, or one fails for another reason.
+        GradcheckError: no mode is left, or one fails for another reason.
     """
     left, reasons = [], []
     kinds = _kinds(problem)
-    for mode in MODES:
-        for way in (MODES[mode], BATCHED[mode]):
-            if way not in ways or (way == BATCHED[mode] and MODES[mode] not in left):
+    for key in MODES:
+        for mode in (MODES[key], BATCHED[key]):
+            if mode not in modes or (mode == BATCHED[key] and MODES[key] not in left):
                 continue
-            error = _attempt(problem, basis, way)
+            error = _attempt(problem, basis, mode)
             if error is None:
-                left.append(way)
-            elif way == MODES[mode] and kinds.intersection(_LACKS[mode]):
+                left.append(mode)
+            elif mode == MODES[key] and kinds.intersection(_LACKS[key]):
                 reasons.append(error)
             else:
-                advice = "; `batched=False` leaves it out" if way == BATCHED[mode] else ""
+                advice = "; `batched=False` leaves it out" if mode == BATCHED[key] else ""
                 raise GradcheckError(
-                    f"`{function}` could not take the derivative in {way}{advice}:"
+                    f"`{function}` could not take the derivative in {mode}{advice}:"
                     f" {type(error).__name__}: {error}"
                 ) from error
     if not left:
@@ -126,10 +126,10 @@ def possible(problem: Problem, basis: Bases, ways: list[str], function: str) -> 
     return left
 
 
-def _attempt(problem: Problem, basis: Bases, way: str) -> Exception | None:
+def _attempt(problem: Problem, basis: Bases, mode: str) -> Exception | None:
     try:
         with explained:
-            analyst(problem, basis, [way])(problem.point)
+            analyst(problem, basis, [mode])(problem.point)
     except Exception as error:  # whatever a custom rule of the user's raises
         return error
     return None
@@ -138,7 +138,7 @@ def _attempt(problem: Problem, basis: Bases, way: str) -> Exception | None:
 def _kinds(problem: Problem) -> set[str]:
     if problem.program is None:
         return {*_LACKS["fwd"], *_LACKS["rev"]}
-    return {compat.kind(eqn) for *_, eqn in equations(compat.open_up(problem.program))}
+    return {path[-1].kind for path in _jax.everywhere(problem.program)}
 
 
 def traces_alike(problem: Problem) -> bool:

@@ -18,8 +18,8 @@ from ...errors import GradcheckError, UsageError
 from . import report
 from .analysis import BATCHED, MODES, Analysis, Run, analyst, possible, traces_alike
 from .problem import Problem, pose, widened
-from .slopes import Bases, Ladder, array_like, bases, climber, extrapolated
-from .verdict import NUMERICAL, TRUST, Comparison, Fault, faults, sizes, tolerances
+from .slopes import Bases, Samples, array_like, bases, extrapolated, sampler
+from .verdict import NUMERICAL, TRUST, Comparison, Mismatch, mismatches, sizes, tolerances
 
 DOUBLE = float(np.finfo(np.float64).eps)
 NUDGES = 3
@@ -157,13 +157,13 @@ def gradgradcheck(
 
 
 class _Task(NamedTuple):
-    """What was asked for; `ways` are the words for the ways derivatives are taken."""
+    """What was asked for; `modes` are `MODES` and `BATCHED` to take derivatives in."""
 
     function: str
     eps: float | None
     atol: float | None
     rtol: float | None
-    ways: list[str]
+    modes: list[str]
     fast: bool
     nondet_tol: float
 
@@ -191,8 +191,8 @@ def _task(
         # A number less than 0 would let every difference pass.
         if value is not None and not (_is_real(value) and value >= 0):
             raise UsageError(f"`{function}` got {word}={value!r}, and wants a number, 0 or more")
-    ways = _ways(modes, batched, function)
-    return _Task(function, eps, atol, rtol, ways, fast, nondet_tol)
+    found = _modes(modes, batched, function)
+    return _Task(function, eps, atol, rtol, found, fast, nondet_tol)
 
 
 def _is_real(x: Any) -> bool:
@@ -205,12 +205,12 @@ class _Measured(NamedTuple):
     Fields:
         slopes: a row for each direction of the outputs, a column for each of the inputs.
         errors: the estimated error of each.
-        climb: the function in the direction of a given number.
+        sample: the function in the direction of a given number.
     """
 
     slopes: np.ndarray
     errors: np.ndarray
-    climb: Callable[[int], Ladder]
+    sample: Callable[[int], Samples]
 
 
 class _Round(NamedTuple):
@@ -223,36 +223,36 @@ class _Round(NamedTuple):
 
 def _check(problem: Problem, task: _Task) -> bool:
     basis = bases(problem, task.fast)
-    ways, analyse, first = _analysed(problem, basis, task)
-    again = analyse if traces_alike(problem) else analyst(problem, basis, ways)
+    modes, analyse, first = _analysed(problem, basis, task)
+    again = analyse if traces_alike(problem) else analyst(problem, basis, modes)
     found = _repeated(problem, basis, first, again(problem.point), task)
     if found:
         raise report.error(task.function, problem, basis, found, [], None)
     own = _Round(problem, first, _scatter(problem, analyse, first))
-    wide = _wide(own, basis, task, ways) if problem.eps > DOUBLE else None
+    wide = _wide(own, basis, task, modes) if problem.eps > DOUBLE else None
     rounds, measured = wide or ([own], _measure(problem, basis, task))
     for part in rounds:
         found, agreeing = _disagreeing(part, basis, measured, task)
         if found:
-            ladder = None if found[0].column < 0 else measured.climb(found[0].column)
-            raise report.error(task.function, problem, basis, found, agreeing, ladder)
+            samples = None if found[0].column < 0 else measured.sample(found[0].column)
+            raise report.error(task.function, problem, basis, found, agreeing, samples)
     return True
 
 
 def _analysed(problem: Problem, basis: Bases, task: _Task) -> tuple[list[str], Run, Analysis]:
     try:
-        analyse = analyst(problem, basis, task.ways)
-        return task.ways, analyse, analyse(problem.point)
-    except Exception:  # told apart way by way, where it costs something
+        analyse = analyst(problem, basis, task.modes)
+        return task.modes, analyse, analyse(problem.point)
+    except Exception:  # told apart mode by mode, where it costs something
         problem.call(problem.point)  # an error of the function's own is raised as it is
-        ways = possible(problem, basis, task.ways, task.function)
-    analyse = analyst(problem, basis, ways)
-    return ways, analyse, analyse(problem.point)
+        modes = possible(problem, basis, task.modes, task.function)
+    analyse = analyst(problem, basis, modes)
+    return modes, analyse, analyse(problem.point)
 
 
 def _repeated(
     problem: Problem, basis: Bases, first: Analysis, again: Analysis, task: _Task
-) -> list[Fault]:
+) -> list[Mismatch]:
     """The derivatives that differ when they are computed a second time; the result must not."""
     with np.errstate(invalid="ignore"):
         off = np.where(first.value == again.value, 0.0, np.abs(first.value - again.value))
@@ -266,13 +266,13 @@ def _repeated(
             " `jax.random.key` that is an argument or a constant"
         )
     found = []
-    for way, matrix in first.jacobians.items():
-        other = again.jacobians[way]
+    for mode, matrix in first.jacobians.items():
+        other = again.jacobians[mode]
         same = np.where(np.isnan(matrix) & np.isnan(other), matrix, other)
         allowed = np.full(matrix.shape, task.nondet_tol)
-        names = f"{way}, run once", "the same, run again"
+        names = f"{mode}, run once", "the same, run again"
         both = Comparison(names, np.nan_to_num(matrix), np.nan_to_num(same), allowed)
-        found += faults(problem, basis, both, _precision(problem))
+        found += mismatches(problem, basis, both, _precision(problem))
     return found
 
 
@@ -290,8 +290,8 @@ def _scatter(problem: Problem, analyse: Run, first: Analysis) -> Analysis | None
     return Analysis(
         _spread([m.value for m in moved], first.value),
         {
-            way: np.max(_spread([m.jacobians[way] for m in moved], matrix), axis=1, keepdims=True)
-            for way, matrix in first.jacobians.items()
+            mode: np.max(_spread([m.jacobians[mode] for m in moved], matrix), axis=1, keepdims=True)
+            for mode, matrix in first.jacobians.items()
             if matrix.size
         },
     )
@@ -317,27 +317,27 @@ def _float64() -> Iterator[None]:
 
 
 def _wide(
-    own: _Round, basis: Bases, task: _Task, ways: list[str]
+    own: _Round, basis: Bases, task: _Task, modes: list[str]
 ) -> tuple[list[_Round], _Measured] | None:
     """The rule in float64, then in its own dtype; `None` where the function is another there."""
-    modes = [way for way in ways if way in MODES.values()]
+    plain = [mode for mode in modes if mode in MODES.values()]
     with _float64():
         try:
             wide = widened(own.problem)
             if wide is None or wide.eps >= own.problem.eps:
                 return None
-            analysis = analyst(wide, basis, modes)(wide.point)
+            analysis = analyst(wide, basis, plain)(wide.point)
         except Exception:  # rules, too, may be written for one dtype
             return None
         if not _same_values(own, analysis.value):
             return None
         measured = _measure(wide, basis, task)
 
-    def climb(column: int) -> Ladder:
+    def sample(column: int) -> Samples:
         with _float64():
-            return measured.climb(column)
+            return measured.sample(column)
 
-    return [_Round(wide, analysis, None), own], measured._replace(climb=climb)
+    return [_Round(wide, analysis, None), own], measured._replace(sample=sample)
 
 
 def _same_values(own: _Round, wide: np.ndarray) -> bool:
@@ -353,20 +353,20 @@ def _same_values(own: _Round, wide: np.ndarray) -> bool:
 
 
 def _measure(problem: Problem, basis: Bases, task: _Task) -> _Measured:
-    climb = climber(problem, basis, task.eps)
-    pairs = [extrapolated(climb(number)) for number in range(len(basis.inputs))]
+    sample = sampler(problem, basis, task.eps)
+    pairs = [extrapolated(sample(number)) for number in range(len(basis.inputs))]
     slopes, errors = (np.stack(part, axis=1) for part in zip(*pairs, strict=True))
-    return _Measured(slopes, errors, climb)
+    return _Measured(slopes, errors, sample)
 
 
 def _disagreeing(
     part: _Round, basis: Bases, measured: _Measured, task: _Task
-) -> tuple[list[Fault], list[str]]:
+) -> tuple[list[Mismatch], list[str]]:
     """What differs in one precision, and the checks that found nothing."""
-    found: list[Fault] = []
+    found: list[Mismatch] = []
     agreeing = []
     for comparison in _comparisons(part, basis, measured, task):
-        new = faults(part.problem, basis, comparison, _precision(part.problem))
+        new = mismatches(part.problem, basis, comparison, _precision(part.problem))
         found += new
         if not new:
             agreeing.append(" against ".join(comparison.names))
@@ -377,43 +377,43 @@ def _comparisons(
     part: _Round, basis: Bases, measured: _Measured, task: _Task
 ) -> Iterator[Comparison]:
     _, (value, jacobians), scatter = part
-    modes = [way for way in MODES.values() if way in jacobians]
+    plain = [mode for mode in MODES.values() if mode in jacobians]
 
     # Rounding at the shortest step alone may be half as much, where nothing depends on the input.
     scale = 2 * TRUST * np.sqrt(part.problem.eps) * sizes(basis, value)
 
-    def allowed(way: str, wanted: np.ndarray) -> np.ndarray:
-        plain = tolerances(basis, part.problem.eps, value, wanted, task.atol, task.rtol)
-        return plain + (TRUST * scatter.jacobians.get(way, 0.0) if scatter else 0.0)
+    def allowed(mode: str, wanted: np.ndarray) -> np.ndarray:
+        rounding = tolerances(basis, part.problem.eps, value, wanted, task.atol, task.rtol)
+        return rounding + (TRUST * scatter.jacobians.get(mode, 0.0) if scatter else 0.0)
 
-    for way in modes:
-        room = allowed(way, measured.slopes) + TRUST * measured.errors
+    for mode in plain:
+        room = allowed(mode, measured.slopes) + TRUST * measured.errors
         yield Comparison(
-            (way, NUMERICAL), jacobians[way], measured.slopes, room, measured.errors, scale
+            (mode, NUMERICAL), jacobians[mode], measured.slopes, room, measured.errors, scale
         )
-    if len(modes) == 2:
-        forward, reverse = (jacobians[way] for way in modes)
-        room = allowed(modes[0], reverse) + allowed(modes[1], reverse)
-        yield Comparison((modes[0], modes[1]), forward, reverse, room)
-    for mode, way in BATCHED.items():
-        if way in jacobians:
-            one = jacobians[MODES[mode]]
-            yield Comparison((way, MODES[mode]), jacobians[way], one, allowed(way, one))
+    if len(plain) == 2:
+        forward, reverse = (jacobians[mode] for mode in plain)
+        room = allowed(plain[0], reverse) + allowed(plain[1], reverse)
+        yield Comparison((plain[0], plain[1]), forward, reverse, room)
+    for key, mode in BATCHED.items():
+        if mode in jacobians:
+            one = jacobians[MODES[key]]
+            yield Comparison((mode, MODES[key]), jacobians[mode], one, allowed(mode, one))
 
 
 def _precision(problem: Problem) -> str:
     return " and ".join(dict.fromkeys(str(x.dtype) for x in problem.point))
 
 
-def _ways(modes: Any, batched: bool, function: str) -> list[str]:
+def _modes(modes: Any, batched: bool, function: str) -> list[str]:
     single = isinstance(modes, str) or not isinstance(modes, Iterable)
     named = [modes] if single else list(modes)
-    if not named or not all(mode in list(MODES) for mode in named):
+    if not named or not all(key in list(MODES) for key in named):
         raise UsageError(
             f'`{function}` got modes={modes!r}, and wants "fwd", "rev" or both: ("fwd", "rev")'
         )
-    words = [MODES[mode] for mode in MODES if mode in named]
-    return [*words, *(BATCHED[mode] for mode in MODES if batched and mode in named)]
+    plain = [MODES[key] for key in MODES if key in named]
+    return [*plain, *(BATCHED[key] for key in MODES if batched and key in named)]
 
 
 def _tuple(args: Any) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ imaginary part of its output, are checked, whether the function is holomorphic o
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -132,16 +132,6 @@ def traced(call: Callable[[list[Any]], Any], point: list[Any]) -> _jax.Jaxpr | N
         return None
 
 
-def equations(
-    jaxpr: compat.Jaxpr, around: tuple[compat.JaxprEqn, ...] = ()
-) -> Iterator[tuple[compat.JaxprEqn, ...]]:
-    """Every equation of a program, after those that hold it."""
-    for eqn in jaxpr.eqns:
-        yield (*around, eqn)
-        for body in compat.subjaxprs(eqn.params):
-            yield from equations(body, (*around, eqn))
-
-
 def _outputs(out: Any, function: str) -> list[tuple[str, Any]]:
     """The floating and complex leaves of what a function returned, by name."""
     check_arrays(out, function)
@@ -164,6 +154,6 @@ def _reals(x: Any) -> list[Any]:
 def _eps(program: _jax.Jaxpr | None, values: list[Any]) -> float:
     dtypes = {x.dtype for x in values}
     if program is not None:
-        steps = equations(compat.open_up(program))
-        dtypes |= {getattr(v.aval, "dtype", bool) for *_, eqn in steps for v in eqn.outvars}
+        results = (t for path in _jax.everywhere(program) for t in path[-1].result_types)
+        dtypes |= {getattr(type_, "dtype", bool) for type_ in results}
     return max(float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.inexact))

@@ -1,4 +1,4 @@
-"""Puts what `gradcheck` found into words."""
+"""What `gradcheck` found, in words."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from ... import _jax
-from ... import _source as source
 from ..._stop import detach
-from ..._tags import hook_p, inject_p
 from ...errors import GradcheckError
 from .analysis import MODES
-from .problem import Problem, equations
-from .slopes import Bases, Ladder, one_sided
-from .verdict import NUMERICAL, Fault
+from .problem import Problem
+from .slopes import Bases, Samples, one_sided
+from .verdict import NUMERICAL, Mismatch
 
 SHOWN = 5  # rows and columns of a block
 ALSO = 5  # further pairs of arrays
@@ -24,9 +22,9 @@ def error(
     function: str,
     problem: Problem,
     basis: Bases,
-    found: Sequence[Fault],
+    found: Sequence[Mismatch],
     agreeing: Sequence[str],
-    ladder: Ladder | None,
+    samples: Samples | None,
 ) -> GradcheckError:
     """The error for what was found; the first counts, the others are named.
 
@@ -34,12 +32,12 @@ def error(
         function: the public function to name.
         problem: what was checked.
         basis: the directions.
-        found: the faults, of which there is at least one.
+        found: the mismatches, of which there is at least one.
         agreeing: the checks that found nothing.
-        ladder: the function along the direction of the first fault, where that is known.
+        samples: the function along the direction of the first mismatch, where that is known.
     """
     first = found[0]
-    m = first.mismatch
+    m = first.public
     lines = [
         f"`{function}` found derivatives in {m.precision} that disagree: {m.check},"
         f" at {m.wrong} of {m.entries} entries"
@@ -61,10 +59,10 @@ def error(
         "tolerance": f"{m.tolerance:.3g}",
     }
     lines += [f"  {name + ':':<{width + 1}} {text}" for name, text in rows.items()]
-    lines += [f"  note: {note}" for note in _notes(problem, found, agreeing, ladder)]
+    lines += [f"  note: {note}" for note in _notes(problem, found, agreeing, samples)]
     lines += _block(first) if not basis.fast else []
     lines += _also(found[1:])
-    return GradcheckError("\n".join(lines), tuple(fault.mismatch for fault in found))
+    return GradcheckError("\n".join(lines), tuple(mismatch.public for mismatch in found))
 
 
 def _entry(name: str, index: tuple[int, ...] | None) -> str:
@@ -73,38 +71,38 @@ def _entry(name: str, index: tuple[int, ...] | None) -> str:
     return f"{name} at {list(index)}" if index else name
 
 
-def _also(rest: Sequence[Fault]) -> list[str]:
+def _also(rest: Sequence[Mismatch]) -> list[str]:
     lines = [
         f"  also: {m.check}, {m.output} by {m.input}: {m.got:.6g} and {m.wanted:.6g}"
-        for m in (fault.mismatch for fault in rest[:ALSO])
+        for m in (mismatch.public for mismatch in rest[:ALSO])
     ]
     return [*lines, f"  and {len(rest) - ALSO} more"] if len(rest) > ALSO else lines
 
 
 def _notes(
-    problem: Problem, found: Sequence[Fault], agreeing: Sequence[str], ladder: Ladder | None
+    problem: Problem, found: Sequence[Mismatch], agreeing: Sequence[str], samples: Samples | None
 ) -> Iterator[str]:
-    fault = found[0]
-    if ladder is not None and NUMERICAL in fault.comparison.names:
-        yield from _around(ladder, fault.row)
+    mismatch = found[0]
+    if samples is not None and NUMERICAL in mismatch.comparison.names:
+        yield from _around(samples, mismatch.row)
     if agreeing:
         yield f"no difference found: {'; '.join(agreeing)}"
-    factor = _factor(fault)
+    factor = _factor(mismatch)
     if factor is not None:
         yield f"it is {factor:.6g} times what is wanted at every entry that differs"
-    if problem.program is not None and NUMERICAL in fault.comparison.names:
-        reverse = any(MODES["rev"] in f.mismatch.check for f in found)
+    if problem.program is not None and NUMERICAL in mismatch.comparison.names:
+        reverse = any(MODES["rev"] in f.public.check for f in found)
         yield from _intents(problem.program, reverse, agreeing)
 
 
-def _around(ladder: Ladder, output: int) -> Iterator[str]:
+def _around(samples: Samples, output: int) -> Iterator[str]:
     """What the function does near the point: no value, an edge of its domain, a kink, a jump."""
-    if not np.isfinite(ladder.here[output]):
-        yield f"the output is {ladder.here[output]} at this point; choose another"
+    if not np.isfinite(samples.here[output]):
+        yield f"the output is {samples.here[output]} at this point; choose another"
         return
     missing = [
         side
-        for side, values in (("left", ladder.minus), ("right", ladder.plus))
+        for side, values in (("left", samples.minus), ("right", samples.plus))
         if not np.any(np.isfinite(values[-2:, output]))
     ]
     if missing:
@@ -113,7 +111,7 @@ def _around(ladder: Ladder, output: int) -> Iterator[str]:
             " is at the edge of where it is defined; choose a point inside"
         )
         return
-    sides = one_sided(ladder, output)
+    sides = one_sided(samples, output)
     if sides:
         left, right, jump = sides
         yield (
@@ -123,14 +121,14 @@ def _around(ladder: Ladder, output: int) -> Iterator[str]:
         )
 
 
-def _factor(fault: Fault) -> float | None:
+def _factor(mismatch: Mismatch) -> float | None:
     """The one number by which all wrong entries are off, if there is one."""
-    got, wanted = (m[fault.block][fault.bad] for m in fault.comparison[1:3])
+    got, wanted = (m[mismatch.block][mismatch.bad] for m in mismatch.comparison[1:3])
     with np.errstate(all="ignore"):
         ratio = got / wanted
-        spread = np.abs(got - wanted) + fault.comparison.allowed[fault.block][fault.bad]
+        spread = np.abs(got - wanted) + mismatch.comparison.allowed[mismatch.block][mismatch.bad]
     middle = float(np.median(ratio)) if len(ratio) else np.nan
-    if not np.isfinite(middle) or abs(middle - 1) < 1e-9 or fault.unknown:
+    if not np.isfinite(middle) or abs(middle - 1) < 1e-9 or mismatch.unknown:
         return None
     same = np.abs(got - middle * wanted) < 0.05 * spread
     return middle if np.all(same) else None
@@ -142,10 +140,10 @@ def _intents(program: _jax.Jaxpr, reverse: bool, agreeing: Sequence[str]) -> Ite
     Hooks act in reverse mode, so they are named where that is among what differs.
     """
     places: dict[str, list[str]] = {}
-    for path in equations(compat.open_up(program)):
+    for path in _jax.everywhere(program):
         kind = _intent(path[-1])
         if kind:
-            where = source.place(path)
+            where = _jax.place(path)
             line = f"{where.own.file}:{where.own.line}" if where else "an unknown place"
             places.setdefault(kind, []).append(line)
     for kind, lines in places.items():
@@ -169,35 +167,38 @@ def _intents(program: _jax.Jaxpr, reverse: bool, agreeing: Sequence[str]) -> Ite
             )
 
 
-def _intent(eqn: compat.JaxprEqn) -> str | None:
-    if eqn.primitive is hook_p:
-        return "hook"
-    if eqn.primitive is inject_p:
-        return "set_data"
-    if eqn.primitive.name == "saved_tensors_hooks":
-        return "packing"
-    if eqn.primitive.name != "stop_gradient":
+def _intent(equation: _jax.Equation) -> str | None:
+    if equation.name in _INTENTS:
+        return _INTENTS[equation.name]
+    if equation.name != "stop_gradient":
         return None
     # Those that JAX's own functions use, softmax for instance, keep the derivative what it is.
-    frames = compat.frames(eqn)
+    frames = equation.frames
     names = ("stop_gradient", detach.__name__, "no_grad_fun")
     last = max((i for i, frame in enumerate(frames) if frame.function in names), default=None)
-    where = source.place([eqn])
+    where = _jax.place([equation])
     if where is None or last is None:
         return None
     caller = next((f for f in frames[last + 1 :] if not f.file.startswith(_OURS)), None)
     return "stop_gradient" if caller and caller.key == where.own.key else None
 
 
-def _block(fault: Fault) -> list[str]:
+_INTENTS = {
+    "register_hook": "hook",
+    "inject_gradient": "set_data",
+    "saved_tensors_hooks": "packing",
+}
+
+
+def _block(mismatch: Mismatch) -> list[str]:
     """Both matrices around the entry furthest off."""
     rows, columns = (
         _around_of(at - whole.start, whole.stop - whole.start)
-        for at, whole in zip((fault.row, fault.column), fault.block, strict=True)
+        for at, whole in zip((mismatch.row, mismatch.column), mismatch.block, strict=True)
     )
     lines = []
-    for name, matrix in zip(fault.comparison.names, fault.comparison[1:3], strict=True):
-        part = matrix[fault.block][rows, columns]
+    for name, matrix in zip(mismatch.comparison.names, mismatch.comparison[1:3], strict=True):
+        part = matrix[mismatch.block][rows, columns]
         shown = np.array2string(part, precision=6, suppress_small=False, max_line_width=100)
         lines.append(f"  {name}, outputs {_range(rows)} by inputs {_range(columns)}:")
         lines += ["    " + line for line in shown.splitlines()]

@@ -1,7 +1,7 @@
 """Derivatives by finite differences, and how far each can be trusted.
 
-The function is evaluated at a ladder of twelve steps in each direction, from a quarter of the
-entry's size down to the square root of the machine epsilon. The central differences, polynomials in
+The function is sampled at twelve steps in each direction, from a quarter of the entry's size down
+to the square root of the machine epsilon. The central differences, polynomials in
 the square of the step, are extrapolated to step zero by Neville's scheme, as C. J. F. Ridders does
 ("Accurate computation of F'(x) and F'(x) F''(x)", Advances in Engineering Software 4, 1982): of all
 extrapolations the one counts whose neighbours agree with it best, and their disagreement, with the
@@ -100,8 +100,8 @@ def array_like(values: np.ndarray, like: Any, *leading: None) -> Any:
     return jax.device_put(array, jax.NamedSharding(like.sharding.mesh, jax.P(*leading, *spec)))
 
 
-class Ladder(NamedTuple):
-    """A function along one direction.
+class Samples(NamedTuple):
+    """A function sampled along one direction.
 
     Fields:
         steps: the lengths of the steps, the longest first.
@@ -117,8 +117,8 @@ class Ladder(NamedTuple):
     noise: np.ndarray
 
 
-def climber(problem: Problem, basis: Bases, longest: float | None) -> Callable[[int], Ladder]:
-    """The function that goes up the ladder in the direction of a given number."""
+def sampler(problem: Problem, basis: Bases, longest: float | None) -> Callable[[int], Samples]:
+    """The function that samples a problem in the direction of a given number."""
 
     def run(points: list[Any]) -> list[Any]:
         if problem.program is None:
@@ -129,7 +129,7 @@ def climber(problem: Problem, basis: Bases, longest: float | None) -> Callable[[
         run = jax.jit(run, compiler_options=QUICKLY)
     origin = flat(problem.point, 1)[0]
 
-    def climb(number: int) -> Ladder:
+    def sample(number: int) -> Samples:
         direction = basis.inputs[number]
         moved = origin[direction != 0]
         steps = _steps(moved, problem.eps, longest)[:, None] * direction
@@ -151,9 +151,9 @@ def climber(problem: Problem, basis: Bases, longest: float | None) -> Callable[[
                 here = values[-1]
             plus, minus = values[:LEVELS], values[LEVELS:-1]
             noise = problem.eps * (size / 2 + np.abs(_slope(plus, minus, lengths)) * _size(moved))
-            return Ladder(lengths, plus, minus, here, noise / np.abs(lengths)[:, None])
+            return Samples(lengths, plus, minus, here, noise / np.abs(lengths)[:, None])
 
-    return climb
+    return sample
 
 
 def one_by_one(call: Callable[[list[Any]], list[Any]], points: list[Any]) -> list[Any]:
@@ -179,13 +179,14 @@ def _slope(plus: np.ndarray, minus: np.ndarray, steps: np.ndarray) -> np.ndarray
     return (plus - minus) / (2 * steps[:, None])
 
 
-def extrapolated(ladder: Ladder) -> tuple[np.ndarray, np.ndarray]:
-    """The derivative of each output in the ladder's direction, and the estimate of its error.
+def extrapolated(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """The derivative of each output in the direction sampled, and the estimate of its error.
 
-    The error is infinite where the function is finite on too few steps to tell.
+    `row` and `above` are rows of Ridders' extrapolation table. The error is infinite where the
+    function is finite on too few steps to tell.
     """
     with np.errstate(all="ignore"):
-        slopes = _slope(ladder.plus, ladder.minus, ladder.steps)
+        slopes = _slope(samples.plus, samples.minus, samples.steps)
         best, error = slopes[-1], np.full(slopes.shape[1], np.inf)
         above: list[np.ndarray] = []
         for level, slope in enumerate(slopes):
@@ -193,14 +194,14 @@ def extrapolated(ladder: Ladder) -> tuple[np.ndarray, np.ndarray]:
             settled = np.ptp(slopes[max(0, level - 2) : level + 1], axis=0)
             off = np.abs(slope - best)
             elsewhere = (level > 1) & (settled < SETTLED * off)
-            elsewhere &= off > FAR * (error + ladder.noise[level])
+            elsewhere &= off > FAR * (error + samples.noise[level])
             error = np.where(elsewhere, np.inf, error)
             row = [slope]
             for order in range(1, min(level, ORDERS) + 1):
-                ratio = ladder.steps[level - order] / ladder.steps[level]
+                ratio = samples.steps[level - order] / samples.steps[level]
                 old, coarse = above[order - 1], row[-1]
                 new = coarse + (coarse - old) / (ratio**2 - 1)
-                bound = np.maximum(np.abs(new - coarse), np.abs(new - old)) + ladder.noise[level]
+                bound = np.maximum(np.abs(new - coarse), np.abs(new - old)) + samples.noise[level]
                 better = bound < error
                 best, error = np.where(better, new, best), np.where(better, bound, error)
                 row.append(new)
@@ -208,17 +209,17 @@ def extrapolated(ladder: Ladder) -> tuple[np.ndarray, np.ndarray]:
     return best, error
 
 
-def one_sided(ladder: Ladder, output: int) -> tuple[float, float, bool] | None:
+def one_sided(samples: Samples, output: int) -> tuple[float, float, bool] | None:
     """The slopes from the left and from the right, where they differ however short the step.
 
     Last, whether that is for a jump: however short the step, the function changes as much.
     `None` where they approach each other, as those of a smooth function do.
     """
     with np.errstate(all="ignore"):
-        steps, here = ladder.steps, ladder.here[output]
-        right = (ladder.plus[:, output] - here) / steps
-        left = (here - ladder.minus[:, output]) / steps
-        noise: Any = 4 * ladder.noise[:, output]
+        steps, here = samples.steps, samples.here[output]
+        right = (samples.plus[:, output] - here) / steps
+        left = (here - samples.minus[:, output]) / steps
+        noise: Any = 4 * samples.noise[:, output]
         gap = np.abs(right - left)
         clear = np.flatnonzero((gap > noise) | np.isinf(gap))
     if len(clear) < 2:

@@ -59,11 +59,11 @@ class Comparison(NamedTuple):
     scale: np.ndarray | None = None
 
 
-class Fault(NamedTuple):
+class Mismatch(NamedTuple):
     """A mismatch and what is needed to show it.
 
     Fields:
-        mismatch: what is made public.
+        public: what `GradcheckError.mismatches` has of it.
         comparison: where it was found.
         row, column: the entry furthest off, in the whole matrices.
         block: the rows and columns of the two arrays.
@@ -71,7 +71,7 @@ class Fault(NamedTuple):
         unknown: whether finite differences give no number there that could be trusted.
     """
 
-    mismatch: GradientMismatch
+    public: GradientMismatch
     comparison: Comparison
     row: int
     column: int
@@ -110,7 +110,9 @@ def _finite(x: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(x), x, 0.0)
 
 
-def faults(problem: Problem, basis: Bases, comparison: Comparison, precision: str) -> list[Fault]:
+def mismatches(
+    problem: Problem, basis: Bases, comparison: Comparison, precision: str
+) -> list[Mismatch]:
     """Every pair of arrays for which a comparison fails, with the entry furthest off."""
     with np.errstate(invalid="ignore", divide="ignore"):
         off = np.abs(comparison.got - comparison.wanted)
@@ -128,7 +130,7 @@ def faults(problem: Problem, basis: Bases, comparison: Comparison, precision: st
             rank = np.where(bad[block], np.where(vague[block], 0.5, excess[block]), -1.0)
             at = np.unravel_index(np.argmax(rank), rank.shape)
             row, column = rows.start + int(at[0]), columns.start + int(at[1])
-            mismatch = GradientMismatch(
+            public = GradientMismatch(
                 " against ".join(comparison.names),
                 str(problem.inputs[i]),
                 str(problem.outputs[o]),
@@ -143,7 +145,7 @@ def faults(problem: Problem, basis: Bases, comparison: Comparison, precision: st
                 precision,
             )
             unknown = bool(vague[row, column])
-            found.append(Fault(mismatch, comparison, row, column, block, bad[block], unknown))
+            found.append(Mismatch(public, comparison, row, column, block, bad[block], unknown))
     return found
 
 
