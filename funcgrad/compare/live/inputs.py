@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcgrad._describe import describe
-from funcgrad._trees import takes_gradient
-from funcgrad.errors import UsageError
-
+from ..._describe import describe
+from ..._trees import takes_gradient
+from ...errors import UsageError
 from .judge import kind
 
 STYLES = ("normal", "kinks", "zeros", "ties", "large", "tiny", "mixed")
@@ -56,7 +55,7 @@ class _Bare(str):
 
 
 @contextmanager
-def said_call(function: str, args: Any, hint: str) -> Iterator[None]:
+def explained_call(function: str, args: Any, hint: str) -> Iterator[None]:
     """Around the call of a user's function: an error says what the function was called with."""
     try:
         yield

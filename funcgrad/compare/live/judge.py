@@ -1,7 +1,7 @@
-"""Judges two arrays, PyTorch's and JAX's: whether they agree, and if not where and by how much.
+"""Judges PyTorch's array and JAX's: whether they agree, and if not, where and by how much.
 
-How far two numbers may lie apart is said in `compare/tolerances.py`.
-NaN agrees with NaN, an infinity with the same infinity, integers and bools exactly.
+`compare/tolerances.py` says how far two floats may lie apart. NaN agrees with NaN, an infinity with
+the same infinity, integers and bools exactly.
 """
 
 import math
@@ -25,8 +25,8 @@ class Difference(NamedTuple):
         allowed: the difference allowed at that number.
         differing, compared: how many numbers differ, of how many.
         torch_shape, jax_shape, torch_dtype, jax_dtype: what was compared.
-        noise: what is allowed for what rounding was measured to change, part of `allowed`.
-        notes: what is worth knowing and is no difference.
+        noise: the part of `allowed` that is for the measured effect of rounding.
+        notes: remarks that are no differences.
     """
 
     ok: bool
@@ -59,9 +59,9 @@ def judge_arrays(
     Args:
         theirs: PyTorch's.
         ours: JAX's.
-        tolerance: what the user gave.
-        noise: what is allowed besides, for what rounding was measured to change.
-        scale: a magnitude that counts where PyTorch's array has no larger one.
+        tolerance: the tolerances.
+        noise: what is allowed besides, for the measured effect of rounding.
+        scale: the least magnitude to assume for PyTorch's array.
 
     Returns:
         The comparison, and a mask shaped like `theirs` of the numbers that differ.
@@ -139,7 +139,7 @@ def _sentence(found: Difference, apart: float) -> str:
 
 
 def _hint(theirs: np.ndarray, ours: np.ndarray) -> str:
-    """What the two arrays have to do with each other, where it is as plain as a common slip."""
+    """A relation between the two arrays that a common slip explains, if there is one."""
     if ours.dtype.kind not in "fc" or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return ""
     if not ours.any() or not theirs.any():

@@ -1,10 +1,9 @@
-"""What a live comparison found: rows in forward order, the first divergence, text and JSON."""
+"""The report of a live comparison: rows in forward order, divergences, text and JSON."""
 
-import json
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from ..strict_json import strict_json
 from .judge import Difference
 
 _HEAD = ("", "name", "kind", "shape", "dtype", "value", "allowed", "gradient", "allowed")
@@ -12,11 +11,11 @@ _LISTED = 20  # names in one line of the text; the report's fields hold all
 
 
 class ParityRow(NamedTuple):
-    """One named thing on both sides.
+    """An input, parameter, intermediate or output that has a name on both sides.
 
     Attributes:
         name: its name in PyTorch.
-        jax_name: its name in JAX where that is another.
+        jax_name: its name in JAX.
         kind: `input`, `parameter`, `intermediate` or `output`.
         value: how the values compare; `None` for inputs and parameters, which are the same.
         grad: how the gradients compare; `None` where neither side has one.
@@ -41,11 +40,11 @@ class Divergence(NamedTuple):
     """Where the two sides part.
 
     Attributes:
-        name: the first name in forward order whose value differs, or the last in forward order
-            whose gradient differs; `h[3]` for the fourth time that `h` comes.
-        near: forward, what it was computed from directly, which agrees; backward, what was computed
-            from it directly, from which its gradient comes, and whose gradient agrees.
-        difference: how it compares.
+        name: the first name in forward order whose value differs, or the last whose gradient
+            differs; `h[3]` is the fourth occurrence of `h`.
+        near: the names around it, which agree. Forward, those that it is computed from directly;
+            backward, those that are computed from it directly, whose gradients it is made of.
+        difference: how the two sides compare there.
     """
 
     name: str
@@ -53,13 +52,13 @@ class Divergence(NamedTuple):
     difference: Difference
 
 
-class Case(NamedTuple):
+class RandomCase(NamedTuple):
     """The comparison on a further random input.
 
     Attributes:
-        seed: what decides the input; `with_torch(..., n=1, seed=seed)` repeats it.
-        style: what kind of numbers it holds: `kinks`, `zeros`, `ties`, ...
-        report: what was found.
+        seed: the seed of the input; `with_torch(..., n=1, seed=seed)` repeats the comparison.
+        style: the kind of numbers in it: `kinks`, `zeros`, `ties`, ...
+        report: the report on it.
     """
 
     seed: int
@@ -75,9 +74,9 @@ class ParityReport(NamedTuple):
             first used, then what is computed from them, outputs last.
         forward: the first divergence of values, if there is one.
         backward: the divergence of gradients nearest the output, if there is one.
-        only_torch, only_jax: names of intermediates that the other side does not have.
-        notes: what is worth knowing and is no difference.
-        strict: whether names of one side and unequal dtypes count as differences.
+        only_torch, only_jax: names of intermediates that the other side lacks.
+        notes: remarks that are no differences.
+        strict: whether names that one side lacks and unequal dtypes count as differences.
         cases: the comparisons on further random inputs.
     """
 
@@ -88,21 +87,21 @@ class ParityReport(NamedTuple):
     only_jax: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     strict: bool = False
-    cases: tuple[Case, ...] = ()
+    cases: tuple[RandomCase, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether all that was compared agrees, on further inputs too."""
+        """Whether everything agrees, on the further inputs too."""
         alone = self.strict and (self.only_torch or self.only_jax)
         return (
             not alone and all(row.ok for row in self.rows) and all(c.report.ok for c in self.cases)
         )
 
     def row(self, name: str, kind: str | None = None) -> ParityRow:
-        """The row of a name, of that kind where several kinds share it.
+        """The row of a name; of the given kind, where several kinds share the name.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is no such row.
         """
         for row in self.rows:
             if row.name == name and kind in (None, row.kind):
@@ -114,7 +113,7 @@ class ParityReport(NamedTuple):
 
     def to_json(self) -> str:
         """The whole report as strict JSON; infinities, NaN and complex numbers become strings."""
-        return json.dumps(_data(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return strict_json(_data(self))
 
 
 def _text(report: ParityReport) -> Iterator[str]:
@@ -165,7 +164,7 @@ def _cells(report: ParityReport, row: ParityRow) -> tuple[str, ...]:
 
 
 def _pair(one: Difference | None) -> tuple[str, str]:
-    """The largest difference and what is allowed; an exclamation mark where it is too much."""
+    """The largest difference, with `!` where it is too large, and what is allowed."""
     if one is None:
         return "", ""
     shown = "shape" if one.max_abs is None and not one.ok else f"{one.max_abs or 0:.2g}"
@@ -187,7 +186,7 @@ def _alone(report: ParityReport) -> Iterator[str]:
             yield f"only in {side}, not compared: {_names(names)}"
 
 
-def _cases(cases: Sequence[Case]) -> Iterator[str]:
+def _cases(cases: Sequence[RandomCase]) -> Iterator[str]:
     if not cases:
         return
     bad = [case for case in cases if not case.report.ok]
@@ -221,13 +220,5 @@ def _divergence(found: Divergence | None) -> dict[str, Any] | None:
 
 
 def _row(row: ParityRow) -> dict[str, Any]:
-    data = {**row._asdict(), "ok": row.ok}
-    for key in ("value", "grad"):
-        one = getattr(row, key)
-        data[key] = None if one is None else {k: _json(v) for k, v in one._asdict().items()}
-    return data
-
-
-def _json(value: Any) -> Any:
-    plain = not isinstance(value, float | complex) or isinstance(value, bool)
-    return value if plain or (isinstance(value, float) and math.isfinite(value)) else str(value)
+    value, grad = (None if one is None else one._asdict() for one in (row.value, row.grad))
+    return {**row._asdict(), "value": value, "grad": grad, "ok": row.ok}

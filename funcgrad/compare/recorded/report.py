@@ -1,10 +1,9 @@
 """Shows a `Report`: as a table for a terminal, and as strict JSON."""
 
-import json
-import math
 from collections.abc import Iterator
 from typing import Any
 
+from ..strict_json import strict_json
 from .compare import CellReport, Report, Row
 from .judge import Verdict
 
@@ -151,6 +150,7 @@ def closing_line(report: Report) -> str:
 def as_json(report: Report) -> str:
     """The whole report as strict JSON; infinities and NaN become strings.
 
+    >>> import json
     >>> row = Row("tensor(2.)", "2.0", "agree")
     >>> report = Report("recorded.ipynb", "port.py", True, (CellReport("In [1]", (row,)),))
     >>> json.loads(as_json(report))["counts"]
@@ -163,10 +163,10 @@ def as_json(report: Report) -> str:
         "ran": report.ran,
         "agrees": report.agrees,
         "counts": counts,
-        "notes": list(report.notes),
+        "notes": report.notes,
         "cells": [_cell(cell) for cell in report.cells],
     }
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return strict_json(data)
 
 
 def _cell(cell: CellReport) -> dict[str, Any]:
@@ -190,22 +190,15 @@ def _row(row: Row) -> dict[str, Any]:
     verdict = row.verdict
     if verdict is not None and verdict.compared:
         data |= {
-            "largest_difference": _plain(verdict.difference),
-            "allowed": _plain(verdict.allowed),
-            "index": list(verdict.at or ()),
-            "recorded_number": _plain(verdict.recorded),
-            "our_number": _plain(verdict.actual),
+            "largest_difference": verdict.difference,
+            "allowed": verdict.allowed,
+            "index": verdict.at or (),
+            "recorded_number": verdict.recorded,
+            "our_number": verdict.actual,
             "compared": verdict.compared,
             "differing": verdict.differing,
             "hint": verdict.hint,
         }
     if verdict is not None:
-        data |= {"what": verdict.what, "notes": list(verdict.notes)}
+        data |= {"what": verdict.what, "notes": verdict.notes}
     return data
-
-
-def _plain(number: Any) -> Any:
-    """A number that JSON has, or its name."""
-    if isinstance(number, complex) or (isinstance(number, float) and not math.isfinite(number)):
-        return str(number)
-    return number

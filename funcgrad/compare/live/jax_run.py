@@ -1,4 +1,4 @@
-"""JAX's side of a live comparison: the port compiled with its pullback, its tags read."""
+"""JAX's side of a live comparison: compiles the function with its pullback, and reads its tags."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcgrad._grad.backward import vjp
-
-from .inputs import Inputs, by_path, plain, said_call
-from .state import State, renamed
+from ..._grad.backward import vjp
+from .inputs import Inputs, by_path, explained_call, plain
+from .parameters import Parameters, renamed
 
 _NEEDS_VALUES = (
     jax.errors.ConcretizationTypeError,
@@ -20,12 +19,12 @@ _NEEDS_VALUES = (
 _NARROW = {"float64": "float32", "complex128": "complex64", "int64": "int32", "uint64": "uint32"}
 
 
-class Ran(NamedTuple):
+class JaxRun(NamedTuple):
     """What JAX computed, as NumPy arrays.
 
     Attributes:
         out: the output's leaves by path.
-        values, grads: of the tags' leaves by name and path; no gradient for integers.
+        values, grads: those at the tags, by name and path; integers have no gradient.
         leaves: the gradients of parameters and inputs, `None` for integers.
     """
 
@@ -44,27 +43,27 @@ class Ran(NamedTuple):
         return None, self.leaves[key]
 
 
-class Port:
-    """JAX's function: compiled once, called for every input.
+class JaxFunction:
+    """The JAX function, compiled once and called for every set of inputs.
 
     Attributes:
-        notes: what could not be done.
+        notes: what could not be compared or measured.
     """
 
     def __init__(
         self,
         jax_fn: Callable[..., Any],
         inputs: Inputs,
-        state: State | None,
+        parameters: Parameters | None,
         names: Any,
         jit: Any,
         hint: str,
     ) -> None:
         def run(arrays: list[Any]) -> Any:
-            count = len(state.tensors) if state else 0
-            before = (renamed(state.filled(arrays[:count]), names),) if state else ()
+            count = len(parameters.tensors) if parameters else 0
+            before = (renamed(parameters.filled(arrays[:count]), names),) if parameters else ()
             args = (*before, *inputs.join(arrays[count:]))
-            with said_call("JAX", args, hint):
+            with explained_call("JAX", args, hint):
                 out = jax_fn(*args)
             # A tuple: the gradient of a bare integer would be None, which asks `vjp` for its own.
             return (plain(out),)
@@ -76,10 +75,10 @@ class Port:
         self._jit = bool(jit)
         self._plain = of(None)
         self._forward = jax.jit(of(...)) if jit else of(...)
-        self._pull = jax.jit(lambda pullback, seeds: pullback(seeds))
+        self._pull = jax.jit(lambda pullback, cotangents: pullback(cotangents))
 
     def forward(self, arrays: list[Any]) -> tuple[Any, Any]:
-        """The output, containers made plain, and the pullback."""
+        """The output, in dicts and tuples, and the pullback."""
         try:
             (out,), pullback = self._forward(arrays)
             return out, pullback
@@ -99,19 +98,19 @@ class Port:
         self.notes += [] if note in self.notes else [note]
 
     def in_other_precision(
-        self, arrays: list[Any], seeds: Mapping[str, Any] | None
-    ) -> list[tuple[Ran, float]]:
-        """Everything in double precision, or where it is double already in single.
+        self, arrays: list[Any], cotangents: Mapping[str, Any] | None
+    ) -> list[tuple[JaxRun, float]]:
+        """The run in double precision, or in single where the arrays are in double already.
 
-        With it comes how many times larger the difference is than the roundings of these arrays;
-        nothing where the function does not run so.
+        With it comes how many times its rounding errors are those of these arrays. The list is
+        empty where the function runs in one precision only.
         """
         dtypes = [leaf.dtype.name for leaf in arrays if isinstance(leaf, jax.Array)]
         double = "float64" in dtypes or "complex128" in dtypes
         with jax.enable_x64(not double), jax.numpy_dtype_promotion("standard"):
             try:
                 cast = [_cast(leaf, double) for leaf in arrays]
-                ran = self.backward(*self.forward(cast), seeds)
+                ran = self.backward(*self.forward(cast), cotangents)
             except Exception:
                 self._note(
                     "what rounding does was measured less well: it runs in one precision only"
@@ -119,27 +118,27 @@ class Port:
                 return []
         return [(ran, 2.0**29 if double else 1.0)]
 
-    def backward(self, out: Any, pullback: Any, seeds: Mapping[str, Any] | None) -> Ran:
-        """Everything, for these gradients of the outputs; without them values alone."""
+    def backward(self, out: Any, pullback: Any, cotangents: Mapping[str, Any] | None) -> JaxRun:
+        """Values and gradients for these gradients of the outputs; without them values alone."""
         paths = by_path(out)
         tree = jax.tree.structure(out)
-        if seeds is None:
+        if cotangents is None:
             given = {p: jnp.zeros_like(leaf) for p, leaf in paths.items() if _inexact(leaf)}
         else:
-            given = {p: jnp.asarray(seeds[p], paths[p].dtype) for p in seeds}
+            given = {p: jnp.asarray(cotangents[p], paths[p].dtype) for p in cotangents}
         pulled = self._pull(pullback, (tree.unflatten([given.get(path) for path in paths]),))
         (grads,), retained = pulled if pullback.tags is not None else (pulled, {})
         values: dict[str, Any] = {}
-        tagged: dict[str, Any] = {}
+        tag_grads: dict[str, Any] = {}
         for name, kept in retained.items():
             values |= by_path(kept.value, name)
-            tagged |= by_path(kept.grad, name)
-        if seeds is None:
-            tagged, grads = {}, [None] * len(grads)
-        return Ran(
+            tag_grads |= by_path(kept.grad, name)
+        if cotangents is None:
+            tag_grads, grads = {}, [None] * len(grads)
+        return JaxRun(
             {path: np.asarray(leaf) for path, leaf in paths.items()},
             {name: np.asarray(leaf) for name, leaf in values.items()},
-            {name: np.asarray(leaf) for name, leaf in tagged.items()},
+            {name: np.asarray(leaf) for name, leaf in tag_grads.items()},
             [None if grad is None else np.asarray(grad) for grad in grads],
         )
 

@@ -1,13 +1,12 @@
-"""The gradient of the output that both sides get, and whether the outputs fit each other."""
+"""The gradient of the output that both sides get; both outputs must have the same structure."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from funcgrad._describe import describe
-from funcgrad.errors import TreeError
-
+from ..._describe import describe
+from ...errors import TreeError
 from .inputs import by_path, is_tensor, to_numpy
 from .judge import kind
 
@@ -20,7 +19,7 @@ def check_structure(theirs: Mapping[str, Any], out: Any) -> None:
         out: JAX's output.
 
     Raises:
-        TreeError: they do, or there are none; the message lists what one side lacks.
+        TreeError: the paths differ, or there are none; the message lists what one side lacks.
     """
     ours = by_path(out)
     if not theirs and not ours:
@@ -41,7 +40,7 @@ def _described(leaf: Any) -> str:
     return "nothing" if leaf is None else describe(leaf).replace("torch.", "")
 
 
-def make_seeds(
+def make_cotangents(
     theirs: Mapping[str, np.ndarray], ours: Mapping[str, Any], gradient: Any, seed: int
 ) -> tuple[dict[str, np.ndarray] | None, list[str]]:
     """The gradient of each floating output.
@@ -49,8 +48,8 @@ def make_seeds(
     Args:
         theirs: PyTorch's outputs by path.
         ours: JAX's.
-        gradient: what the user gave.
-        seed: decides the random numbers where nothing was given and they are needed.
+        gradient: what the user gave, or `None`.
+        seed: the seed of the random gradient, where one is needed.
 
     Returns:
         The gradients by path, and notes; `None` where the outputs do not fit each other.
@@ -97,12 +96,14 @@ def _given(gradient: Any, outs: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     return given
 
 
-def as_tensors(seeds: Mapping[str, np.ndarray] | None, out: Mapping[str, Any]) -> dict[str, Any]:
+def as_tensors(
+    cotangents: Mapping[str, np.ndarray] | None, out: Mapping[str, Any]
+) -> dict[str, Any]:
     """The gradients of PyTorch's outputs as tensors of their dtypes."""
     import torch
 
     return {
-        path: torch.as_tensor(seed, dtype=out[path].dtype, device=out[path].device)
-        for path, seed in (seeds or {}).items()
+        path: torch.as_tensor(array, dtype=out[path].dtype, device=out[path].device)
+        for path, array in (cotangents or {}).items()
         if is_tensor(out[path])
     }

@@ -1,4 +1,4 @@
-"""Parameters that PyTorch and JAX share: taken from a module, called by JAX's names."""
+"""The parameters that PyTorch and JAX share, and what each is called in JAX."""
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
@@ -6,22 +6,21 @@ from typing import Any, NamedTuple
 
 import jax
 
-from funcgrad._describe import describe
-from funcgrad.errors import UsageError
-
+from ..._describe import describe
+from ...errors import UsageError
 from .inputs import check_leaf, is_shared
 
 
-class State(NamedTuple):
+class Parameters(NamedTuple):
     """Parameters and buffers.
 
     Attributes:
-        tensors: each once, however many names it has: tensors of the module, or what was given.
-        places: the index in `tensors` of each name.
+        tensors: the tensors of the module, or the arrays that were given, each once.
+        places: for each name its index in `tensors`; a shared tensor has several names.
         rest: what is no array, by name.
-        names: what to call each of `tensors`.
-        kinds: of each, `parameter` or `buffer`.
-        called: whether the torch function takes them as its first argument.
+        names: what a report calls each of `tensors`.
+        kinds: for each of `tensors` `parameter` or `buffer`.
+        passed: whether the torch function takes them as its first argument.
     """
 
     tensors: list[Any]
@@ -29,19 +28,19 @@ class State(NamedTuple):
     rest: dict[str, Any]
     names: list[str]
     kinds: list[str]
-    called: bool
+    passed: bool
 
     def filled(self, arrays: Sequence[Any]) -> dict[str, Any]:
-        """A dict by name with these in the places of the tensors."""
+        """A dict by name that holds these arrays in place of the tensors."""
         return {**self.rest, **{name: arrays[place] for name, place in self.places.items()}}
 
 
-def take_state(params: Any, names: Any, torch_fn: Any) -> State | None:
-    """Take `params` apart.
+def take_parameters(params: Any, names: Any, torch_fn: Any) -> Parameters | None:
+    """The arrays in `params` and their names; `None` where there is no `params`.
 
     Args:
-        params: a module, a dict of arrays by name, or nothing.
-        names: what the user says of names.
+        params: a module, a dict of arrays by name, or `None`.
+        names: the user's rules for JAX's names.
         torch_fn: the torch function.
 
     Raises:
@@ -68,27 +67,27 @@ def take_state(params: Any, names: Any, torch_fn: Any) -> State | None:
             " (a state_dict has no gradients), or, for a torch function that takes them as its"
             " first argument, a dict of arrays by name"
         )
-    called: dict[int, list[str]] = {}
+    aliases: dict[int, list[str]] = {}
     for name, leaf in found.items():
         if is_shared(leaf):
             check_leaf(leaf, name)
-            called.setdefault(id(leaf), []).append(name)
-    tensors = [found[same[0]] for same in called.values()]
-    return State(
+            aliases.setdefault(id(leaf), []).append(name)
+    tensors = [found[same[0]] for same in aliases.values()]
+    return Parameters(
         tensors,
-        {name: place for place, same in enumerate(called.values()) for name in same},
+        {name: place for place, same in enumerate(aliases.values()) for name in same},
         {name: leaf for name, leaf in found.items() if not is_shared(leaf)},
-        [" = ".join(same) for same in called.values()],
+        [" = ".join(same) for same in aliases.values()],
         ["parameter" if id(leaf) in live else "buffer" for leaf in tensors],
         not isinstance(params, torch.nn.Module),
     )
 
 
-class Renames:
-    """What a torch name is in JAX: by its own name, by a pattern, or else by the same name.
+class NameRules:
+    """The user's rules from torch names to JAX names; a name without a rule stays as it is.
 
-    A rule maps a name to another name, to a function of its array, or to a pair of both; a pattern
-    (with `*` or `?`) only to a function.
+    A rule maps a name to another name, to a function of its array, or to a pair of both. It maps a
+    pattern, which has `*` or `?`, to a function only.
     """
 
     def __init__(self, rules: Any, keyword: str) -> None:
@@ -96,13 +95,13 @@ class Renames:
         self._keyword = keyword
 
     def __call__(self, name: str) -> tuple[str, Callable[[Any], Any] | None]:
-        """The JAX name, and what makes the JAX array of the torch one."""
+        """The JAX name, and the function from the torch array to the JAX array, if there is one."""
         key = name if name in self._rules else next(filter(_fits_pattern(name), self._rules), name)
         new, change = self._rules.get(key, (None, None))
         return new or name, change
 
     def check(self, names: Sequence[str], what: str) -> None:
-        """Refuse rules for names that are not there."""
+        """Refuse rules for names that do not exist."""
         for key in self._rules:
             if key not in names and not any(_fits_pattern(name)(key) for name in names):
                 raise UsageError(
@@ -112,7 +111,7 @@ class Renames:
 
 
 def _fits_pattern(name: str) -> Callable[[str], bool]:
-    """Whether a key is a pattern that `name` fits; brackets in names are not patterns."""
+    """A test whether a key is a pattern that `name` fits; brackets in a key are no pattern."""
     return lambda key: _is_pattern(key) and fnmatch.fnmatchcase(name, key.replace("[", "[[]"))
 
 
@@ -140,11 +139,11 @@ def _rule(key: Any, value: Any, keyword: str) -> tuple[str | None, Callable[[Any
 
 
 def renamed(state: Mapping[str, Any], names: Any) -> Any:
-    """JAX's parameters from PyTorch's state: by a function, or by rules for single names.
+    """JAX's parameters, made from PyTorch's by a function, or by rules for single names.
 
     Args:
         state: arrays by torch name.
-        names: a function of it, or rules; `/` in a new name opens a dict within the dict.
+        names: a function of `state`, or rules; `/` in a new name opens a dict within the dict.
 
     >>> renamed({"fc.weight": 1, "fc.bias": 2}, {"fc.weight": "fc/w", "fc.bias": ("b", str)})
     {'fc': {'w': 1}, 'b': '2'}
@@ -158,7 +157,7 @@ def renamed(state: Mapping[str, Any], names: Any) -> Any:
             )
             raise
     params: dict[str, Any] = {}
-    rename = Renames(names, "names")
+    rename = NameRules(names, "names")
     rename.check(list(state), "parameter or buffer")
     for name, value in state.items():
         new, change = rename(name)
