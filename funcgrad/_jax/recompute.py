@@ -45,6 +45,10 @@ def recomputed(
         prevent_cse: whether to keep the compiler from merging what the backward pass computes with
             what the forward pass computed; not needed in the body of a loop.
     """
+    if not all(isinstance(jax.typeof(x), jax.core.ShapedArray) for x in residuals):
+        # References are discharged through JAX's own primitives alone.
+        again = jax.checkpoint(fun, prevent_cse=prevent_cse)
+        return list(again(*residuals, *linear))
     made = trace(fun, [*residuals, *linear])
     return recomputed_p.bind(
         *made.consts,
@@ -90,8 +94,8 @@ def _transpose(
 
     def pull(*flat: Any) -> list[Any]:
         values, cts = split_at(flat, kept)
-        if prevent_cse and values:
-            values = list(jax.lax.optimization_barrier(tuple(values)))
+        if prevent_cse:  # one by one: JAX 0.12 cannot transpose a barrier that is partly linear
+            values = [jax.lax.optimization_barrier(x) for x in values]
         linear = lambda *xs: as_function(body)(*values, *xs)  # noqa: E731
         return list(jax.linear_transpose(linear, *types)(cts))
 
