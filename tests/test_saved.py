@@ -393,7 +393,11 @@ def test_unpack_may_hold_values_that_others_trace():
         hooked = fg.saved_tensors_hooks(jnp.sin, lambda a: a, lambda packed: packed * held[...])
         return jax.grad(lambda x: hooked(x).sum())(x)
 
-    np.testing.assert_allclose(jax.jit(read)(scale, X), 3 * jnp.cos(X), rtol=1e-6)
+    if getattr(jax.config, "jax_remat3", False):
+        with pytest.raises(fg.UsageError, match="`unpack` that reads a reference"):
+            jax.jit(read)(scale, X)
+    else:
+        np.testing.assert_allclose(jax.jit(read)(scale, X), 3 * jnp.cos(X), rtol=1e-6)
 
 
 def same(x):

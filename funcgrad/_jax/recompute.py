@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from .._lists import merge, select, split_at
+from ..errors import UsageError
 from . import primitives
 from .equations import CALL, anatomy
 from .higher_order import straight
@@ -46,7 +47,12 @@ def recomputed(
             what the forward pass computed; not needed in the body of a loop.
     """
     if not all(isinstance(jax.typeof(x), jax.core.ShapedArray) for x in residuals):
-        # References are discharged through JAX's own primitives alone.
+        # JAX resolves references in its own primitives alone.
+        if getattr(jax.config, "jax_remat3", False):
+            raise UsageError(
+                "`saved_tensors_hooks` got an `unpack` that reads a reference, and with jax_remat3"
+                " on JAX cannot take the gradient; read it outside and close over the value"
+            )
         again = jax.checkpoint(fun, prevent_cse=prevent_cse)
         return list(again(*residuals, *linear))
     made = trace(fun, [*residuals, *linear])
