@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bench_page as page
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 import funcgrad as fg
 from funcgrad import cli
 from funcgrad._files import write_whole
-from funcgrad.bench import _case, _measure, _plot, _report, _run, _torch, _worker, page
+from funcgrad.bench import _case, _measure, _plot, _report, _run, _torch, _worker
 from funcgrad.bench._case import CONTENDERS, Problem, Torch
 from funcgrad.bench.program import normalized
 from funcgrad.errors import BenchError
@@ -468,7 +469,7 @@ def test_the_list_has_every_case(capsys):
 
 
 def test_the_pages_show_the_committed_results():
-    """`python -m funcgrad.bench.page` brings them in step."""
+    """`python tests/bench_page.py` brings them in step."""
     found = page.reports()
     for name, make in page.PAGES.items():
         text = (ROOT / name).read_text()
