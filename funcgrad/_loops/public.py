@@ -12,7 +12,7 @@ with max_steps=1024, 1.01 to 1.09 times with 16384, and 1.1, 1.7 and 2.0 times w
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def while_loop(
     *,
     max_steps: int,
     checkpoints: int | None = None,
-    on_max_steps: str = "nan",
+    on_max_steps: Literal["nan", "raise", "ignore"] = "nan",
 ) -> T:
     """Repeats `body_fun` while `cond_fun` holds, differentiable in every mode.
 
