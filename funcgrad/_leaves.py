@@ -18,13 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Grads = Any
-"""A pytree like what is differentiated, of arrays, and `None` at leaves that take no gradient.
-
-Python's types cannot say that: the gradient of a float is an array, that of an array of integers is
-`None`, and `jax.Array` stands for an array of either kind.
-"""
-
 KINDS = (jax.Array, np.ndarray, np.generic, int, float, complex)
 
 

@@ -18,16 +18,17 @@ from ._describe import describe, differences
 from ._leaves import adopt_dtype, takes_gradient
 from ._lists import inverted, merge, partly, select, split_at
 from ._mistakes import explained
+from ._types import Function, P, R
 from .errors import GradientError, TreeError, UsageError
 
 
 def saved_tensors_hooks(
-    fun: Callable[..., Any],
+    fun: Function[P, R],
     pack: Callable[[Any], Any],
     unpack: Callable[[Any], Any],
     *,
     argnums: int | Sequence[int] = (),
-) -> Callable[..., Any]:
+) -> Callable[P, R]:
     """A function like `fun` whose backward pass sees `unpack(pack(x))` of each `x` that it keeps.
 
     Stands for `with torch.autograd.graph.saved_tensors_hooks(pack, unpack):` around the forward
@@ -97,9 +98,7 @@ def saved_tensors_hooks(
     return hooked
 
 
-def save_on_cpu(
-    fun: Callable[..., Any], *, argnums: int | Sequence[int] = ()
-) -> Callable[..., Any]:
+def save_on_cpu(fun: Function[P, R], *, argnums: int | Sequence[int] = ()) -> Callable[P, R]:
     """A function like `fun` that holds in the host's memory what its backward pass keeps.
 
     Stands for `with torch.autograd.graph.save_on_cpu(pin_memory=True):`. What is kept is moved to

@@ -11,10 +11,10 @@ from ._describe import describe, differences
 from ._leaves import adopt_dtype, is_array, takes_gradient
 from ._mistakes import explained
 from ._tags import inject
+from ._types import Function, P, R
 from .errors import TreeError, UsageError
 
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def detach(y: T) -> T:
@@ -43,7 +43,7 @@ def _stop(leaf: Any) -> Any:
 class _NoGrad:
     """What `no_grad()` returns: a decorator, and a `with` block that explains itself."""
 
-    def __call__(self, fun: F) -> F:
+    def __call__(self, fun: Function[P, R]) -> Callable[P, R]:
         return no_grad(fun)
 
     def __enter__(self) -> NoReturn:
@@ -60,7 +60,7 @@ class _NoGrad:
 
 
 @overload
-def no_grad(fun: F) -> F: ...
+def no_grad(fun: Function[P, R]) -> Callable[P, R]: ...
 @overload
 def no_grad(fun: None = None) -> _NoGrad: ...
 def no_grad(fun: Any = None) -> Any:

@@ -10,13 +10,6 @@ import numpy as np
 from ._describe import describe, tensor_advice
 from .errors import TreeError, UsageError
 
-Grads = Any
-"""A pytree like what is differentiated, of arrays, and `None` at leaves that take no gradient.
-
-Python's types cannot say that: the gradient of a float is an array, that of an array of integers is
-`None`, and `jax.Array` stands for an array of either kind.
-"""
-
 
 def takes_gradient(leaf: Any) -> bool:
     """Whether a leaf is of a floating or complex dtype; integers and bools take no gradient.

@@ -15,7 +15,6 @@ from jax.sharding import PartitionSpec
 import funcgrad as fg
 from funcgrad import _jax
 from funcgrad._jax import traits
-from funcgrad.bench import anomaly as bench
 from funcgrad.tools.anomaly import flags
 
 MODES = ["interpreted", "compiled"]
@@ -558,13 +557,6 @@ def test_a_program_of_arithmetic_is_looked_at_in_its_results_alone():
     w = jnp.ones((3, 3))
     program = jax.make_jaxpr(lambda x: jnp.tanh(x @ w + 1) @ w)(jnp.ones(3))
     assert flags._watched(program, set(), own=True) == set(_jax.outputs(program))
-
-
-def test_the_benchmark_compares_every_way():
-    plain, ratios = bench.compare(bench.recurrent(width=4, length=3, rows=2), rounds=1)
-    assert plain > 0
-    assert set(ratios) == set(bench.WAYS)
-    assert all(ratio > 0 for ratio in ratios.values())
 
 
 @BOTH

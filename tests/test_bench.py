@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bench_page as page
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +16,8 @@ import pytest
 import funcgrad as fg
 from funcgrad import cli
 from funcgrad._files import write_whole
-from funcgrad.bench import _case, _measure, _plot, _report, _run, _torch, _worker, page
-from funcgrad.bench._case import CONTENDERS, Problem, Torch
+from funcgrad.bench import _case, _measure, _plot, _report, _run, _timer, _torch, _worker
+from funcgrad.bench._case import CONTENDERS, Own, Problem, Torch
 from funcgrad.bench.program import normalized
 from funcgrad.errors import BenchError
 
@@ -25,8 +26,17 @@ QUICK = _measure.Plan(rounds=2, stages=1, at_least=0, budget=0.01)
 ROOT = Path(__file__).parents[1]
 
 
+# Of cases whose smallest size is not small enough for a test.
+SMALL = {
+    "loops/gradient-by-room": "3x5",
+    "loops/derivative-by-room": "3x5",
+    "loops/equal-memory": "4x60",
+    "tracing/line": "6x2",
+}
+
+
 def smallest(case):
-    return case.build(next(iter(case.sizes.values())))
+    return case.build(case.size(SMALL.get(case.name, next(iter(case.sizes)))))
 
 
 def test_every_cell_of_the_original_that_computes_gradients_is_a_case():
@@ -49,6 +59,7 @@ def test_groups_sweeps_and_sizes():
     groups = {name.partition("/")[0] for name in CASES}
     assert groups == {
         *("original", "models", "loops", "accumulation", "second-order", "checks", "sweeps"),
+        "tracing",
     }
     counted = {case.sweep for case in CASES.values() if case.sweep}
     assert counted == {"numbers", "width", "layers", "tags", "trips"}
@@ -60,29 +71,27 @@ def test_groups_sweeps_and_sizes():
             assert list(map(int, case.sizes)) == sorted(case.sizes.values())
 
 
-def leaves(tree):
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-
-
 @functools.cache
 def computed(name, contender):
     """What a contender in JAX gives at the smallest size, compiled as quickly as XLA can."""
-    problem = smallest(CASES[name])
     with jax.numpy_dtype_promotion("standard"):  # which optax counts on
-        fun = _measure.functions(problem, [contender]).get(contender)
-        if not callable(fun):
-            return fun
+        problem = smallest(CASES[name])
+        peers = {peer: make for peer, make in problem.peers.items() if peer == contender}
+        found = _measure.functions(problem._replace(peers=peers), [contender])
+        if not isinstance(one := found.get(contender), _case.Own):
+            return one
         options = {"xla_backend_optimization_level": 0}
-        run = fun if problem.host else jax.jit(fun, compiler_options=options)
-        return leaves(run(*jax.device_put(problem.args)))
+        run = one.fun if problem.host else jax.jit(one.fun, compiler_options=options)
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(problem.view(run(*one.args)))]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_contenders_agree(name):
-    made = {contender: computed(name, contender) for contender in CONTENDERS}
+    problem = smallest(CASES[name])
+    made = {contender: computed(name, contender) for contender in [*CONTENDERS, *problem.peers]}
     made = {one: results for one, results in made.items() if isinstance(results, list)}
     assert {"funcgrad", "jax"} <= set(made)
-    _measure.agree(made, smallest(CASES[name]))
+    _measure.agree(made, problem)
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
@@ -95,9 +104,10 @@ def test_pytorch_agrees(torch, name):
         pytest.skip("has no form in PyTorch")
     contenders = _torch.uncompiled(problem.torch)
     assert "torch" in contenders
-    for _ in range(2):
-        made = {one: _measure.results(contender) for one, contender in contenders.items()}
-        _measure.agree({"jax": computed(name, "jax"), **made}, problem)
+    for turn in range(2):
+        made = {one: _measure.ran(contender)[1] for one, contender in contenders.items()}
+        if not (problem.carry and turn):  # whose second call goes on from the first
+            _measure.agree({"jax": computed(name, "jax"), **made}, problem)
 
 
 def test_the_networks_are_what_they_say():
@@ -141,6 +151,38 @@ def test_a_measurement_is_complete():
     assert plain["to_control"] > 0
     assert plain["trace_to_jax"] > 0
     assert plain["program"]["same"] is True
+
+
+def stepped(x, y):
+    return x - 0.1 * y, y
+
+
+def test_what_a_call_returns_is_what_the_next_one_takes():
+    args = np.ones(3, np.float32), np.full(3, 2, np.float32)
+    problem = Problem(args, stepped, stepped, carry=1)
+    peers = {"from elsewhere": lambda: Own(stepped, (np.zeros(3, np.float32), args[1]))}
+    made = _measure.functions(problem._replace(peers=peers), ["funcgrad"])
+    mine, theirs = _measure.in_jax(problem, made, []).values()
+    for n in (1, 2, 3):
+        for start, one in ((1, mine), (0, theirs)):
+            np.testing.assert_allclose(_measure.ran(one)[1][0], start - 0.2 * n, rtol=1e-5)
+
+
+def test_contenders_with_names_of_their_own_are_measured_in_all_stages():
+    problem = TINY._replace(peers={"another": lambda: doubled, "optax": lambda: doubled})
+    costs = _measure.measure(problem, ("funcgrad", "jax"), QUICK)
+    assert list(costs) == ["funcgrad", "jax", "another"]
+    assert costs["another"].trace.median > 0
+    assert costs["another"].program.outputs == 12
+    assert costs["another"].close is costs["another"].times
+
+
+def test_what_is_only_traced_is_not_compiled(monkeypatch):
+    monkeypatch.setattr(_measure, "told", lambda *_: pytest.fail("it was compiled"))
+    monkeypatch.setattr(_measure, "interleaved", lambda *_: pytest.fail("it was timed"))
+    costs = _measure.measure(TINY._replace(traced=True), NAMES, QUICK)
+    assert list(costs) == ["funcgrad", "jax"]
+    assert costs["jax"].trace.median > 0
 
 
 def test_another_program_is_told_apart():
@@ -219,7 +261,28 @@ def test_selection():
     assert ("models/mlp-hook", "tiny") in names(["models/*"])
     assert names(["models/mlp"], ["large"]) == [("models/mlp", "large")]
     assert names(["sweeps/n"], quick=True) == [("sweeps/n", n) for n in ("1", "100", "10000")]
+    assert names(["loops/equal-memory", "original/in21"], ["64x100", "tiny"]) == [
+        ("original/in21", "tiny"),
+        ("loops/equal-memory", "64x100"),
+    ]
+    assert CASES["sweeps/n"].size("7") == 7
+    for size in ("7x7", "0", "large"):
+        assert CASES["sweeps/n"].size(size) is None
     assert {name for name, _ in names()} == {c.name for c in CASES.values() if not c.extra}
+
+
+def test_times_are_of_every_call_in_every_round():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    times = _timer.interleaved(calls, rounds=3)
+    assert order == list("ab" + "ab" + "ba" + "ab")
+    assert all(len(each.rounds) == 3 and each.minimum > 0 for each in times.values())
+
+
+def test_a_short_call_is_repeated_to_last():
+    count = []
+    _timer.interleaved({"a": lambda: count.append(1)}, rounds=1, at_least=1e-3)
+    assert len(count) > 2
 
 
 # A report that was never measured: two cells, a sweep, a check, and a case that failed.
@@ -311,6 +374,27 @@ def test_tables_show_what_is_missing_and_what_failed():
     for table in (programs, _report.stages(report)):
         assert {len(row) for row in table} == {len(table[0])}
         assert len(_report.markdown(table).splitlines()) == len(table) + 1
+
+
+def test_a_closer_look_has_a_row_for_each_contender():
+    costs = {"funcgrad": cost(10e-6, 1.25), "jax": cost(8e-6), "few": cost(9e-6, 1.1)}
+    costs["few"]["program"]["temporary"] = 2
+    costs["torch"] = {"missing": _case.NO_FORM}
+    costs["equinox"] = {"missing": "not installed"}
+    costs["traced"] = {"trace": 0.02, "trace_to_jax": 2.0}
+    look = result("loops/look", "8x10", costs, closer=True)
+    ordinary, closer = _report.split(made() | {"results": [*made()["results"], look]})
+    assert ordinary == made()
+    head, *rows = _report.closer(closer)
+    assert {(len(row), row[0]) for row in rows} == {(len(head), "loops/look 8x10")}
+    assert [row[1] for row in rows] == [
+        *("funcgrad, jitted", "JAX by hand, jitted", "few", "Equinox", "traced"),
+    ]
+    mine, _, few, missing, traced = (row[2:] for row in rows)
+    assert mine[:3] == ["10.0 µs ±10%", "10.0 µs", "1.25"]
+    assert few[-2:] == ["2", "0.25"]
+    assert missing == ["not installed", *["-"] * (len(head) - 3)]
+    assert traced[4:6] == ["20.0 ms", "2.00"]
 
 
 def test_a_report_survives_the_way_through_a_file(tmp_path):
@@ -468,7 +552,7 @@ def test_the_list_has_every_case(capsys):
 
 
 def test_the_pages_show_the_committed_results():
-    """`python -m funcgrad.bench.page` brings them in step."""
+    """`python tests/bench_page.py` brings them in step."""
     found = page.reports()
     for name, make in page.PAGES.items():
         text = (ROOT / name).read_text()

@@ -6,9 +6,9 @@ import sys
 
 import jax
 import pytest
-from jax.sharding import AxisType
 
-from funcgrad.bench import accumulation
+from funcgrad.bench import scaling
+from funcgrad.bench.cases import accumulation
 from funcgrad.bench.program import Collective, collectives
 from funcgrad.bench.scaling import HIDDEN, ROWS, WIDTH, Scale, scale
 
@@ -50,52 +50,20 @@ def test_collectives_are_read_with_their_bytes_groups_and_loops(groups, size):
     ]
 
 
-@pytest.fixture
-def small(monkeypatch):
-    for name, value in {"MICROBATCHES": 4, "ROWS": 4, "WIDTH": 16}.items():
-        monkeypatch.setattr(accumulation, name, value)
+def test_a_step_with_ours_moves_one_gradient():
     with jax.numpy_dtype_promotion("standard"):  # which optax counts on
-        yield
-
-
-@pytest.fixture
-def mesh():
-    return jax.make_mesh((8,), ("data",), (AxisType.Auto,))
-
-
-def test_contenders_in_jax_agree_and_ours_moves_one_gradient(small, mesh):
-    contenders = [*accumulation.jax_contenders(mesh), *accumulation.optax_contenders(mesh)]
-    accumulation.agree(contenders)
-    moved = {one.name: one.moved[0] for one in contenders}
-    assert moved.pop("funcgrad.microbatch") == "1"
+        rows = [row for row in scaling.exchanges(4, 16) if row[1] != "not installed"]
+    moved = {name: count for name, count, _ in rows}
+    assert moved.pop("funcgrad, jitted") == "1"
     assert moved.pop("the whole batch at once") == "1"
-    assert all(words.startswith("4 x ") for words in moved.values()), moved
-    memory = {one.name: float(one.memory) for one in contenders}
-    assert memory["funcgrad.microbatch"] <= min(memory.values()) + 0.01
+    assert set(moved) >= {"JAX by hand, jitted", "accumulate_grad"}
+    assert all(words.startswith("16 x ") for words in moved.values()), moved
 
 
-def test_pytorch_agrees(torch, small, mesh):
-    accumulation.agree(
-        [next(accumulation.jax_contenders(mesh)), next(accumulation.torch_contenders())]
-    )
-
-
-def test_contenders_that_differ_are_not_timed(small, mesh):
-    ours, hand, *_ = accumulation.jax_contenders(mesh)
-    hand.take()
-    with pytest.raises(AssertionError, match=r"lax\.scan by hand"):
-        accumulation.agree([ours, hand])
-
-
-def test_a_library_that_is_not_installed_is_told():
-    def make():
-        import nowhere
-
-        yield nowhere
-
-    missing = []
-    assert accumulation.entered(make, missing) == []
-    assert missing == ["not installed: nowhere"]
+def test_what_moves_is_what_the_parameters_take():
+    with jax.numpy_dtype_promotion("standard"):
+        step = accumulation.by_gradient(jax.value_and_grad(accumulation.loss))
+        assert scaling.exchanged(step, 1, 512) == ("1", f"{(4 * 3 * 512**2 + 4) / 1e6:.2f}")
 
 
 CODE = """

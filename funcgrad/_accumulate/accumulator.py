@@ -7,10 +7,11 @@ import jax.numpy as jnp
 
 from .._describe import describe, differences, tensor_advice
 from .._leaves import takes_gradient
+from .._types import Grads
 from ..errors import TreeError, UsageError
 
 
-def zero_grad(params: Any, set_to_none: bool = False, dtype: Any = None) -> Any:
+def zero_grad(params: Any, set_to_none: bool = False, dtype: Any = None) -> Grads:
     """A fresh gradient accumulator for `params`.
 
     Stands for `optimizer.zero_grad(set_to_none=...)`, and for `x.grad.zero_()` on one tensor. The
@@ -61,7 +62,7 @@ def sum_dtype(dtype: Any) -> Any:
     return jnp.dtype(jnp.float32) if half else dtype
 
 
-def accumulate_grad(acc: Any, grads: Any) -> Any:
+def accumulate_grad(acc: Grads, grads: Grads) -> Grads:
     """The accumulator with `grads` added.
 
     Stands for what `backward()` does to `.grad`. Pure: `acc` is not changed, so donate it to `jit`

@@ -27,6 +27,7 @@ from .._calls import Call, argument, from_front, path_of, positions, replaced, t
 from .._describe import describe, differences
 from .._leaves import is_array, is_traced, takes_gradient
 from .._mistakes import explained
+from .._types import Function, P, R
 from ..errors import TreeError, UsageError
 from .accumulator import sum_dtype
 
@@ -34,7 +35,7 @@ WORDS = ("mean", "sum", "stack")
 
 
 def microbatch(
-    fun: Callable[..., Any],
+    fun: Function[P, R],
     microbatches: int,
     *,
     batch_argnums: int | Sequence[int] = 1,
@@ -43,7 +44,7 @@ def microbatch(
     mesh: Any = None,
     batch_axis: str | Sequence[str] | None = None,
     key_argnums: int | Sequence[int] = (),
-) -> Callable[..., Any]:
+) -> Callable[P, R]:
     """A function that computes `fun` in parts of the batch, one after the other in one loop.
 
     Stands for `for micro in batch.chunk(n): (loss(micro) / n).backward()`, and with `mesh` for the

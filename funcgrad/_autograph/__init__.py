@@ -3,21 +3,27 @@
 import functools
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 from .._extras import need
 from .._mistakes import explained
+from .._types import Function, P, R
 from ..errors import UsageError
 from ._source import shown
 
 _GRADIENTS = "funcgrad._grad.backward"  # where the functions that `grad` returns are written
 
 
+@overload
 def autograph(
-    fun: Callable[..., Any] | None = None,
-    *,
-    max_steps: int | None = None,
-    checkpoints: Any = None,
+    fun: Function[P, R], *, max_steps: int | None = None, checkpoints: int | None = None
+) -> Callable[P, R]: ...
+@overload
+def autograph(
+    fun: None = None, *, max_steps: int | None = None, checkpoints: int | None = None
+) -> Callable[[Function[P, R]], Callable[P, R]]: ...
+def autograph(
+    fun: Any = None, *, max_steps: int | None = None, checkpoints: int | None = None
 ) -> Any:
     """Makes the control flow of a Python function work on traced values, and differentiable there.
 

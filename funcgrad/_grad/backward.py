@@ -14,7 +14,6 @@ from typing import (
     Generic,
     Literal,
     NamedTuple,
-    ParamSpec,
     TypeVar,
     TypeVarTuple,
     Unpack,
@@ -28,16 +27,15 @@ from .. import _jax
 from .. import _taps as interpret
 from .._calls import Call, differentiated, from_front, path_of, positions, scatter
 from .._describe import describe, differences
-from .._leaves import Grads, adopt_dtype, conjugate, takes_gradient
+from .._leaves import adopt_dtype, conjugate, takes_gradient
 from .._mistakes import explained
+from .._types import Function, Grads, P, R
 from ..errors import GradientError, TreeError, UsageError
 from .keywords import Either, Named, Plain, WithAux, WithAuxNamed
 from .program import plain, traced
 from .retain import Names, Retain, names_of
 
-P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
-Value = TypeVar("Value")
 Aux = TypeVar("Aux")
 Pulled = TypeVar("Pulled")
 
@@ -173,26 +171,30 @@ def _placed(grads: list[Any], values: list[Any]) -> list[Any]:
 
 @overload
 def vjp(
-    fun: Callable[[*Ts], Value], *primals: *Ts, has_aux: Literal[False] = False, retain: None = None
-) -> tuple[Value, Pullback[GradsOfEach]]: ...
+    fun: Callable[[*Ts], R], *primals: *Ts, has_aux: Literal[False] = False, retain: None = None
+) -> tuple[R, Pullback[GradsOfEach]]: ...
 @overload
 def vjp(
-    fun: Callable[[*Ts], Value], *primals: *Ts, has_aux: Literal[False] = False, retain: Names
-) -> tuple[Value, Pullback[tuple[GradsOfEach, RetainedByName]]]: ...
+    fun: Callable[[*Ts], R], *primals: *Ts, has_aux: Literal[False] = False, retain: Names
+) -> tuple[R, Pullback[tuple[GradsOfEach, RetainedByName]]]: ...
 @overload
 def vjp(
-    fun: Callable[[*Ts], tuple[Value, Aux]],
+    fun: Callable[[*Ts], tuple[R, Aux]],
     *primals: *Ts,
     has_aux: Literal[True],
     retain: None = None,
-) -> tuple[Value, Pullback[GradsOfEach], Aux]: ...
+) -> tuple[R, Pullback[GradsOfEach], Aux]: ...
 @overload
 def vjp(
-    fun: Callable[[*Ts], tuple[Value, Aux]], *primals: *Ts, has_aux: Literal[True], retain: Names
-) -> tuple[Value, Pullback[tuple[GradsOfEach, RetainedByName]], Aux]: ...
+    fun: Callable[[*Ts], tuple[R, Aux]], *primals: *Ts, has_aux: Literal[True], retain: Names
+) -> tuple[R, Pullback[tuple[GradsOfEach, RetainedByName]], Aux]: ...
 @overload
 def vjp(
-    fun: Callable[[*Ts], tuple[Value, Aux]], *primals: *Ts, has_aux: bool, retain: Retain = None
+    fun: Callable[[*Ts], R], *primals: *Ts, has_aux: Literal[False] = False, retain: Retain
+) -> tuple[R, Pullback[Any]]: ...
+@overload
+def vjp(
+    fun: Callable[[*Ts], tuple[R, Aux]], *primals: *Ts, has_aux: bool, retain: Retain = None
 ) -> tuple[Any, ...]: ...
 def vjp(
     fun: Callable[[*Ts], Any], *primals: *Ts, has_aux: bool = False, retain: Retain = None
@@ -243,27 +245,27 @@ def vjp(
 
 @overload
 def grad(
-    fun: Callable[P, object], argnums: int | Sequence[int] = 0, **keywords: Unpack[Plain]
+    fun: Function[P, R], argnums: int | Sequence[int] = 0, **keywords: Unpack[Plain]
 ) -> Callable[P, Grads]: ...
 @overload
 def grad(
-    fun: Callable[P, object], argnums: int | Sequence[int] = 0, **keywords: Unpack[Named]
+    fun: Function[P, R], argnums: int | Sequence[int] = 0, **keywords: Unpack[Named]
 ) -> Callable[P, tuple[Grads, RetainedByName]]: ...
 @overload
 def grad(
-    fun: Callable[P, tuple[object, Aux]],
+    fun: Function[P, tuple[R, Aux]],
     argnums: int | Sequence[int] = 0,
     **keywords: Unpack[WithAux],
 ) -> Callable[P, tuple[Grads, Aux]]: ...
 @overload
 def grad(
-    fun: Callable[P, tuple[object, Aux]],
+    fun: Function[P, tuple[R, Aux]],
     argnums: int | Sequence[int] = 0,
     **keywords: Unpack[WithAuxNamed],
 ) -> Callable[P, tuple[Grads, Aux, RetainedByName]]: ...
 @overload
 def grad(
-    fun: Callable[P, tuple[object, Aux]],
+    fun: Function[P, tuple[R, Aux]],
     argnums: int | Sequence[int] = 0,
     **keywords: Unpack[Either],
 ) -> Callable[P, Any]: ...
@@ -351,27 +353,27 @@ def grad(
 
 @overload
 def value_and_grad(
-    fun: Callable[P, Value], argnums: int | Sequence[int] = 0, **keywords: Unpack[Plain]
-) -> Callable[P, tuple[Value, Grads]]: ...
+    fun: Function[P, R], argnums: int | Sequence[int] = 0, **keywords: Unpack[Plain]
+) -> Callable[P, tuple[R, Grads]]: ...
 @overload
 def value_and_grad(
-    fun: Callable[P, Value], argnums: int | Sequence[int] = 0, **keywords: Unpack[Named]
-) -> Callable[P, tuple[Value, Grads, RetainedByName]]: ...
+    fun: Function[P, R], argnums: int | Sequence[int] = 0, **keywords: Unpack[Named]
+) -> Callable[P, tuple[R, Grads, RetainedByName]]: ...
 @overload
 def value_and_grad(
-    fun: Callable[P, tuple[Value, Aux]],
+    fun: Function[P, tuple[R, Aux]],
     argnums: int | Sequence[int] = 0,
     **keywords: Unpack[WithAux],
-) -> Callable[P, tuple[tuple[Value, Aux], Grads]]: ...
+) -> Callable[P, tuple[tuple[R, Aux], Grads]]: ...
 @overload
 def value_and_grad(
-    fun: Callable[P, tuple[Value, Aux]],
+    fun: Function[P, tuple[R, Aux]],
     argnums: int | Sequence[int] = 0,
     **keywords: Unpack[WithAuxNamed],
-) -> Callable[P, tuple[tuple[Value, Aux], Grads, RetainedByName]]: ...
+) -> Callable[P, tuple[tuple[R, Aux], Grads, RetainedByName]]: ...
 @overload
 def value_and_grad(
-    fun: Callable[P, tuple[Value, Aux]],
+    fun: Function[P, tuple[R, Aux]],
     argnums: int | Sequence[int] = 0,
     **keywords: Unpack[Either],
 ) -> Callable[P, Any]: ...

@@ -7,12 +7,12 @@ for 1024 steps is made and not for more: where `max_steps` is larger, the steps 
 run twice, or as `checkpoints` says. Measured on a CPU, for the gradient of 1000 steps of
 `tanh(W @ x)` at widths 1, 64 and 256, against a `lax.scan` of 1000: 0.99 to 1.02 times its time
 with max_steps=1024, 1.01 to 1.09 times with 16384, and 1.1, 1.7 and 2.0 times with room for all of
-16384 steps (`python -m funcgrad.bench.loops` measures it on yours). Called outside `jax.jit`, each
-call is traced and compiled anew.
+16384 steps (`funcgrad bench loops/gradient-by-room` measures it on yours). Called outside
+`jax.jit`, each call is traced and compiled anew.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def while_loop(
     *,
     max_steps: int,
     checkpoints: int | None = None,
-    on_max_steps: str = "nan",
+    on_max_steps: Literal["nan", "raise", "ignore"] = "nan",
 ) -> T:
     """Repeats `body_fun` while `cond_fun` holds, differentiable in every mode.
 

@@ -1,1 +1,1 @@
-"""Benchmarks: the cases of `funcgrad bench`, and closer looks like `funcgrad.bench.loops`."""
+"""Benchmarks: the cases of `funcgrad bench`, and in `scaling` what devices exchange."""

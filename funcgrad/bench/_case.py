@@ -5,6 +5,7 @@ the same from them. What runs them, and how, is none of its business.
 """
 
 import fnmatch
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,7 +29,14 @@ CONTENDERS = {
     "known": "JAX by hand, trips known when tracing",
     "control": "control",
 }
-"""Everyone who may take part: what `--contenders` calls them, and what the table does."""
+"""Everyone who has a column: what `--contenders` calls them, and what the table does."""
+
+NO_FORM = "has no such form"
+
+
+def same(value: Any) -> Any:
+    """What is given."""
+    return value
 
 
 class Torch(NamedTuple):
@@ -53,10 +61,17 @@ class Torch(NamedTuple):
     loss: Function | None = None
     eager: Function | None = None
     view: Function = lambda value, others, gradients: (value, *gradients)
-    eager_view: Function = lambda results: results
+    eager_view: Function = same
     backward: Callable[[Function], Function] | None = None
     func: Function | None = None
-    why: str = "has no such form"
+    why: str = NO_FORM
+
+
+class Own(NamedTuple):
+    """A function that takes other arguments than those of the problem."""
+
+    fun: Function
+    args: tuple[Any, ...]
 
 
 class Problem(NamedTuple):
@@ -67,21 +82,28 @@ class Problem(NamedTuple):
         ours: the function that uses funcgrad; not jitted.
         hand: the same, hand-written in JAX; it returns the same leaves in the same order.
         torch: makes what PyTorch needs, where PyTorch is installed.
-        peers: makes the function of another library, by the name of the contender.
+        peers: makes the function of another library, or an `Own`, by the name of the contender.
         control: what the others are measured against; `None`: an empty jitted function with the
             inputs and outputs of ours.
         host: the functions are called as they are, as their work is not one compiled program.
         tolerance: how far results may be apart, relative to the greatest number of each array.
+        carry: how many arguments, from the first, the function returns anew in the same places;
+            they are donated, and the next call gets the new ones.
+        view: from what a function returns to what is compared; not timed.
+        traced: only tracing and lowering are timed.
     """
 
     args: tuple[Any, ...]
     ours: Function
     hand: Function
     torch: Callable[[], Torch] | None = None
-    peers: Mapping[str, Callable[[], Function]] = {}
+    peers: Mapping[str, Callable[[], Any]] = {}
     control: Function | None = None
     host: bool = False
     tolerance: float = 1e-4
+    carry: int = 0
+    view: Function = same
+    traced: bool = False
 
 
 class Case(NamedTuple):
@@ -93,6 +115,7 @@ class Case(NamedTuple):
         build: from a size to the problem.
         sizes: by name, from the smallest to the largest.
         sweep: what the size counts, where the case shows how cost grows.
+        closer: whether it is a closer look: contenders have names of their own, each a line.
         extra: whether it runs only when it is asked for by name.
         dispatch: the sizes at which calling the program costs more than running it.
     """
@@ -102,26 +125,54 @@ class Case(NamedTuple):
     build: Callable[[Any], Problem]
     sizes: Mapping[str, Any]
     sweep: str | None = None
+    closer: bool = False
     extra: bool = False
     dispatch: Sequence[str] = ()
+
+    def size(self, name: str) -> Any:
+        """The size of that name; `None` where there is none.
+
+        Where sizes are called by their numbers, any others are sizes too.
+
+        >>> Case("loops/x", "", print, {"64x1000": (64, 1000)}).size("8x10")
+        (8, 10)
+        """
+        first, size = next(iter(self.sizes.items()))
+        if name in self.sizes or not all(
+            re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", n) for n in (first, name)
+        ):
+            return self.sizes.get(name)
+        numbers = tuple(map(int, name.split("x")))
+        if len(numbers) != len(first.split("x")):
+            return None
+        return numbers if isinstance(size, tuple) else numbers[0]
 
 
 _CASES: dict[str, Case] = {}
 
 
 def case(
-    name: str, about: str, sizes: Mapping[str, Any] | Sequence[int], **options: Any
+    name: str, about: str, sizes: Mapping[str, Any] | Sequence[Any], **options: Any
 ) -> Callable[[Build], Build]:
-    """Registers what it decorates, the function that builds the problem of a size."""
+    """Registers what it decorates, the function that builds the problem of a size.
+
+    Sizes without names are numbers, or tuples of numbers, and are called by these: `64x1000`.
+    """
 
     def register(build: Build) -> Build:
         if name in _CASES:
             raise AssertionError(f"there are two cases {name!r}")
-        named = sizes if isinstance(sizes, Mapping) else {str(size): size for size in sizes}
+        named = sizes if isinstance(sizes, Mapping) else {called(size): size for size in sizes}
+        options.setdefault("extra", options.get("closer", False))
         _CASES[name] = Case(name, about, build, named, **options)
         return build
 
     return register
+
+
+def called(size: Any) -> str:
+    """The name of a size that is a number or a tuple of numbers."""
+    return "x".join(map(str, size if isinstance(size, tuple) else [size]))
 
 
 def cases() -> dict[str, Case]:
@@ -148,10 +199,11 @@ def selected(
     """
     chosen = _matching(patterns) if patterns else [c for c in cases().values() if not c.extra]
     known = list(dict.fromkeys(size for c in chosen for size in c.sizes))
-    if unknown := [size for size in sizes if size not in known]:
-        raise BenchError(f"there is no size {unknown[0]!r} in these cases: {', '.join(known)}")
+    for size in sizes:
+        if all(c.size(size) is None for c in chosen):
+            raise BenchError(f"there is no size {size!r} in these cases: {', '.join(known)}")
     for one in chosen:
-        here = [size for size in one.sizes if not sizes or size in sizes]
+        here = [size for size in sizes or one.sizes if one.size(size) is not None]
         if quick:
             here = here[: 3 if one.sweep else 1]
         yield from ((one, size) for size in here)

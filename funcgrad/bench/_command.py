@@ -116,9 +116,8 @@ def _done(result: Report) -> str:
     name = f"{result['case']} {result['size']}"
     if "error" in result:
         return f"{name}: {result['error']}"
-    costs = result["costs"]
-    times = [f"{n} {_report.duration(c['median'])}" for n, c in costs.items() if c.get("median")]
-    return f"{name}: {', '.join(times)}"
+    times = {n: cost.get("median", cost.get("trace")) for n, cost in result["costs"].items()}
+    return f"{name}: {', '.join(f'{n} {_report.duration(t)}' for n, t in times.items() if t)}"
 
 
 def show(report: Report, old: Report | None = None, width: int | None = None) -> None:
@@ -134,14 +133,19 @@ def show(report: Report, old: Report | None = None, width: int | None = None) ->
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     lines(_report.header_lines(report))
-    _report.printed(_report.times(report), console, "Time of a call: median ± quartile")
-    if any(_report.compiled(report)):
-        _report.printed(_report.stages(report), console, "Before it runs: funcgrad, jitted")
-        _report.printed(_report.programs(report), console, "Programs: funcgrad, jitted")
+    table, closer = _report.split(report)
+    if closer["results"]:
+        _report.printed(_report.closer(closer), console, "Closer looks: median ± quartile")
+    if table["results"]:
+        _report.printed(_report.times(table), console, "Time of a call: median ± quartile")
+    if any(_report.compiled(table)):
+        _report.printed(_report.stages(table), console, "Before it runs: funcgrad, jitted")
+        _report.printed(_report.programs(table), console, "Programs: funcgrad, jitted")
     if old:
         rows = _report.comparison(report, old)
         _report.printed(rows, console, "New / old (in brackets: within the quartiles of both)")
         lines(_report.differences(report, old))
-    lines(["", "Verdicts", *_report.verdict_lines(report)])
+    if table["results"]:
+        lines(["", "Verdicts", *_report.verdict_lines(table)])
     failed = [result for result in report["results"] if "error" in result]
     lines([f"failed: {one['case']} {one['size']}: {one['error']}" for one in failed])

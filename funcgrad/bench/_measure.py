@@ -8,6 +8,7 @@ more by themselves, where PyTorch's threads do not disturb them; their ratios ar
 
 import functools
 import math
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +18,8 @@ import numpy as np
 
 from ..errors import BenchError
 from . import _torch
-from ._case import CONTENDERS, Function, Problem
-from ._timer import Times, clock, interleaved, uncollected
+from ._case import CONTENDERS, Function, Own, Problem
+from ._timer import Times, clock, in_turn, interleaved, uncollected
 from ._torch import Contender
 from .program import normalized
 
@@ -87,36 +88,103 @@ def measure(problem: Problem, wanted: Collection[str], plan: Plan, gpu: bool = F
 
     Args:
         problem: what to compute.
-        wanted: names of contenders.
+        wanted: names of contenders; those that have a name of the problem's own always take part.
         plan: how long to measure.
         gpu: whether PyTorch's contenders run on a GPU.
 
     Raises:
         BenchError: contenders do not return the same; nothing was timed.
     """
-    costs, ready = compiled(problem, wanted, plan)
+    problem = problem._replace(args=jax.device_put(problem.args))
+    found = functions(problem, wanted)
+    costs = {name: Cost(missing=one) for name, one in found.items() if isinstance(one, str)}
+    made = {name: one for name, one in found.items() if isinstance(one, Own)}
+    costs |= compiled(problem, made, plan)
+    ready = {} if problem.traced else in_jax(problem, made, wanted)
+    costs |= {name: Cost() for name in ready if name not in costs}
+    results = {name: ran(one)[1] for name, one in ready.items() if name != "control"}
     for name, one in _torch.contenders(problem.torch, wanted, gpu).items():
         if isinstance(one, str):
             costs[name] = Cost(missing=one)
             continue
         try:
-            first = clock(one.call)
+            first, results[name] = ran(one)
             costs[name] = Cost(compile=max(0.0, first - clock(one.call)))
             ready[name] = one
         except Exception as error:  # whatever a compiler may raise
             costs[name] = Cost(missing=_torch.reason(error))
-    agree({name: results(one) for name, one in ready.items() if name != "control"}, problem)
+    agree(results, problem)
     if "unjitted" in ready:
-        times = Times(tuple(clock(ready["unjitted"].call) for _ in range(3)))
-        costs["unjitted"] = costs["unjitted"]._replace(times=times)
-    for field, names, rounds in (
-        ("times", [name for name in ready if name != "unjitted"], plan.rounds),
-        ("close", ["funcgrad", "jax", *problem.peers, "control"], 2 * plan.rounds),
-    ):
-        calls = {name: ready[name].call for name in names if name in ready}
-        for name, times in timed(calls, plan._replace(rounds=rounds)).items():
-            costs[name] = costs[name]._replace(**{field: times})  # type: ignore[arg-type]
-    return {name: costs[name] for name in CONTENDERS if name in costs}
+        call = ready.pop("unjitted").call
+        costs["unjitted"] = Cost(times=Times(tuple(clock(call) for _ in range(3))))
+    alone = {name: one.call for name, one in ready.items() if name not in _torch.NAMES}
+    close = timed(alone, plan._replace(rounds=2 * plan.rounds))
+    everyone = {name: one.call for name, one in ready.items()}
+    times = timed(everyone, plan) if len(everyone) > len(alone) else close
+    for name in ready:
+        costs[name] = costs[name]._replace(times=times[name], close=close.get(name))
+    return {name: costs[name] for name in [*CONTENDERS, *problem.peers] if name in costs}
+
+
+def functions(problem: Problem, wanted: Collection[str]) -> dict[str, Own | str]:
+    """The functions in JAX by contender, with their arguments, or why one is not there."""
+    makes = {"funcgrad": lambda: problem.ours, "jax": lambda: problem.hand, **problem.peers}
+    found: dict[str, Own | str] = {}
+    for name, make in makes.items():
+        if name in wanted or name not in CONTENDERS:
+            try:
+                made = make()
+                one = made if isinstance(made, Own) else Own(made, problem.args)
+                found[name] = one._replace(args=jax.block_until_ready(jax.device_put(one.args)))
+            except ImportError:
+                found[name] = "not installed"
+    return found
+
+
+def compiled(problem: Problem, made: Mapping[str, Own], plan: Plan) -> Costs:
+    """What functions cost before they run."""
+    if problem.host:
+        return {}
+    close = {n: one for n, one in made.items() if n in ("funcgrad", "jax") or n not in CONTENDERS}
+    before = staged(close, plan.stages)
+    if problem.traced:
+        return before
+    jax.clear_caches()
+    programs: dict[str, tuple[float, Any]] = {}
+    for name, one in made.items():
+        lowered = jitted(problem, one).lower(*one.args)
+        start = time.perf_counter()
+        program = lowered.compile()
+        programs[name] = time.perf_counter() - start, program
+    texts = {name: normalized(program.as_text()) for name, (_, program) in programs.items()}
+    return {
+        name: before.get(name, Cost())._replace(
+            compile=seconds,
+            program=told(program, texts[name] == texts["jax"] if "jax" in texts else None),
+        )
+        for name, (seconds, program) in programs.items()
+    }
+
+
+def jitted(problem: Problem, one: Own) -> Any:
+    """The function that is compiled and called."""
+    return jax.jit(one.fun, donate_argnums=tuple(range(problem.carry)))
+
+
+def in_jax(
+    problem: Problem, made: Mapping[str, Own], wanted: Collection[str]
+) -> dict[str, Contender]:
+    """The contenders in JAX that are ready to run, and what they are measured against."""
+    calls = {
+        name: waited(one.fun if problem.host else jitted(problem, one), one.args, problem.carry)
+        for name, one in made.items()
+    }
+    if "unjitted" in wanted and not problem.host:
+        calls["unjitted"] = waited(problem.ours, problem.args)
+    if "control" in wanted:
+        control = problem.control or empty(problem.ours, problem.args)
+        calls["control"] = waited(control, problem.args)
+    return {name: Contender(call, problem.view) for name, call in calls.items()}
 
 
 def timed(calls: Mapping[str, Callable[[], Any]], plan: Plan) -> dict[str, Times]:
@@ -128,79 +196,23 @@ def timed(calls: Mapping[str, Callable[[], Any]], plan: Plan) -> dict[str, Times
     return interleaved(calls, rounds, plan.at_least)
 
 
-def functions(problem: Problem, wanted: Collection[str]) -> dict[str, Function | str]:
-    """The functions in JAX by contender, or why one is not there."""
-    found: dict[str, Function | str] = {"funcgrad": problem.ours, "jax": problem.hand}
-    for name, make in problem.peers.items():
-        try:
-            found[name] = make() if name in wanted else ""
-        except ImportError:
-            found[name] = "not installed"
-    return {name: fun for name, fun in found.items() if name in wanted}
-
-
-def compiled(
-    problem: Problem, wanted: Collection[str], plan: Plan
-) -> tuple[Costs, dict[str, Contender]]:
-    """What JAX's contenders cost before they run, and those that are ready to run."""
-    args = jax.block_until_ready(jax.device_put(problem.args))
-    found = functions(problem, wanted)
-    costs = {name: Cost(missing=fun) for name, fun in found.items() if isinstance(fun, str)}
-    making = {name: fun for name, fun in found.items() if not isinstance(fun, str)}
-    ready: dict[str, Any] = {}
-    if problem.host:
-        ready = dict(making)
-        costs |= dict.fromkeys(making, Cost())
-    else:
-        paths = {name: fun for name, fun in making.items() if name in ("funcgrad", "jax")}
-        traces, lowers = staged(paths, args, plan.stages)
-        jax.clear_caches()
-        texts: dict[str, str] = {}
-        for name, fun in making.items():
-            ready[name] = jax.jit(fun)
-            lowered = ready[name].lower(*args)
-            made: list[Any] = []
-            seconds = clock(lambda made=made, low=lowered: made.append(low.compile()))  # type: ignore[misc]
-            texts[name] = normalized(made[0].as_text())
-            same = texts[name] == texts["jax"] if "jax" in texts else None
-            costs[name] = Cost(None, None, None, traces.get(name), lowers.get(name), seconds)
-            costs[name] = costs[name]._replace(program=told(made[0], same))
-        if "jax" in texts and "funcgrad" in texts:
-            mine = costs["funcgrad"].program
-            assert mine
-            same = texts["funcgrad"] == texts["jax"]
-            costs["funcgrad"] = costs["funcgrad"]._replace(program=mine._replace(same=same))
-    if "unjitted" in wanted and not problem.host:
-        ready["unjitted"], costs["unjitted"] = problem.ours, Cost()
-    if "control" in wanted:
-        ready["control"] = problem.control or empty(problem.ours, args)
-        costs["control"] = Cost()
-    return costs, {name: Contender(waited(fun, args), _torch.same) for name, fun in ready.items()}
-
-
-def staged(
-    paths: Mapping[str, Function], args: Sequence[Any], times: int
-) -> tuple[dict[str, Times], dict[str, Times]]:
+def staged(made: Mapping[str, Own], rounds: int) -> Costs:
     """The times of tracing and of lowering each function, in turn, each from empty caches."""
-    traces: dict[str, list[float]] = {name: [] for name in paths}
-    lowers: dict[str, list[float]] = {name: [] for name in paths}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in made}
     with uncollected():
-        for turn in range(times):
-            for name in list(paths)[:: -1 if turn % 2 else 1]:
-                trace, lower, _ = stages(paths[name], args)
-                traces[name].append(trace)
-                lowers[name].append(lower)
-    as_times = lambda lists: {name: Times(tuple(each)) for name, each in lists.items() if each}  # noqa: E731
-    return as_times(traces), as_times(lowers)
+        for turn in range(rounds):
+            for name in in_turn(made, turn):
+                seconds[name].append(stages(*made[name]))
+    times = {name: map(Times, zip(*each, strict=True)) for name, each in seconds.items() if each}
+    return {name: Cost(trace=next(each), lower=next(each)) for name, each in times.items()}
 
 
-def stages(fun: Function, args: Sequence[Any]) -> tuple[float, float, Any]:
-    """The seconds of tracing and of lowering from empty caches, and what is to be compiled."""
+def stages(fun: Function, args: Sequence[Any]) -> tuple[float, float]:
+    """The seconds of tracing and of lowering, from empty caches."""
     jax.clear_caches()
     made: list[Any] = [jax.jit(lambda *args: fun(*args))]  # new to every cache
     trace = clock(lambda: made.append(made[-1].trace(*args)))
-    lower = clock(lambda: made.append(made[-1].lower()))
-    return trace, lower, made[-1]
+    return trace, clock(lambda: made[-1].lower())
 
 
 def told(program: Any, same: bool | None) -> Program:
@@ -229,14 +241,24 @@ def empty(fun: Function, args: Sequence[Any]) -> Function:
     return jax.jit(zeros, keep_unused=True)
 
 
-def waited(fun: Function, args: Sequence[Any]) -> Callable[[], Any]:
-    """The call that returns when the results are there."""
-    return lambda: jax.block_until_ready(fun(*args))
+def waited(fun: Function, args: Sequence[Any], carry: int = 0) -> Callable[[], Any]:
+    """The call that returns when the results are there, and goes on from the first of them."""
+    state, rest = jax.tree.map(jnp.copy, tuple(args[:carry])), args[carry:]
+
+    def call() -> Any:
+        nonlocal state
+        results = jax.block_until_ready(fun(*state, *rest))
+        state = results[:carry] if carry else ()
+        return results
+
+    return call
 
 
-def results(contender: Contender) -> list[np.ndarray]:
-    """What a contender computes, leaf by leaf."""
-    return [_torch.plain(leaf) for leaf in jax.tree.leaves(contender.view(contender.call()))]
+def ran(contender: Contender) -> tuple[float, list[np.ndarray]]:
+    """The seconds of a call, and what it computes, leaf by leaf."""
+    made: list[Any] = []
+    seconds = clock(lambda: made.append(contender.call()))
+    return seconds, [_torch.plain(leaf) for leaf in jax.tree.leaves(contender.view(made[0]))]
 
 
 def agree(found: Mapping[str, list[np.ndarray]], problem: Problem) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import BenchError
-from ._case import CONTENDERS
+from ._case import CONTENDERS, NO_FORM
 
 Report = dict[str, Any]
 Result = dict[str, Any]
@@ -52,8 +52,8 @@ def cell(cost: Result | None) -> str:
     """The median of a contender, and how far the quartiles are from it."""
     if cost is None:
         return ""
-    if "missing" in cost:
-        return str(cost["missing"])
+    if "median" not in cost:
+        return str(cost.get("missing", "-"))
     off = max(cost["high"] - cost["median"], cost["median"] - cost["low"]) / cost["median"]
     return f"{duration(cost['median'])} ±{off:.0%}"
 
@@ -61,6 +61,42 @@ def cell(cost: Result | None) -> str:
 def present(report: Report) -> list[str]:
     """The contenders that some case has."""
     return [n for n in CONTENDERS if any(n in r.get("costs", {}) for r in report["results"])]
+
+
+def split(report: Report) -> tuple[Report, Report]:
+    """The report without closer looks, and with these alone."""
+    found = report["results"]
+    close = [result for result in found if result.get("closer")]
+    rest = [result for result in found if not result.get("closer")]
+    return report | {"results": rest}, report | {"results": close}
+
+
+def closer(report: Report) -> Rows:
+    """Closer looks, a row for each contender."""
+    heads = ["case", "contender", "run", "least", "/ JAX", "/ control", "trace", "/ JAX", "lower"]
+    rows = [[*heads, "compile", "temporary", "/ JAX"]]
+    for result in report["results"]:
+        costs = result.get("costs", {})
+        its = costs.get("jax", {}).get("program", {}).get("temporary")
+        for name, cost in costs.items():
+            if cost.get("missing") == NO_FORM:
+                continue
+            memory = cost.get("program", {}).get("temporary")
+            rows.append(
+                [
+                    f"{result['case']} {result['size']}",
+                    CONTENDERS.get(name, name),
+                    cell(cost),
+                    duration(cost.get("least")),
+                    *(ratio(cost.get(key)) for key in ("to_jax", "to_control")),
+                    duration(cost.get("trace")),
+                    ratio(cost.get("trace_to_jax")),
+                    *(duration(cost.get(key)) for key in ("lower", "compile")),
+                    amount(memory),
+                    ratio(memory / its if memory is not None and its else None),
+                ]
+            )
+    return rows
 
 
 def times(report: Report) -> Rows:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ._case import Function, Torch
+from ._case import NO_FORM, Function, Torch, same
 
 NAMES = ("torch", "compile", "compile-func", "cuda-graph")
 
@@ -24,11 +24,6 @@ class Contender(NamedTuple):
     view: Function
 
 
-def same(value: Any) -> Any:
-    """What is viewed as it is."""
-    return value
-
-
 def contenders(
     make: Callable[[], Torch] | None, wanted: Collection[str], gpu: bool = False
 ) -> dict[str, Contender | str]:
@@ -41,7 +36,7 @@ def contenders(
     """
     names = [name for name in NAMES if name in wanted and (gpu or name != "cuda-graph")]
     if make is None:
-        return dict.fromkeys(names, "has no such form")
+        return dict.fromkeys(names, NO_FORM)
     if importlib.util.find_spec("torch") is None:
         return dict.fromkeys(names, "not installed")
     spec = make()
@@ -172,5 +167,5 @@ def reason(error: Exception) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Tensors as NumPy arrays."""
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+    """A copy of a tensor, or of anything else, as a NumPy array."""
+    return np.array(value.detach().cpu().numpy() if hasattr(value, "detach") else value)

@@ -25,6 +25,7 @@ from ._timer import Times
 from ._torch import NAMES
 
 LIBRARIES = ("jax", "jaxlib", "torch", "equinox", "flax", "optax")
+IN_SWEEPS = ("funcgrad", "jax", "torch", "known", "control")
 
 
 def main() -> None:
@@ -75,17 +76,14 @@ def result(name: str, size: str, wanted: Sequence[str], plan: Plan, gpu: bool) -
     """What is measured of one case at one size, or why nothing is, as JSON has it."""
     case = cases()[name]
     told: dict[str, Any] = {
-        "case": name,
-        "size": size,
-        "about": case.about,
-        "sweep": case.sweep,
-        "dispatch": size in case.dispatch,
+        **{"case": name, "size": size, "about": case.about, "sweep": case.sweep},
+        **{"closer": case.closer, "dispatch": size in case.dispatch},
     }
     if case.sweep:
-        wanted = [one for one in wanted if one in ("funcgrad", "jax", "torch", "known", "control")]
+        wanted = [one for one in wanted if one in IN_SWEEPS]
     start = time.perf_counter()
     try:
-        problem = case.build(case.sizes[size])
+        problem = case.build(case.size(size))
         told["host"] = problem.host
         costs = measure(problem, wanted, plan, gpu)
         told["costs"] = {one: plain(cost, costs) for one, cost in costs.items()}

@@ -1,14 +1,19 @@
-"""Tells how a step scales by compiling it: `python -m funcgrad.bench.scaling`.
+"""Tells what devices exchange in a step, by compiling it: `python -m funcgrad.bench.scaling`.
 
 The gradient of a two-layer perceptron by `microbatch` is compiled, not run, for 8, 64 and 256
 simulated devices, for 4 to 64 micro-batches on each, once with replicated weights and once with
 weights sharded over a second mesh axis of two. A row says what the compiled program says: the
 collectives over the axis of the batch and their bytes for each device, those over the axis of the
 weights that stand in the loop, and the temporary memory of one device.
+
+With `--contenders` it is the step of `funcgrad bench accumulation/step` by each way to take it, for
+eight devices with replicated parameters: how many collectives a step has, and how many megabytes
+each device gets from them.
 """
 
 import argparse
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +21,10 @@ from jax.sharding import AxisType, NamedSharding
 
 import funcgrad as fg
 
+from ._case import CONTENDERS
 from ._timer import table
+from .cases import accumulation
+from .cases.accumulation import Step
 from .program import collectives
 
 WIDTH, HIDDEN, ROWS = 256, 1024, 8
@@ -47,6 +55,16 @@ class Scale(NamedTuple):
     temporary: int
 
 
+def mesh_of(devices: int, model: int) -> jax.sharding.Mesh:
+    """So many devices, so many of them for each copy of the weights."""
+    return jax.make_mesh(
+        (devices // model, model),
+        ("data", "model"),
+        axis_types=(AxisType.Auto,) * 2,
+        devices=jax.devices("cpu")[:devices],
+    )
+
+
 def scale(devices: int, model: int, microbatches: int) -> Scale:
     """Compiles the step for so many devices, which must be there, and reads its program.
 
@@ -55,12 +73,7 @@ def scale(devices: int, model: int, microbatches: int) -> Scale:
         model: over how many of them weights are sharded; 1 replicates them.
         microbatches: how many parts of `ROWS` rows each device loops over.
     """
-    mesh = jax.make_mesh(
-        (devices // model, model),
-        ("data", "model"),
-        axis_types=(AxisType.Auto,) * 2,
-        devices=jax.devices("cpu")[:devices],
-    )
+    mesh = mesh_of(devices, model)
 
     def array(rows: int, columns: int, *spec: str | None) -> jax.ShapeDtypeStruct:
         sharding = NamedSharding(mesh, jax.P(*spec))
@@ -104,10 +117,56 @@ def scales() -> list[Scale]:
     ]
 
 
+def exchanged(step: Step, rows: int, width: int) -> tuple[str, str]:
+    """The collectives of a training step, and their megabytes.
+
+    Args:
+        step: how the step is taken.
+        rows: of a part, on each device.
+        width: of the perceptron.
+    """
+    mesh = mesh_of(8, 1)
+
+    def like(x: Any, spec: jax.P, times: int = 1) -> jax.ShapeDtypeStruct:
+        shape = (x.shape[0] * times, *x.shape[1:]) if times > 1 else x.shape
+        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=NamedSharding(mesh, spec))
+
+    weights, batch = accumulation.data(rows, width)
+    state = weights, jax.eval_shape(step.start, jax.tree.map(jnp.asarray, weights))
+    held = jax.tree.map(lambda x: like(x, jax.P()), state)
+    batch = jax.tree.map(lambda x: like(x, jax.P("data"), 8), batch)
+    program = jax.jit(step.take, donate_argnums=(0, 1)).lower(*held, batch).compile()
+    moves = collectives(program.as_text())
+    inside = [move.bytes for move in moves if move.looped]
+    after = [move.bytes for move in moves if not move.looped]
+    parts = accumulation.PARTS
+    count = f"{parts} x {len(inside)} + {len(after)}" if inside else str(len(after))
+    return count, f"{(parts * sum(inside) + sum(after)) / 1e6:.2f}"
+
+
+def exchanges(rows: int = 32, width: int = 512) -> Iterator[tuple[str, str, str]]:
+    """What devices exchange in a training step, by each way to take it.
+
+    Those who split the batch themselves deal rows out, for rows in a row would be gathered. Optax
+    counts the rows of a part over all devices.
+    """
+    on_mesh = {"mesh": mesh_of(8, 1), "batch_axis": "data"}
+    for name, make in accumulation.steps(8 * rows, accumulation.dealt_out, **on_mesh).items():
+        try:
+            yield CONTENDERS.get(name, name), *exchanged(make(), rows, width)
+        except ImportError:
+            yield name, "not installed", ""
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Prints the table, as Markdown."""
-    argparse.ArgumentParser(description=__doc__.partition(":")[0]).parse_args(argv)
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+    parser.add_argument("--contenders", action="store_true", help="a training step in each way")
+    given = parser.parse_args(argv)
     jax.config.update("jax_num_cpu_devices", max(DEVICES))
+    if given.contenders:
+        print(table([("", "collectives", "MB moved"), *exchanges()]))
+        return
     heads = ["devices", "weights over", "micro-batches", "reductions", "bytes reduced"]
     heads += ["in the loop", "argument bytes", "temporary bytes"]
     rows = [heads, *(list(map(str, one)) for one in scales())]

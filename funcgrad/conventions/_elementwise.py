@@ -1,17 +1,19 @@
 """Elementwise functions of `jax.numpy` and `jax.nn` with PyTorch's derivative at their kinks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from ._rules import sgn, where_zero, with_rule
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
-def abs(x: Any, /) -> Any:
+def abs(x: ArrayLike, /) -> jax.Array:
     """The absolute value; its gradient at 0 is 0.
 
     Stands for `torch.abs`, and is `jnp.abs` but for the gradient at 0 of a real `x`: 0 here and in
@@ -29,7 +31,7 @@ absolute = abs
 _abs = with_rule(jnp.abs, lambda t, out, x: t * sgn(x))
 
 
-def sign(x: Any, /) -> Any:
+def sign(x: ArrayLike, /) -> jax.Array:
     """The sign, z / |z| of a complex number, whose gradient is not 0.
 
     Stands for `torch.sgn`, and is `jnp.sign` but for the gradient of a complex `x`: that of z / |z|
@@ -54,7 +56,7 @@ def _push_sign(t: Any, out: Any, x: Any) -> Any:
 _sign = with_rule(jnp.sign, _push_sign)
 
 
-def angle(z: Any, deg: bool = False) -> Any:
+def angle(z: ArrayLike, deg: bool = False) -> jax.Array:
     """The argument of a complex number; its gradient at 0 is 0.
 
     Stands for `torch.angle`, and is `jnp.angle` but for the gradient at 0, of a real `z` too: 0
@@ -77,7 +79,9 @@ def angle(z: Any, deg: bool = False) -> Any:
     return with_rule(lambda z: jnp.angle(z, deg), push)(z)
 
 
-def clip(arr: Any = None, /, min: Any = None, max: Any = None) -> Any:
+def clip(
+    arr: ArrayLike | None = None, /, min: ArrayLike | None = None, max: ArrayLike | None = None
+) -> jax.Array:
     """Clips to bounds; at a bound the whole gradient goes to the clipped value.
 
     Stands for `torch.clamp`, and is `jnp.clip` but for the gradient where `arr` equals a bound: all
@@ -128,7 +132,7 @@ _clip_above = with_rule(
 )
 
 
-def fmax(x1: Any, x2: Any) -> Any:
+def fmax(x1: ArrayLike, x2: ArrayLike) -> jax.Array:
     """The greater of two, numbers before NaN; of equals the first takes the gradient.
 
     Stands for `torch.fmax`, and is `jnp.fmax` but for the gradient of a tie: (1, 0) here and in
@@ -145,7 +149,7 @@ def fmax(x1: Any, x2: Any) -> Any:
     return _fmax(x1, x2)
 
 
-def fmin(x1: Any, x2: Any) -> Any:
+def fmin(x1: ArrayLike, x2: ArrayLike) -> jax.Array:
     """The lesser of two, numbers before NaN; of equals the first takes the gradient.
 
     Stands for `torch.fmin`, and is `jnp.fmin` but for the gradient of a tie: (1, 0) here and in
@@ -171,7 +175,7 @@ _fmin = with_rule(
 )
 
 
-def arctan2(x1: Any, x2: Any, /) -> Any:
+def arctan2(x1: ArrayLike, x2: ArrayLike, /) -> jax.Array:
     """The angle of the point (x2, x1); its gradient at the origin is 0.
 
     Stands for `torch.atan2`, and is `jnp.arctan2` but for the gradient at (0, 0): (0, 0) here and
@@ -200,7 +204,7 @@ _arctan2 = with_rule(
 )
 
 
-def hypot(x1: Any, x2: Any, /) -> Any:
+def hypot(x1: ArrayLike, x2: ArrayLike, /) -> jax.Array:
     """The length of (x1, x2); its gradient at the origin is NaN.
 
     Stands for `torch.hypot`, and is `jnp.hypot` but for the gradient at (0, 0): NaN here and in
@@ -222,7 +226,7 @@ _hypot = with_rule(
 )
 
 
-def copysign(x1: Any, x2: Any, /) -> Any:
+def copysign(x1: ArrayLike, x2: ArrayLike, /) -> jax.Array:
     """The size of `x1` with the sign of `x2`; its gradient at x1 = 0 is 0.
 
     Stands for `torch.copysign`, and is `jnp.copysign` but for the gradient at `x1 == 0`: 0 here and
@@ -243,7 +247,7 @@ _copysign = with_rule(
 )
 
 
-def ldexp(x1: Any, x2: Any, /) -> Any:
+def ldexp(x1: ArrayLike, x2: ArrayLike, /) -> jax.Array:
     """`x1` times two to the power of the integer `x2`, with that gradient also at x1 = 0.
 
     Stands for `torch.ldexp`, and is `jnp.ldexp` but for the gradient at `x1 == 0`: 2**x2 here and
@@ -260,7 +264,7 @@ def ldexp(x1: Any, x2: Any, /) -> Any:
 _ldexp = with_rule(jnp.ldexp, lambda t, out, x, n: t * jnp.ldexp(jnp.ones_like(t), n))
 
 
-def power(x1: Any, x2: Any, /) -> Any:
+def power(x1: ArrayLike, x2: ArrayLike, /) -> jax.Array:
     """`x1` to the power of `x2`; x**0 has gradient 0 also at x = 0.
 
     Stands for `torch.pow` and `**`, and is `jnp.power` but for the gradient with respect to `x1` at
@@ -283,7 +287,7 @@ def power(x1: Any, x2: Any, /) -> Any:
 pow = power
 
 
-def float_power(x: Any, y: Any, /) -> Any:
+def float_power(x: ArrayLike, y: ArrayLike, /) -> jax.Array:
     """`power` in the widest floating type; x**0 has gradient 0 also at x = 0.
 
     Stands for `torch.float_power`, and is `jnp.float_power` but for the gradient with respect to
@@ -311,19 +315,19 @@ def _push_exponent(t: Any, out: Any, x: Any, y: Any) -> Any:
     return jnp.where(flat, 0, t * out * jnp.log(jnp.where(flat, 1, x)))
 
 
-_power: Any = with_rule(
+_power: Callable[..., jax.Array] = with_rule(
     jnp.power,
     lambda t, out, x, y: t * _slope(_power, x, y),
     _push_exponent,
 )
-_float_power: Any = with_rule(
+_float_power: Callable[..., jax.Array] = with_rule(
     jnp.float_power,
     lambda t, out, x, y: t * _slope(_float_power, x, y),
     _push_exponent,
 )
 
 
-def leaky_relu(x: Any, negative_slope: Any = 1e-2) -> Any:
+def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 1e-2) -> jax.Array:
     """The leaky ReLU; its gradient at 0 is `negative_slope`.
 
     Stands for `torch.nn.functional.leaky_relu`, and is `jax.nn.leaky_relu` but for the gradient at
@@ -344,7 +348,7 @@ _leaky_relu = with_rule(
 )
 
 
-def hard_tanh(x: Any) -> Any:
+def hard_tanh(x: ArrayLike) -> jax.Array:
     """Clips to [-1, 1]; its gradient at -1 and at 1 is 0.
 
     Stands for `torch.nn.functional.hardtanh`, and is `jax.nn.hard_tanh` but for the gradient at -1
@@ -364,7 +368,7 @@ _hard_tanh = with_rule(
 )
 
 
-def elu(x: Any, alpha: Any = 1.0) -> Any:
+def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
     """The exponential linear unit; its second derivative at 0 is 0.
 
     Stands for `torch.nn.functional.elu`, and is `jax.nn.elu` but for the second derivative at 0: 0
@@ -390,7 +394,7 @@ _elu = with_rule(
 )
 
 
-def selu(x: Any) -> Any:
+def selu(x: ArrayLike) -> jax.Array:
     """The scaled exponential linear unit; its second derivative at 0 is 0.
 
     Stands for `torch.nn.functional.selu`, and is `jax.nn.selu` but for the second derivative at 0:
@@ -407,7 +411,7 @@ def selu(x: Any) -> Any:
 _selu = with_rule(jax.nn.selu, lambda t, out, x: t * (_SELU_SCALE * _elu_slope(x, _SELU_ALPHA)))
 
 
-def celu(x: Any, alpha: Any = 1.0) -> Any:
+def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
     """The continuously differentiable ELU; its second derivative at 0 is 0.
 
     Stands for `torch.nn.functional.celu`, and is `jax.nn.celu` but for the second derivative at 0:
@@ -433,7 +437,7 @@ _celu = with_rule(
 )
 
 
-def soft_sign(x: Any) -> Any:
+def soft_sign(x: ArrayLike) -> jax.Array:
     """Soft sign, x / (1 + |x|); its second derivative at 0 is 0.
 
     Stands for `torch.nn.functional.softsign`, and is `jax.nn.soft_sign` but for the second

@@ -1,16 +1,24 @@
 """Norms and standard deviations, whose gradient at zero is 0 in PyTorch and NaN in JAX."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from ._elementwise import abs
 from ._rules import sgn, weighted, where_zero, with_rule
 from ._ties import extreme
 
 
-def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
+def norm(
+    x: ArrayLike,
+    ord: float | str | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    keepdims: bool = False,
+) -> jax.Array:
     """The norm of vectors or matrices; its gradient at zero is 0.
 
     Stands for `torch.linalg.norm` (and `torch.norm`, `torch.cdist` with differences), and is
@@ -52,7 +60,14 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
     return _vector_norm(value, x, 2 if ord in (None, "f", "fro") else ord, axes, keepdims)
 
 
-def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Any:
+def vector_norm(
+    x: ArrayLike,
+    /,
+    *,
+    axis: int | tuple[int, ...] | None = None,
+    keepdims: bool = False,
+    ord: float | str = 2,
+) -> jax.Array:
     """The norm of vectors, over any number of axes; its gradient at zero is 0.
 
     Stands for `torch.linalg.vector_norm`, and differs from `jnp.linalg.vector_norm` as
@@ -67,11 +82,12 @@ def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any
     True
     """
     axes = range(jnp.ndim(x)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    value = lambda x: jnp.linalg.vector_norm(x, axis=axis, keepdims=keepdims, ord=ord)  # noqa: E731
+    of_vectors: Any = jnp.linalg.vector_norm  # its type leaves out orders that are no integers
+    value = functools.partial(of_vectors, axis=axis, keepdims=keepdims, ord=ord)
     return _vector_norm(value, x, ord, tuple(axes), keepdims)
 
 
-def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:
+def matrix_norm(x: ArrayLike, /, *, keepdims: bool = False, ord: float | str = "fro") -> jax.Array:
     """The norm of the matrices in the last two axes; its gradient at zero is 0.
 
     Stands for `torch.linalg.matrix_norm`, and differs from `jnp.linalg.matrix_norm` as
@@ -87,7 +103,9 @@ def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:
     return norm(x, ord, (-2, -1), keepdims)
 
 
-def _vector_norm(value: Any, x: Any, ord: Any, axes: tuple[int, ...], keepdims: bool) -> Any:
+def _vector_norm(
+    value: Callable[..., jax.Array], x: ArrayLike, ord: Any, axes: tuple[int, ...], keepdims: bool
+) -> jax.Array:
     if ord == jnp.inf or ord == -jnp.inf:
         # JAX starts the maximum from 0, and lets that 0 take part in a tie.
         jax.eval_shape(value, x)  # so that JAX refuses what it does not take
@@ -114,7 +132,9 @@ def _direction(x: Any, norm: Any, p: Any) -> Any:
     return jnp.where(zero, 0, sgn(x) * (ratio ** (p - 1)).astype(x.dtype))
 
 
-def _matrix_norm(value: Any, x: Any, ord: Any, axes: tuple[int, ...], keepdims: bool) -> Any:
+def _matrix_norm(
+    value: Callable[..., jax.Array], x: ArrayLike, ord: Any, axes: tuple[int, ...], keepdims: bool
+) -> jax.Array:
     jax.eval_shape(value, x)  # so that JAX refuses what it does not take
     if ord in (1, -1, jnp.inf, -jnp.inf):
         rows, columns = (i % jnp.ndim(x) for i in axes)
@@ -129,7 +149,7 @@ def _matrix_norm(value: Any, x: Any, ord: Any, axes: tuple[int, ...], keepdims: 
     return value(x)
 
 
-def _end(ord: Any, x: Any, axis: Any, keepdims: bool = False) -> Any:
+def _end(ord: Any, x: jax.Array, axis: Any, keepdims: bool = False) -> jax.Array:
     """The greatest for a positive order and the least for a negative one; equals share."""
     if ord > 0:
         return extreme(jnp.max, x, axis, keepdims, share=True, initial=0)
@@ -137,17 +157,17 @@ def _end(ord: Any, x: Any, axis: Any, keepdims: bool = False) -> Any:
 
 
 def std(
-    a: Any,
-    axis: Any = None,
-    dtype: Any = None,
+    a: ArrayLike,
+    axis: int | tuple[int, ...] | None = None,
+    dtype: DTypeLike | None = None,
     out: None = None,
     ddof: int = 0,
     keepdims: bool = False,
     *,
-    where: Any = None,
-    mean: Any = None,
+    where: ArrayLike | None = None,
+    mean: ArrayLike | None = None,
     correction: Any = None,
-) -> Any:
+) -> jax.Array:
     """The standard deviation; its gradient where all elements are equal is 0.
 
     Stands for `torch.std` (which has `ddof=1` where NumPy and JAX have 0), and is `jnp.std` but for

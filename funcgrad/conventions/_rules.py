@@ -16,7 +16,7 @@ from jax.dtypes import float0
 Push = Callable[..., Any]
 
 
-def with_rule(value: Callable[..., Any], *pushes: Push) -> Callable[..., Any]:
+def with_rule(value: Callable[..., jax.Array], *pushes: Push) -> Callable[..., jax.Array]:
     """The function `value` of positional arguments, differentiated by `pushes`.
 
     Args:
@@ -31,7 +31,7 @@ def with_rule(value: Callable[..., Any], *pushes: Push) -> Callable[..., Any]:
     >>> jax.value_and_grad(steep)(0.0)
     (Array(0., dtype=float32, weak_type=True), Array(10., dtype=float32, weak_type=True))
     """
-    function = jax.custom_jvp(value)
+    function: jax.custom_jvp[jax.Array] = jax.custom_jvp(value)
 
     def rule(primals: Any, tangents: Any) -> Any:
         out = function(*primals)

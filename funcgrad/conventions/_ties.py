@@ -1,22 +1,25 @@
 """Reductions and orderings with PyTorch's choice of which of several equals takes the gradient."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike, DTypeLike
 
 from ._rules import where_zero, with_rule
 
 
 def max(
-    a: Any,
-    axis: Any = None,
+    a: ArrayLike,
+    axis: int | tuple[int, ...] | None = None,
     out: None = None,
     keepdims: bool = False,
-    initial: Any = None,
-    where: Any = None,
-) -> Any:
+    initial: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+) -> jax.Array:
     """The maximum; along one axis the first of equals takes the gradient, else all share it.
 
     Stands for `torch.max`: `torch.max(x, dim)`, whose gradient goes to the element at the index it
@@ -42,13 +45,13 @@ def max(
 
 
 def min(
-    a: Any,
-    axis: Any = None,
+    a: ArrayLike,
+    axis: int | tuple[int, ...] | None = None,
     out: None = None,
     keepdims: bool = False,
-    initial: Any = None,
-    where: Any = None,
-) -> Any:
+    initial: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+) -> jax.Array:
     """The minimum; along one axis the first of equals takes the gradient, else all share it.
 
     Stands for `torch.min`, and differs from `jnp.min` as [`max`][funcgrad.conventions.max] does
@@ -64,15 +67,15 @@ def min(
 
 
 def extreme(
-    value: Any,
-    a: Any,
+    value: Callable[..., jax.Array],
+    a: ArrayLike,
     axis: Any,
     keepdims: bool,
     *,
     share: bool = False,
-    where: Any = None,
+    where: ArrayLike | None = None,
     **options: Any,
-) -> Any:
+) -> jax.Array:
     """What `value` picks along `axis`; the first of equals takes the gradient, or all share it."""
     reduce = functools.partial(value, axis=axis, where=where, **options)
 
@@ -116,12 +119,12 @@ def _shares(chosen: Any, axis: Any, dtype: Any) -> Any:
 
 
 def median(
-    a: Any,
-    axis: Any = None,
+    a: ArrayLike,
+    axis: int | tuple[int, ...] | None = None,
     out: None = None,
     overwrite_input: bool = False,
     keepdims: bool = False,
-) -> Any:
+) -> jax.Array:
     """The median; over all elements, those equal to it share the gradient.
 
     Stands for `torch.median`, and is `jnp.median` but where `axis` is `None` or a tuple: every
@@ -142,12 +145,12 @@ def median(
 
 
 def nanmedian(
-    a: Any,
-    axis: Any = None,
+    a: ArrayLike,
+    axis: int | tuple[int, ...] | None = None,
     out: None = None,
     overwrite_input: bool = False,
     keepdims: bool = False,
-) -> Any:
+) -> jax.Array:
     """The median of what is not NaN; over all elements, those equal to it share the gradient.
 
     Stands for `torch.nanmedian`, and differs from `jnp.nanmedian` as
@@ -163,7 +166,9 @@ def nanmedian(
     return _median(jnp.nanmedian, a, axis, keepdims, out=out, overwrite_input=overwrite_input)
 
 
-def _median(value: Any, a: Any, axis: Any, keepdims: bool, **options: Any) -> Any:
+def _median(
+    value: Callable[..., jax.Array], a: ArrayLike, axis: Any, keepdims: bool, **options: Any
+) -> jax.Array:
     reduce = functools.partial(value, axis=axis, keepdims=keepdims, **options)
     if is_index(axis) or jnp.ndim(a) == 0:
         return reduce(a)
@@ -194,13 +199,13 @@ def _at(ordered: Any, rank: Any, step: int) -> Any:
 
 
 def nanmean(
-    a: Any,
-    axis: Any = None,
-    dtype: Any = None,
+    a: ArrayLike,
+    axis: int | tuple[int, ...] | None = None,
+    dtype: DTypeLike | None = None,
     out: None = None,
     keepdims: bool = False,
-    where: Any = None,
-) -> Any:
+    where: ArrayLike | None = None,
+) -> jax.Array:
     """The mean of what is not NaN; where all is NaN, so is the gradient.
 
     Stands for `torch.nanmean`, and is `jnp.nanmean` but for the gradient where nothing is left to
@@ -227,14 +232,14 @@ def nanmean(
 
 
 def sort(
-    a: Any,
+    a: ArrayLike,
     axis: int | None = -1,
     *,
     kind: None = None,
     order: None = None,
     stable: bool = True,
     descending: bool = False,
-) -> Any:
+) -> jax.Array:
     """Sorts; equals keep their order, also when descending, and so do their gradients.
 
     Stands for `torch.sort(..., stable=True)`, and is `jnp.sort` but for the gradients of equals in
@@ -260,7 +265,7 @@ def sort(
     return with_rule(value, push)(a)
 
 
-def cummax(operand: Any, axis: int = 0, reverse: bool = False) -> Any:
+def cummax(operand: ArrayLike, axis: int = 0, reverse: bool = False) -> jax.Array:
     """The running maximum; the last of equals takes the gradient.
 
     Stands for `torch.cummax`, and is `jax.lax.cummax` but for the gradient of a tie: to the last of
@@ -275,7 +280,7 @@ def cummax(operand: Any, axis: int = 0, reverse: bool = False) -> Any:
     return _running(lax.cummax, operand, axis, reverse)
 
 
-def cummin(operand: Any, axis: int = 0, reverse: bool = False) -> Any:
+def cummin(operand: ArrayLike, axis: int = 0, reverse: bool = False) -> jax.Array:
     """The running minimum; the last of equals takes the gradient.
 
     Stands for `torch.cummin`, and differs from `jax.lax.cummin` as
@@ -291,7 +296,9 @@ def cummin(operand: Any, axis: int = 0, reverse: bool = False) -> Any:
     return _running(lax.cummin, operand, axis, reverse)
 
 
-def _running(value: Any, operand: Any, axis: int, reverse: bool) -> Any:
+def _running(
+    value: Callable[..., jax.Array], operand: ArrayLike, axis: int, reverse: bool
+) -> jax.Array:
     def push(t: Any, out: Any, x: Any) -> Any:
         places = lax.broadcasted_iota(jnp.int32, x.shape, axis % x.ndim)
         last = lax.cummin if reverse else lax.cummax

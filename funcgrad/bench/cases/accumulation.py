@@ -1,22 +1,103 @@
-"""The gradient of a batch in sixteen parts.
-
-`python -m funcgrad.bench.accumulation` takes the whole training step and counts what devices
-exchange; here the gradient alone is computed, at several sizes.
-"""
+"""The gradient of a batch in sixteen parts, alone and in a training step."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 import funcgrad as fg
 
-from .. import accumulation
-from .._case import Function, Problem, Torch, case
+from .._case import Function, Own, Problem, Torch, case
 from .models import normal
 
-PARTS = accumulation.MICROBATCHES
+PARTS = 16
+RATE, DECAYS, EPSILON = 1e-3, (0.9, 0.999), 1e-8
+
+
+def loss(weights: Any, batch: Any) -> Any:
+    """The mean square error of a perceptron, in jax.numpy."""
+    x, y = batch
+    for weight in weights[:-1]:
+        x = jnp.tanh(x @ weight)
+    return jnp.mean((x @ weights[-1] - y) ** 2)
+
+
+def data(rows: int, width: int) -> tuple[list[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """The parameters, and a batch with so many rows in each part."""
+    weights = [normal(n, width, width) for n in range(3)]
+    return weights, (normal(3, PARTS * rows, width), normal(4, PARTS * rows, width))
+
+
+def in_a_row(x: Any) -> Any:
+    """Rows in parts of consecutive ones, with an axis of parts in front."""
+    return x.reshape(PARTS, -1, *x.shape[1:])
+
+
+def dealt_out(x: Any) -> Any:
+    """Rows in parts of every so many, which leaves those that devices share in place."""
+    return x.reshape(-1, PARTS, *x.shape[1:]).swapaxes(0, 1)
+
+
+def scan_by_hand(split: Function, weights: Any, batch: Any) -> tuple[Any, Any]:
+    """What one writes without a library: a sum in the carry of a scan, divided at the end."""
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(weights, part)), None
+
+    zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, weights)
+    total, _ = lax.scan(add, zeros, jax.tree.map(split, batch))
+    return jax.tree.map(lambda r: r / PARTS, total)
+
+
+def accumulated(split: Function, weights: Any, batch: Any) -> tuple[Any, Any]:
+    """The loop in PyTorch's shape: `zero_grad`, then `accumulate_grad` for every part."""
+
+    def add(acc: Any, part: Any) -> tuple[Any, None]:
+        return fg.accumulate_grad(acc, fg.value_and_grad(loss)(weights, part)), None
+
+    acc, _ = lax.scan(add, fg.zero_grad((jnp.zeros(()), weights)), jax.tree.map(split, batch))
+    return jax.tree.map(lambda r: r / PARTS, acc)
+
+
+def by_optax(rows: int) -> Function:
+    """Optax's microbatching."""
+    from optax import microbatching as optax
+
+    return optax.microbatch(jax.value_and_grad(loss), 1, rows, optax.AccumulationType.MEAN)
+
+
+def in_torch(args: Any, finishing: Callable[[], Function]) -> Torch:
+    """PyTorch's loop over chunks, then what `finishing()` makes of the weights and the loss."""
+    import torch
+
+    def torch_loss(weights: Any, x: Any, y: Any) -> Any:
+        for weight in weights[:-1]:
+            x = torch.tanh(x @ weight)
+        return ((x @ weights[-1] - y) ** 2).mean() / PARTS
+
+    def step_of(loss: Function) -> Function:
+        finish = finishing()
+
+        def step(weights: Any, *rest: Any) -> Any:
+            for weight in weights:
+                weight.grad = None
+            total = torch.zeros((), device=weights[0].device)
+            for x, y in zip(*(b.chunk(PARTS) for b in rest[-1]), strict=True):
+                part = loss(weights, x, y)
+                part.backward()
+                total += part.detach()
+            return finish(weights, total)
+
+        return step
+
+    return Torch(
+        args, (0,), eager=step_of(torch_loss),
+        backward=lambda compile: step_of(compile(torch_loss)), why="adds to .grad",
+    )  # fmt: skip
 
 
 @case(
@@ -26,48 +107,126 @@ PARTS = accumulation.MICROBATCHES
 )
 def microbatches(size: tuple[int, int]) -> Problem:
     """`microbatch`; by hand a sum in the carry of a scan, in PyTorch a loop over chunks."""
-    rows, width = size
-    weights = [normal(n, width, width) for n in range(3)]
-    batch = normal(3, PARTS * rows, width), normal(4, PARTS * rows, width)
-
-    def optax() -> Function:
-        from optax import microbatching
-
-        mean = microbatching.AccumulationType.MEAN
-        return microbatching.microbatch(jax.value_and_grad(accumulation.loss), 1, rows, mean)
-
-    def torch() -> Torch:
-        import torch
-
-        def loss(weights: Any, x: Any, y: Any) -> Any:
-            for weight in weights[:-1]:
-                x = torch.tanh(x @ weight)
-            return ((x @ weights[-1] - y) ** 2).mean() / PARTS
-
-        def step_of(loss: Function) -> Function:
-            def step(weights: Any, batch: Any) -> Any:
-                for weight in weights:
-                    weight.grad = None
-                total = torch.zeros((), device=batch[0].device)
-                for x, y in zip(*(b.chunk(PARTS) for b in batch), strict=True):
-                    part = loss(weights, x, y)
-                    part.backward()
-                    total += part.detach()
-                return total, [weight.grad for weight in weights]
-
-            return step
-
-        return Torch(
-            (weights, batch), (0,), eager=step_of(loss),
-            backward=lambda compile: step_of(compile(loss)), why="adds to .grad",
-        )  # fmt: skip
-
+    args = data(*size)
     return Problem(
-        (weights, batch),
-        fg.microbatch(fg.value_and_grad(accumulation.loss), PARTS),
-        functools.partial(accumulation.scan_by_hand, accumulation.in_a_row),
-        torch,
-        {"optax": optax},
+        args,
+        fg.microbatch(fg.value_and_grad(loss), PARTS),
+        functools.partial(scan_by_hand, in_a_row),
+        lambda: in_torch(args, lambda: lambda ws, total: (total, [w.grad for w in ws])),
+        {"optax": lambda: by_optax(size[0])},
+    )
+
+
+# A closer look: a training step, which is a gradient, then Adam.
+
+
+class Step(NamedTuple):
+    """A training step: `take(weights, state, batch)` returns new ones and the loss.
+
+    Fields:
+        take: the step.
+        start: from weights to the state before the first step.
+    """
+
+    take: Function
+    start: Function
+
+
+def adam() -> Any:
+    """Optax's Adam."""
+    import optax
+
+    return optax.adam(RATE, *DECAYS, EPSILON)
+
+
+def by_gradient(gradient: Function, optimizer: Any = None) -> Step:
+    """The step that applies an optimizer to what `gradient` returns: the loss and the gradients."""
+    optimizer = optimizer or adam()
+
+    def take(weights: Any, state: Any, batch: Any) -> tuple[Any, Any, Any]:
+        value, gradients = gradient(weights, batch)
+        updates, state = optimizer.update(gradients, state, weights)
+        return jax.tree.map(jnp.add, weights, updates), state, value
+
+    return Step(take, optimizer.init)
+
+
+def multisteps(split: Function) -> Step:
+    """`optax.MultiSteps`, called for every part."""
+    import optax
+
+    part, start = by_gradient(jax.value_and_grad(loss), optax.MultiSteps(adam(), PARTS))
+
+    def take(weights: Any, state: Any, batch: Any) -> tuple[Any, Any, Any]:
+        def one(carry: Any, rows: Any) -> tuple[Any, Any]:
+            weights, state, value = part(*carry, rows)
+            return (weights, state), value
+
+        (weights, state), values = lax.scan(one, (weights, state), jax.tree.map(split, batch))
+        return weights, state, jnp.mean(values)
+
+    return Step(take, start)
+
+
+def steps(rows: int, split: Function = in_a_row, **mesh: Any) -> dict[str, Callable[[], Step]]:
+    """Makers of all ways to take the step, by name.
+
+    Args:
+        rows: of a part.
+        split: how the parts of the batch are taken by those who split it themselves.
+        mesh: what `microbatch` is told of the mesh.
+    """
+    whole = jax.value_and_grad(loss)
+    return {
+        "funcgrad": lambda: by_gradient(fg.microbatch(whole, PARTS, **mesh)),
+        "jax": lambda: by_gradient(functools.partial(scan_by_hand, split)),
+        "accumulate_grad": lambda: by_gradient(functools.partial(accumulated, split)),
+        "the whole batch at once": lambda: by_gradient(whole),
+        "optax.MultiSteps": lambda: multisteps(split),
+        "optax.microbatching": lambda: by_gradient(by_optax(rows)),
+    }
+
+
+def torch_adam() -> Function:
+    """Takes the step of PyTorch's Adam."""
+    import torch
+
+    made: list[Any] = []
+
+    def finish(weights: Any, total: Any) -> Any:
+        made[:] = made or [torch.optim.Adam(weights, RATE, DECAYS, EPSILON)]
+        made[0].step()
+        return weights, None, total
+
+    return finish
+
+
+@case(
+    "accumulation/step",
+    "a perceptron of 3 layers and Adam, the batch in 16 parts",
+    {"tiny": (1, 8), "large": (32, 512)},
+    closer=True,
+)
+def training_step(size: tuple[int, int]) -> Problem:
+    """A step from donated parameters and moments, by rows of a part and width."""
+    weights, batch = data(*size)
+
+    def own(make: Callable[[], Step]) -> Own:
+        take, start = make()
+        return Own(take, (weights, start(weights), batch))
+
+    made = {name: functools.partial(own, make) for name, make in steps(size[0]).items()}
+    ours, hand = made.pop("funcgrad")(), made.pop("jax")()
+    return Problem(
+        ours.args,
+        ours.fun,
+        hand.fun,
+        lambda: in_torch((weights, (), batch), torch_adam),
+        made,
+        # A first step moves each weight by RATE; in which direction is what must agree.
+        tolerance=1e-4,
+        carry=2,
+        view=lambda results: (results[0], results[2]),
     )
 
 

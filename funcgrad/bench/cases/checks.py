@@ -3,6 +3,8 @@
 These are functions to be called as they are; the control is what they check, jitted and unchecked.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,51 +13,117 @@ import numpy as np
 
 import funcgrad as fg
 
-from .. import anomaly
 from .._case import Function, Problem, Torch, case
 from .models import normal
 
-STEPS: dict[str, Any] = {
-    "mlp": ("a perceptron's step", anomaly.perceptron),
-    "rnn": ("a scanned recurrent network's step", anomaly.recurrent),
-    "attention": ("an attention block's step", anomaly.attention),
+Step = tuple[Function, tuple[Any, ...]]
+
+
+def _training(loss: Function, params: Any, batch: Any) -> Step:
+    def step(params: Any, batch: Any) -> Any:
+        value, grads = jax.value_and_grad(loss)(params, batch)
+        return value, jax.tree.map(lambda p, g: p - 0.01 * g, params, grads)
+
+    return step, (params, batch)
+
+
+def _normal(*shape: int) -> Any:
+    return jax.random.normal(jax.random.key(0), shape) / shape[-1] ** 0.5
+
+
+def perceptron(width: int = 512, layers: int = 4, rows: int = 256) -> Step:
+    """A perceptron with relu and cross entropy."""
+
+    def loss(params: Any, batch: Any) -> Any:
+        x, labels = batch
+        for w in params[:-1]:
+            x = jax.nn.relu(x @ w)
+        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(x @ params[-1]), labels, 1))
+
+    params = [_normal(width, width) for _ in range(layers)]
+    return _training(loss, params, (_normal(rows, width), jnp.zeros((rows, 1), jnp.int32)))
+
+
+def attention(width: int = 256, length: int = 256, rows: int = 8) -> Step:
+    """A block of masked attention with a layer norm and a residual."""
+
+    def loss(params: Any, x: Any) -> Any:
+        y = (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5)
+        q, k, v = (y @ params[name] for name in "qkv")
+        scores = jnp.einsum("bld,bmd->blm", q, k) / width**0.5
+        mask = jnp.tril(jnp.ones((length, length), bool))
+        weights = jax.nn.softmax(jnp.where(mask, scores, -1e9))
+        out = x + jnp.einsum("blm,bmd->bld", weights, v) @ params["o"]
+        return jnp.mean(jax.nn.gelu(out @ params["up"]) ** 2)
+
+    params = {name: _normal(width, width) for name in "qkvo"} | {"up": _normal(width, 4 * width)}
+    return _training(loss, params, _normal(rows, length, width))
+
+
+def recurrent(width: int = 256, length: int = 128, rows: int = 32) -> Step:
+    """A recurrent network with tanh, scanned."""
+
+    def loss(params: Any, xs: Any) -> Any:
+        def cell(h: Any, x: Any) -> Any:
+            h = jnp.tanh(x @ params["in"] + h @ params["hidden"])
+            return h, h
+
+        h, ys = jax.lax.scan(cell, jnp.zeros((rows, width)), xs)
+        return jnp.mean(ys**2) + jnp.mean(h)
+
+    params = {"in": _normal(width, width), "hidden": _normal(width, width)}
+    return _training(loss, params, _normal(length, rows, width))
+
+
+STEPS: dict[str, tuple[str, Callable[..., Step], dict[str, tuple[int, int, int]]]] = {
+    "mlp": ("a perceptron's step", perceptron, {"tiny": (8, 3, 4), "large": (512, 4, 256)}),
+    "rnn": (
+        "a scanned recurrent network's step",
+        recurrent,
+        {"tiny": (8, 4, 2), "large": (256, 64, 32)},
+    ),
+    "attention": (
+        "an attention block's step",
+        attention,
+        {"tiny": (8, 4, 2), "large": (128, 128, 4)},
+    ),
 }
-SIZES: dict[str, dict[str, dict[str, int]]] = {
-    "mlp": {
-        "tiny": {"width": 8, "layers": 3, "rows": 4},
-        "large": {"width": 512, "layers": 4, "rows": 256},
-    },
-    "rnn": {
-        "tiny": {"width": 8, "length": 4, "rows": 2},
-        "large": {"width": 256, "length": 64, "rows": 32},
-    },
-    "attention": {
-        "tiny": {"width": 8, "length": 4, "rows": 2},
-        "large": {"width": 128, "length": 128, "rows": 4},
-    },
+WAYS: dict[str, dict[str, Any]] = {
+    "compiled, only_if_reaches_output": {"mode": "compiled", "only_if_reaches_output": True},
+    "compiled, check_inf": {"mode": "compiled", "check_inf": True},
+    "interpreted": {},
 }
 
 
-def _anomaly(name: str) -> Any:
-    def build(size: dict[str, int]) -> Problem:
-        step, args = STEPS[name][1](**size)
-        jitted = jax.jit(step)
+def checked(name: str, size: tuple[int, ...]) -> Problem:
+    """A step under `detect_anomaly`, beside `jax.debug_nans`."""
+    step, args = STEPS[name][1](*size)
+    args = jax.tree.map(np.asarray, args)
+    jitted = jax.jit(step)
 
-        def debug_nans(*args: Any) -> Any:
-            with jax.debug_nans(True):
-                return jitted(*args)
+    def debug_nans(*args: Any) -> Any:
+        with jax.debug_nans(True):
+            return jitted(*args)
 
-        return Problem(
-            jax.tree.map(np.asarray, args),
-            fg.detect_anomaly(step, mode="compiled"),
-            debug_nans,
-            in_torch(jax.tree.map(np.asarray, args)) if name == "mlp" else None,
-            control=jitted,
-            host=True,
-            tolerance=1e-3,
-        )
+    return Problem(
+        args,
+        fg.detect_anomaly(step, mode="compiled"),
+        debug_nans,
+        in_torch(args) if name == "mlp" else None,
+        control=jitted,
+        host=True,
+        tolerance=1e-3,
+    )
 
-    return build
+
+def in_all_ways(name: str, size: tuple[int, ...]) -> Problem:
+    """The same with each of its keywords, and interpreted."""
+    step, _ = STEPS[name][1](*size)
+    peers = {
+        way: lambda keywords=keywords: fg.detect_anomaly(step, **keywords)
+        for way, keywords in WAYS.items()
+    }
+    return checked(name, size)._replace(torch=None, peers=peers)
 
 
 def in_torch(args: Any) -> Any:
@@ -84,10 +152,16 @@ def in_torch(args: Any) -> Any:
     return make
 
 
-for _name in STEPS:
-    case(f"checks/anomaly-{_name}", f"detect_anomaly: {STEPS[_name][0]}", SIZES[_name])(
-        _anomaly(_name)
+for _name, (_about, _, _sizes) in STEPS.items():
+    case(f"checks/anomaly-{_name}", f"detect_anomaly: {_about}", _sizes)(
+        functools.partial(checked, _name)
     )
+    case(
+        f"checks/ways-{_name}",
+        f"detect_anomaly in all its ways: {_about}",
+        {"tiny": _sizes["tiny"], "full": ()},
+        closer=True,
+    )(functools.partial(in_all_ways, _name))
 
 
 def function(w: Any, x: Any) -> Any:
@@ -95,36 +169,34 @@ def function(w: Any, x: Any) -> Any:
     return ((w @ x) ** 2).sum() / 2 + (w * w * w).sum()
 
 
-if hasattr(fg, "gradcheck"):
+@case("checks/gradcheck", "gradcheck: both modes, every entry", {"tiny": 3, "large": 16})
+def gradcheck(n: int) -> Problem:
+    """Every entry of the Jacobian in float64; JAX's own looks along one direction."""
+    w: np.ndarray = normal(0, n, n).astype(np.float64)
+    x: np.ndarray = normal(1, n, 2).astype(np.float64)
 
-    @case("checks/gradcheck", "gradcheck: both modes, every entry", {"tiny": 3, "large": 16})
-    def gradcheck(n: int) -> Problem:
-        """Every entry of the Jacobian in float64; JAX's own looks along one direction."""
-        w: np.ndarray = normal(0, n, n).astype(np.float64)
-        x: np.ndarray = normal(1, n, 2).astype(np.float64)
+    def ours(w: Any, x: Any) -> Any:
+        with jax.enable_x64(True):
+            return fg.gradcheck(function, (w, x))
 
-        def ours(w: Any, x: Any) -> Any:
-            with jax.enable_x64(True):
-                return fg.gradcheck(function, (w, x))
+    def hand(w: Any, x: Any) -> Any:
+        from jax.test_util import check_grads
 
-        def hand(w: Any, x: Any) -> Any:
-            from jax.test_util import check_grads
+        with jax.enable_x64(True):
+            check_grads(function, (w, x), 1)
+        return True
 
-            with jax.enable_x64(True):
-                check_grads(function, (w, x), 1)
-            return True
+    def control(w: Any, x: Any) -> Any:
+        with jax.enable_x64(True):
+            return bool(jnp.all(jnp.isfinite(jitted(w, x)[0])))
 
-        def control(w: Any, x: Any) -> Any:
-            with jax.enable_x64(True):
-                return bool(jnp.all(jnp.isfinite(jitted(w, x)[0])))
+    def torch() -> Torch:
+        import torch
 
-        def torch() -> Torch:
-            import torch
+        def eager(w: Any, x: Any) -> Any:
+            return torch.autograd.gradcheck(function, (w, x), check_forward_ad=True)
 
-            def eager(w: Any, x: Any) -> Any:
-                return torch.autograd.gradcheck(function, (w, x), check_forward_ad=True)
+        return Torch((w, x), (0, 1), eager=eager, why="is not used with gradcheck")
 
-            return Torch((w, x), (0, 1), eager=eager, why="is not used with gradcheck")
-
-        jitted: Function = jax.jit(jax.value_and_grad(function))
-        return Problem((w, x), ours, hand, torch, control=control, host=True)
+    jitted: Function = jax.jit(jax.value_and_grad(function))
+    return Problem((w, x), ours, hand, torch, control=control, host=True)

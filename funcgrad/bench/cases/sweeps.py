@@ -1,5 +1,7 @@
 """How cost grows: with numbers, width, depth, tags and trips. One line of a plot for each."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,7 +10,7 @@ import numpy as np
 
 import funcgrad as fg
 
-from .._case import Problem, Torch, case
+from .._case import Function, Problem, Torch, case
 from .loops import tanh_loop
 from .models import Size, by_hand, in_torch, mlp
 from .models import ours as with_idioms
@@ -82,18 +84,8 @@ def depth(n: int) -> Problem:
     return _retained(Size(16, 64), n)
 
 
-@case("sweeps/tags", "sin(x) x, 64 times, some of them retained", [1, 4, 16, 64], sweep="tags")
-def tags(n: int, steps: int = 64) -> Problem:
-    """By the number of values retained in a chain of `steps` steps."""
-    every = steps // n
-    names = [f"y{step:02}" for step in range(0, steps, every)]
-
-    def chain(x: Any, sin: Any, tap: Any) -> Any:
-        for step in range(steps):
-            x = sin(x) * x
-            if step % every == 0:
-                x = tap(x, f"y{step:02}")
-        return x.sum()
+def with_zeros(chain: Function, names: Sequence[str]) -> Function:
+    """The value, the gradient and what is retained of `chain(x, tap)`, by zeros that are added."""
 
     def hand(x: Any) -> Any:
         def fun(x: Any, zeros: Any) -> Any:
@@ -103,11 +95,32 @@ def tags(n: int, steps: int = 64) -> Problem:
                 made[name] = value
                 return value + zeros[name]
 
-            return chain(x, jnp.sin, tap), made
+            return chain(x, tap), made
 
         zeros = {name: jnp.zeros_like(x) for name in names}
         (value, made), (dx, kept) = jax.value_and_grad(fun, (0, 1), has_aux=True)(x, zeros)
         return value, dx, {name: (made[name], kept[name]) for name in names}
+
+    return hand
+
+
+def retained(fun: Function) -> Function:
+    """The same with funcgrad, of a function that tags."""
+    return fg.value_and_grad(fun, retain=...)
+
+
+@case("sweeps/tags", "sin(x) x, 64 times, some of them retained", [1, 4, 16, 64], sweep="tags")
+def tags(n: int, steps: int = 64) -> Problem:
+    """By the number of values retained in a chain of `steps` steps."""
+    every = steps // n
+    names = [f"y{step:02}" for step in range(0, steps, every)]
+
+    def chain(x: Any, tap: Any, sin: Any = jnp.sin) -> Any:
+        for step in range(steps):
+            x = sin(x) * x
+            if step % every == 0:
+                x = tap(x, f"y{step:02}")
+        return x.sum()
 
     def torch() -> Torch:
         import torch
@@ -121,15 +134,15 @@ def tags(n: int, steps: int = 64) -> Problem:
                 made[name] = value
                 return value
 
-            value = chain(x, torch.sin, tap)
+            value = chain(x, tap, torch.sin)
             value.backward()
             return value, x.grad, {name: (y, y.grad) for name, y in made.items()}
 
         return Torch((x,), eager=eager, why=WHY)
 
     x = np.linspace(0.5, 1.5, 64, dtype=np.float32)
-    ours = fg.value_and_grad(lambda x: chain(x, jnp.sin, fg.retain_grad), retain=...)
-    return Problem((x,), ours, hand, torch, tolerance=1e-3)
+    ours = retained(lambda x: chain(x, fg.retain_grad))
+    return Problem((x,), ours, with_zeros(chain, names), torch, tolerance=1e-3)
 
 
 @case(
@@ -145,3 +158,66 @@ def trips(n: int) -> Problem:
     assert make
     peers = {"known": problem.peers["known"]}
     return problem._replace(torch=lambda: make()._replace(backward=None, why=WHY), peers=peers)
+
+
+# Closer looks at tracing: beside zeros added by hand, the gradient alone, which retains nothing.
+
+
+def _traced(x: np.ndarray, ours: Function, hand: Function, plain: Function) -> Problem:
+    peers = {"nothing retained": lambda: jax.value_and_grad(plain)}
+    view = lambda results: results[:2]  # noqa: E731
+    return Problem((x,), retained(ours), hand, peers=peers, traced=True, view=view)
+
+
+@case(
+    "tracing/line",
+    "so many equations in a row, so many values of them retained",
+    [(50, 1), (50, 12), (250, 62), (1_250, 1), (1_250, 50), (1_250, 312), (10_000, 50)],
+    closer=True,
+)
+def line(size: tuple[int, int]) -> Problem:
+    """By the number of equations and of tags."""
+    equations, tags = size
+    steps = equations // 2
+    every = max(1, steps // tags)
+
+    def chain(x: Any, tap: Any) -> Any:
+        for step in range(steps):
+            x = jnp.sin(x) * 1.01
+            if step % every == 0:
+                x = tap(x, f"t{step}")
+        return x.sum()
+
+    fun = lambda x: chain(x, fg.retain_grad)  # noqa: E731
+    hand = with_zeros(chain, [f"t{step}" for step in range(0, steps, every)])
+    return _traced(np.ones(8, np.float32), fun, hand, fun)
+
+
+@case("tracing/nest", "a value retained under so many nested jits", [1, 4, 16, 64], closer=True)
+def nest(depth: int, equations: int = 20) -> Problem:
+    """By the depth; each of the jitted functions has so many equations."""
+
+    def nested(innermost: Function) -> Function:
+        fun = innermost
+        for _ in range(depth):
+            fun = functools.partial(outer, jax.jit(fun))
+        return fun
+
+    def outer(inner: Function, x: Any, *zeros: Any) -> Any:
+        for _ in range(equations // 2):
+            x = jnp.sin(x) * 1.01
+        return inner(x, *zeros)
+
+    def tagged(x: Any) -> Any:
+        return nested(lambda x: fg.retain_grad(2 * x, "t"))(x).sum()
+
+    def zeroed(x: Any, zeros: Any) -> Any:
+        y, made = nested(lambda x, zeros: (2 * x + zeros, 2 * x))(x, zeros)
+        return y.sum(), made
+
+    def hand(x: Any) -> Any:
+        gradient = jax.value_and_grad(zeroed, (0, 1), has_aux=True)
+        (value, made), (dx, kept) = gradient(x, jnp.zeros_like(x))
+        return value, dx, {"t": (made, kept)}
+
+    return _traced(np.ones(8, np.float32), tagged, hand, tagged)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from ... import _jax
 from ..._calls import Call, Parts, Returned, argument_at, every_argument
 from ..._describe import describe
 from ..._mistakes import explained
+from ..._types import Function, P, R
 from ...errors import AnomalyError, UsageError
 from . import flags, report
 from .events import Found
@@ -21,12 +22,12 @@ MODES = ("interpreted", "compiled")
 
 
 def detect_anomaly(
-    fun: Callable[..., Any] | None = None,
+    fun: Function[P, R] | None = None,
     *,
     check_inf: bool = False,
     only_if_reaches_output: bool = False,
-    mode: str = "interpreted",
-) -> Callable[..., Any]:
+    mode: Literal["interpreted", "compiled"] = "interpreted",
+) -> Callable[P, R]:
     """A function that computes what `fun` does, and raises where the first NaN is made.
 
     Stands for `with torch.autograd.detect_anomaly(check_nan=True):`, and says more: forward or

@@ -1,6 +1,6 @@
-"""Brings the committed results into the pages: `python -m funcgrad.bench.page`.
+"""Brings the committed results into the pages: `python tests/bench_page.py`.
 
-For each report in `funcgrad/bench/results/` it draws the plot beside it, and writes its tables and
+For each report in `benchmarks/` it draws the plot beside it, and writes its tables and
 verdicts into docs/benchmarks.md and a short table into the README, between two marks each. The
 name of the report is what it was measured on: `cpu.json`, `gpu.json`.
 """
@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from .._files import write_whole
-from . import _plot
-from ._case import CONTENDERS
-from ._report import (
+from funcgrad._files import write_whole
+from funcgrad.bench import _plot
+from funcgrad.bench._case import CONTENDERS
+from funcgrad.bench._report import (
     Report,
     Rows,
     cell,
@@ -25,9 +25,9 @@ from ._report import (
     verdict_lines,
 )
 
-RESULTS = Path(__file__).parent / "results"
-ROOT = Path(__file__).parents[2]
-BEGIN, END = "<!-- made by python -m funcgrad.bench.page -->", "<!-- end of what was made -->"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks"
+BEGIN, END = "<!-- made by python tests/bench_page.py -->", "<!-- end of what was made -->"
 SHORT = ("funcgrad", "jax", "torch", "compile", "compile-func")
 
 
