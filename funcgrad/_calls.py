@@ -93,10 +93,10 @@ def replaced(args: Sequence[Any], positions: Sequence[int], values: Sequence[Any
     return new
 
 
-def parameters(fun: Callable[..., Any]) -> tuple[list[str], str]:
+def parameter_names(fun: Callable[..., Any]) -> tuple[list[str], str]:
     """What a function calls its positional arguments, and those that it takes as `*args`.
 
-    >>> parameters(lambda x, *rest: x), parameters(dict)
+    >>> parameter_names(lambda x, *rest: x), parameter_names(dict)
     ((['x'], 'rest'), ([], 'args'))
     """
     try:
@@ -124,6 +124,11 @@ class Parts(NamedTuple):
     def join(self, leaves: Sequence[Any]) -> Any:
         """The whole pytree, with `leaves` in the chosen places and the others as they were."""
         return self.tree.unflatten(merge(self.chosen, leaves, self.rest))
+
+    def paths(self, whole: Any) -> list[Any]:
+        """Where in `whole`, which has this structure, the chosen leaves are."""
+        pairs = jax.tree_util.tree_leaves_with_path(whole)
+        return [path for path, _ in select(pairs, self.chosen)]
 
 
 def take_apart(tree: Any, is_chosen: Callable[[Any], bool]) -> tuple[list[Any], Parts]:
@@ -164,10 +169,6 @@ class Returned:
     def whole(self) -> Any:
         """What the function returned."""
         return self.parts.join(self.arrays)
-
-    def names(self, title: Callable[[Any], str]) -> list[str]:
-        """What each array is called, by its path."""
-        return _names(self.whole, self.parts, title)
 
 
 def returned(result: Any, is_output: Callable[[Any], bool] = is_array) -> Returned:
@@ -213,20 +214,12 @@ class Call(NamedTuple):
 
     def names(self, title: Callable[[Any], str]) -> list[str]:
         """What each array is called, by its path in `whole`."""
-        return _names(self.whole, self.parts, title)
+        return [*map(title, self.parts.paths(self.whole))]
 
     def belong(self, positions: Sequence[int]) -> list[bool]:
         """For each array whether it is of one of these positional arguments."""
-        paths = _paths(self.whole, self.parts)
+        paths = self.parts.paths(self.whole)
         return [path[0].idx == 0 and path[1].idx in positions for path in paths]
-
-
-def _paths(whole: Any, parts: Parts) -> list[Any]:
-    return select([path for path, _ in jax.tree_util.tree_leaves_with_path(whole)], parts.chosen)
-
-
-def _names(whole: Any, parts: Parts, title: Callable[[Any], str]) -> list[str]:
-    return list(map(title, _paths(whole, parts)))
 
 
 def argument(place: int | str, inner: Sequence[Any] = ()) -> str:

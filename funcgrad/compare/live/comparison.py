@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..._trees import takes_gradient
+from ..._leaves import takes_gradient
 from ..tolerances import Tolerance, magnitude
 from .cotangents import as_tensors, check_structure, make_cotangents
 from .divergence import diverge
@@ -87,7 +87,7 @@ class Comparison(NamedTuple):
 
     def run_random(self, seed: int, scales: Mapping[Any, float]) -> RandomCase:
         """The comparison on the random input of one seed."""
-        examples = self.inputs.arrays()
+        examples = self.inputs.arrays
         arrays = [random_like(leaf, seed, i) for i, leaf in enumerate(examples)]
         # Where large inputs saturate an activation, its derivative is all rounding, and so is what
         # flows back through it. That rounding is relative to the gradients without saturation.
@@ -111,7 +111,7 @@ class Comparison(NamedTuple):
         stored = parameters.tensors if parameters else []
         device = next((leaf.device for leaf in stored if is_tensor(leaf)), None)
         copies = [to_torch(leaf, device) for leaf in arrays]
-        args = self.inputs.join(copies)
+        args = self.inputs.parts.join(copies)
         if parameters is not None and parameters.passed:
             stored = [to_torch(leaf, device) for leaf in stored]
             args = (parameters.filled(stored), *args)

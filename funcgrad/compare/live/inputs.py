@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._calls import Parts, take_apart
 from ..._describe import describe
-from ..._trees import takes_gradient
+from ..._leaves import is_traced, takes_gradient
 from ...errors import UsageError
 from .judge import kind
 
@@ -80,11 +81,9 @@ def is_shared(leaf: Any) -> bool:
     >>> is_shared(np.ones(2)), is_shared(0.5), is_shared(3), is_shared(np.array(["text"]))
     (True, True, False, False)
     """
-    if isinstance(leaf, jax.Array):
+    if is_traced(leaf):
         return not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
-    if isinstance(leaf, np.ndarray):
-        return leaf.dtype.kind not in "OSTUMm"
-    return isinstance(leaf, np.number | np.bool_ | float | complex) or is_tensor(leaf)
+    return isinstance(leaf, float | complex) or is_tensor(leaf)
 
 
 def check_leaf(leaf: Any, name: str) -> None:
@@ -196,47 +195,27 @@ def _from_numpy(array: np.ndarray) -> Any:
 
 
 class Inputs(NamedTuple):
-    """A tree of inputs taken apart: the leaves that both libraries get as arrays, and the rest.
+    """A tuple of inputs taken apart: the leaves that both libraries get as arrays, and the rest.
 
     Attributes:
-        tree: the structure.
-        leaves: all leaves as they were given.
-        shared: for each leaf whether both get it as an array.
-        names: the name of each shared leaf.
+        arrays: the leaves that both get as arrays.
+        names: what each is called.
+        parts: how the tuple is put together from them.
     """
 
-    tree: Any
-    leaves: list[Any]
-    shared: list[bool]
+    arrays: list[Any]
     names: list[str]
-
-    def arrays(self) -> list[Any]:
-        """The leaves that both get as arrays."""
-        return [leaf for leaf, s in zip(self.leaves, self.shared, strict=True) if s]
-
-    def join(self, arrays: Sequence[Any]) -> Any:
-        """The tree with these in the places of the shared leaves."""
-        new = iter(arrays)
-        filled = zip(self.leaves, self.shared, strict=True)
-        return self.tree.unflatten([next(new) if s else leaf for leaf, s in filled])
+    parts: Parts
 
 
-def take_apart(tree: Any, names: Sequence[str]) -> Inputs:
-    """Take the tuple of inputs apart, and refuse leaves that cannot be compared.
-
-    Args:
-        tree: the inputs, a tuple.
-        names: what to call each.
-    """
-    pairs, structure = jax.tree_util.tree_flatten_with_path(tree)
-    leaves = [leaf for _, leaf in pairs]
-    shared = [is_shared(leaf) for leaf in leaves]
-    called = [names[path[0].idx] + jax.tree_util.keystr(path[1:]) for path, _ in pairs]
-    kept = [name for name, s in zip(called, shared, strict=True) if s]
-    inputs = Inputs(structure, leaves, shared, kept)
-    for leaf, name in zip(inputs.arrays(), kept, strict=True):
+def take_inputs(inputs: tuple[Any, ...], names: Sequence[str]) -> Inputs:
+    """Take inputs of these names apart, and refuse leaves that cannot be compared."""
+    arrays, parts = take_apart(inputs, is_shared)
+    paths = parts.paths(inputs)
+    called = [names[path[0].idx] + jax.tree_util.keystr(path[1:]) for path in paths]
+    for leaf, name in zip(arrays, called, strict=True):
         check_leaf(leaf, name)
-    return inputs
+    return Inputs(arrays, called, parts)
 
 
 def random_like(leaf: Any, seed: int, place: int) -> Any:

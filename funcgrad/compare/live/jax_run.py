@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._grad.backward import vjp
+from ..._leaves import takes_gradient
 from .inputs import Inputs, by_path, explained_call, plain
 from .parameters import Parameters, renamed
 
@@ -62,7 +63,7 @@ class JaxFunction:
         def run(arrays: list[Any]) -> Any:
             count = len(parameters.tensors) if parameters else 0
             before = (renamed(parameters.filled(arrays[:count]), names),) if parameters else ()
-            args = (*before, *inputs.join(arrays[count:]))
+            args = (*before, *inputs.parts.join(arrays[count:]))
             with explained_call("JAX", args, hint):
                 out = jax_fn(*args)
             # A tuple: the gradient of a bare integer would be None, which asks `vjp` for its own.
@@ -123,7 +124,7 @@ class JaxFunction:
         paths = by_path(out)
         tree = jax.tree.structure(out)
         if cotangents is None:
-            given = {p: jnp.zeros_like(leaf) for p, leaf in paths.items() if _inexact(leaf)}
+            given = {p: jnp.zeros_like(leaf) for p, leaf in paths.items() if takes_gradient(leaf)}
         else:
             given = {p: jnp.asarray(cotangents[p], paths[p].dtype) for p in cotangents}
         pulled = self._pull(pullback, (tree.unflatten([given.get(path) for path in paths]),))
@@ -151,8 +152,4 @@ def _cast(leaf: Any, double: bool) -> Any:
     if double:
         return jnp.asarray(array.astype(_NARROW.get(array.dtype.name, array.dtype)))
     wide = "complex128" if array.dtype.kind == "c" else "float64"
-    return jnp.asarray(array.astype(wide)) if _inexact(leaf) else leaf
-
-
-def _inexact(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return jnp.asarray(array.astype(wide)) if takes_gradient(leaf) else leaf

@@ -10,17 +10,17 @@ does not run hooks that wait for the accumulation into it. Random numbers go unn
 drawn on a GPU or from a generator of the function's own.
 """
 
-import inspect
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..._calls import parameter_names
 from ..._describe import describe
 from ..._extras import need
 from ...errors import ParityError, UsageError
 from ..tolerances import Tolerance
 from .comparison import Comparison
-from .inputs import take_apart
+from .inputs import take_inputs
 from .jax_run import JaxFunction
 from .parameters import NameRules, take_parameters
 from .report import ParityReport
@@ -110,7 +110,7 @@ def with_torch(
     module = _module(params, torch_fn, modules)
     left_out = parameters is None and module is not None and any(True for _ in module.parameters())
     hint = f"; {_GIVES_PARAMETERS}" if left_out else ""
-    given = take_apart(inputs, _input_names(jax_fn, len(inputs), skip=parameters is not None))
+    given = take_inputs(inputs, _input_names(jax_fn, len(inputs), skip=parameters is not None))
     comparison = Comparison(
         torch_fn,
         JaxFunction(jax_fn, given, parameters, names, jit, hint),
@@ -123,7 +123,7 @@ def with_torch(
         Tolerance(rtol, atol, strict),
         hint,
     )
-    report, scales = comparison.run(given.arrays(), seed, {})
+    report, scales = comparison.run(given.arrays, seed, {})
     if left_out:
         note = f"the module's parameters are not compared; {_GIVES_PARAMETERS}"
         report = report._replace(notes=(*report.notes, note))
@@ -194,10 +194,5 @@ def _module(params: Any, torch_fn: Any, modules: Any) -> Any:
 
 def _input_names(jax_fn: Any, count: int, *, skip: bool) -> list[str]:
     """The inputs' names: those of the function's parameters, `input[i]` where it has none."""
-    try:
-        found = list(inspect.signature(jax_fn).parameters.values())
-    except (TypeError, ValueError):
-        found = []
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    named = [p.name for p in found if p.kind in positional][skip:]
+    named = parameter_names(jax_fn)[0][skip:]
     return [named[i] if i < len(named) else f"input[{i}]" for i in range(count)]

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from ... import _jax, _taps
-from ..._calls import Call, Returned, check_arrays, every_argument, parameters, returned
+from ..._calls import Call, Returned, check_arrays, every_argument, parameter_names, returned
 from ..._describe import describe
 from ..._extras import need
 from ..._files import write_whole
@@ -189,7 +189,7 @@ def _flat(call: Call, has_aux: bool) -> Callable[..., tuple[Any, Returned]]:
 def _inputs(call: Call, fun: Callable[..., Any]) -> list[str]:
     """What each input is called, after the parameters of the function."""
     args, _ = call.whole
-    names, rest = parameters(fun)
+    names, rest = parameter_names(fun)
     names += [f"{rest}[{i}]" for i in range(len(args) - len(names))]
     return call.names(lambda path: names[path[1].idx] + jax.tree_util.keystr(path[2:]))
 
@@ -197,7 +197,8 @@ def _inputs(call: Call, fun: Callable[..., Any]) -> list[str]:
 def _outputs(shown: Returned) -> list[str]:
     """What each output is called."""
     kinds = ("out", "aux")
-    return shown.names(lambda path: kinds[path[0].idx] + jax.tree_util.keystr(path[1:]))
+    paths = shown.parts.paths(shown.whole)
+    return [kinds[path[0].idx] + jax.tree_util.keystr(path[1:]) for path in paths]
 
 
 # In a process of its own: neither a fault in a C library nor what it says of the fonts it finds
