@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from funcgrad.compare import judge, parse
-from funcgrad.compare.recorded.grammar import MAX_DEPTH
+from funcgrad.compare.recorded.build import MAX_DEPTH
 
 NAN = float("nan")
 INF = float("inf")

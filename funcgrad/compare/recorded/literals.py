@@ -3,32 +3,101 @@
 import math
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from .values import Grid, Number
+from .values import Number
 
 MAX_RANK = 64
+UNSIGNED = r"(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++|inf|nan)(?:[eE][-+]?+[0-9]++)?+"
 _MAX_DIGITS = 4000  # Python itself refuses to read longer integers
 _NUMPY_DECIMALS = 8  # NumPy's and JAX's default precision; fewer decimals are the whole number
-_UNSIGNED = r"(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++|inf|nan)(?:[eE][-+]?+[0-9]++)?+"
-_COMPLEX = re.compile(rf"\(?(?:([-+]?{_UNSIGNED})\s*(?=[-+]))?([-+]?{_UNSIGNED})j\)?")
-_ELEMENT = re.compile(
-    rf"\.\.\.|True|False|\([^()]*+\)|[-+]?+{_UNSIGNED}(?:j|\s*+[-+]{_UNSIGNED}j)?+"
-)
+_COMPLEX = re.compile(rf"\(?(?:([-+]?{UNSIGNED})\s*(?=[-+]))?([-+]?{UNSIGNED})j\)?")
+ELEMENT = re.compile(rf"\.\.\.|True|False|\([^()]*+\)|[-+]?+{UNSIGNED}(?:j|\s*+[-+]{UNSIGNED}j)?+")
 
 
 class Unfit(Exception):
-    """Not a value after all: what looked like one is read as words."""
+    """What looked like a value is none, and is read as words."""
+
+
+class Precision(NamedTuple):
+    """Where the last printed place of a real number is.
+
+    Attributes:
+        decimals: digits after the point.
+        exponent: the power of ten.
+    """
+
+    decimals: int = 0
+    exponent: int = 0
 
 
 class Literal(NamedTuple):
-    """One number: its kind, its value, digits after the point, power of ten (of both parts)."""
+    """One number as it was printed.
+
+    Attributes:
+        kind: `float`, `int`, `bool` or `complex`.
+        number: the number.
+        precision: its last place; for a complex number those of its parts.
+    """
 
     kind: str
     number: Number
-    decimals: int | tuple[int, int]
-    exponent: int | tuple[int, int]
+    precision: Precision | tuple[Precision, Precision] = Precision()
+
+
+class Block(NamedTuple):
+    """The numbers of an array, before it is known what printed them.
+
+    Attributes:
+        kind: as in `Value`.
+        numbers: as in `Value`.
+        precisions: for each number as in `Literal`.
+        shape: as in `Value`.
+        places: as in `Value`.
+        commas: whether commas stand between the numbers.
+    """
+
+    kind: str
+    numbers: list[Number]
+    precisions: list
+    shape: tuple[int | None, ...]
+    places: Sequence[tuple[int, ...]] | None = None
+    commas: bool = True
+
+    def times(self, factor: Literal) -> "Block":
+        """This block with a common factor multiplied in, which moves the last places too.
+
+        Raises:
+            Unfit: the factor or the numbers are not real, or too large.
+        """
+        if {self.kind, factor.kind} - {"float", "int"}:
+            raise Unfit
+        try:
+            numbers = [number * factor.number for number in self.numbers]
+        except OverflowError:
+            raise Unfit from None
+        power = factor.precision.exponent  # type: ignore[union-attr]
+        moved = [Precision(one.decimals, one.exponent + power) for one in self.precisions]
+        return self._replace(numbers=numbers, precisions=moved)
+
+
+def block(
+    literals: Iterable[Literal],
+    shape: tuple[int | None, ...] = (),
+    places: Sequence[tuple[int, ...]] | None = None,
+    commas: bool = True,
+) -> Block:
+    """A block of these numbers.
+
+    Raises:
+        Unfit: bools among numbers.
+    """
+    literals = list(literals)
+    kind = common_kind({one.kind for one in literals})
+    numbers = [one.number for one in literals]
+    return Block(kind, numbers, [one.precision for one in literals], shape, places, commas)
 
 
 def literal(text: str) -> Literal:
@@ -37,20 +106,20 @@ def literal(text: str) -> Literal:
     Raises:
         Unfit: it is no number after all, or too long to be read in linear time.
 
-    >>> literal("28."), literal("-8.2600e-04")
-    (Literal(kind='float', number=28.0, decimals=0, exponent=0), \
-Literal(kind='float', number=-0.000826, decimals=4, exponent=-4))
+    >>> literal("28.").precision, literal("-8.2600e-04")
+    (Precision(decimals=0, exponent=0), \
+Literal(kind='float', number=-0.000826, precision=Precision(decimals=4, exponent=-4)))
     """
     if text in ("True", "False"):
-        return Literal("bool", text == "True", 0, 0)
+        return Literal("bool", text == "True")
     if len(text) > _MAX_DIGITS:
         raise Unfit
     if text.endswith(("j", "j)")):
         return _complex(text)
     if text.lstrip("+-").isdecimal():
-        return Literal("int", int(text), 0, 0)
+        return Literal("int", int(text))
     try:
-        return Literal("float", _float(text), *_places(text))
+        return Literal("float", _float(text), _precision(text))
     except ValueError:
         raise Unfit from None
 
@@ -63,11 +132,17 @@ def _float(text: str) -> float:
     return number
 
 
-def _places(text: str) -> tuple[int, int]:
-    """Digits after the point, and the power of ten."""
+def _precision(text: str) -> Precision:
     mantissa, _, exponent = text.lower().partition("e")
     _, _, decimals = mantissa.partition(".")
-    return len(decimals), max(-9999, min(9999, int(exponent[:8]))) if exponent else 0
+    power = max(-9999, min(9999, int(exponent[:8]))) if exponent else 0
+    return _shared(len(decimals), power)
+
+
+@lru_cache(maxsize=4096)
+def _shared(decimals: int, exponent: int) -> Precision:
+    """One object for all numbers of a precision, since a large tensor has millions of them."""
+    return Precision(decimals, exponent)
 
 
 def _complex(text: str) -> Literal:
@@ -75,11 +150,11 @@ def _complex(text: str) -> Literal:
     if match is None:
         raise Unfit
     real, imaginary = match.group(1) or "0", match.group(2)
-    (dr, er), (di, ei) = _places(real), _places(imaginary)
-    return Literal("complex", complex(_float(real), _float(imaginary)), (dr, di), (er, ei))
+    number = complex(_float(real), _float(imaginary))
+    return Literal("complex", number, (_precision(real), _precision(imaginary)))
 
 
-def row(text: str) -> Grid:
+def row(text: str) -> Block:
     """Read `[1., 2.]` or `[1. 2.]`, the innermost row of an array; `...` stands for a gap.
 
     Raises:
@@ -89,24 +164,20 @@ def row(text: str) -> Grid:
     [(0,), (1,), (-1,)]
     """
     inside = text[1:-1]
-    parts = _ELEMENT.findall(inside) if "j" in inside else inside.replace(",", " ").split()
+    parts = ELEMENT.findall(inside) if "j" in inside else inside.replace(",", " ").split()
     gap = parts.index("...") if "..." in parts else None
     found = [literal(part) for part in parts if part != "..."]
     if len(found) < len(parts) - (gap is not None) or (gap is not None and not found):
         raise Unfit
-    return Grid(
-        common_kind({one.kind for one in found}),
-        [one.number for one in found],
-        [one.decimals for one in found],
-        [one.exponent for one in found],
-        (len(found),) if gap is None else (None,),
-        None if gap is None else [(place,) for place in gap_places(len(found), gap)],
-        "," in inside or len(found) == 0,
-    )
+    commas = "," in inside or not found
+    if gap is None:
+        return block(found, (len(found),), None, commas)
+    places = [(place,) for place in gap_places(len(found), gap)]
+    return block(found, (None,), places, commas)
 
 
 def gap_places(count: int, gap: int) -> list[int]:
-    """Indices of `count` shown items with a gap before number `gap`: from the back after it.
+    """The indices of `count` items with a gap before number `gap`; from the back after the gap.
 
     >>> gap_places(4, 3)
     [0, 1, 2, -1]
@@ -135,32 +206,29 @@ def unit(decimals: int, exponent: int) -> float:
     return float(f"1e{exponent - decimals}") if decimals else 0.0
 
 
-def units(grid: Grid, form: str) -> tuple[float | complex, ...]:
+def units(numbers: Block, form: str) -> tuple[float | complex, ...]:
     """The unit of each number of an array, by who printed it.
 
     PyTorch prints a whole tensor with the same number of decimals. NumPy and JAX strip the zeros
     at the end, so the longest number tells the decimals of all; fewer than eight say that the
     numbers are whole as they stand. Python prints the floats of a list in full.
     """
-    if form == "list" or grid.kind in ("int", "bool"):
-        return (0.0,) * len(grid.numbers)
-    places = zip(grid.decimals, grid.exponents, strict=True)
-    if grid.kind == "complex":
-        return tuple(_complex_unit(d, e, form) for d, e in places)
-    most = max(grid.decimals, default=0)
-    if form == "array" and most < _NUMPY_DECIMALS:
-        return (0.0,) * len(grid.numbers)
+    precisions = numbers.precisions
+    if form == "list" or numbers.kind in ("int", "bool"):
+        return (0.0,) * len(precisions)
+    if numbers.kind == "complex":
+        return tuple(_complex_unit(one, form) for one in precisions)
     if form == "tensor":
-        return tuple(unit(d, e) for d, e in places)
-    return tuple(unit(most, e) for _, e in places)
+        return tuple(unit(*one) for one in precisions)
+    most = max((one.decimals for one in precisions), default=0)
+    if form == "array" and most < _NUMPY_DECIMALS:
+        return (0.0,) * len(precisions)
+    return tuple(unit(most, one.exponent) for one in precisions)
 
 
-def _complex_unit(
-    decimals: int | tuple[int, int], exponent: int | tuple[int, int], form: str
-) -> complex:
+def _complex_unit(precision: Precision | tuple[Precision, Precision], form: str) -> complex:
     """Unit of a complex element, which may stand as a real number among complex ones."""
-    real, imaginary = decimals if isinstance(decimals, tuple) else (decimals, 0)
-    powers = exponent if isinstance(exponent, tuple) else (exponent, 0)
-    if form == "array" and max(real, imaginary) < _NUMPY_DECIMALS:
+    real, imaginary = (precision, Precision()) if isinstance(precision, Precision) else precision
+    if form == "array" and max(real.decimals, imaginary.decimals) < _NUMPY_DECIMALS:
         return 0j
-    return complex(unit(real, powers[0]), unit(imaginary, powers[1]))
+    return complex(unit(*real), unit(*imaginary))

@@ -4,12 +4,11 @@ import re
 from collections.abc import Iterable
 from itertools import islice
 
-from .literals import Unfit, literal
+from .literals import UNSIGNED, Unfit, literal
 from .values import Value
 
-_PLAIN = r"(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++|inf|nan)(?:[eE][-+]?+[0-9]++)?+"
 _NUMBER = re.compile(
-    rf"(?<![A-Za-z0-9_.])(?:True|False|[-+]?+{_PLAIN}(?:j|[-+]{_PLAIN}j)?+)(?![A-Za-z0-9_])"
+    rf"(?<![A-Za-z0-9_.])(?:True|False|[-+]?+{UNSIGNED}(?:j|[-+]{UNSIGNED}j)?+)(?![A-Za-z0-9_])"
 )
 
 

@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from .grammar import fit, grammar, node, scalar
+from .build import item, scalar
+from .grammar import fit, grammar
 from .legacy import legacy
 from .literals import Unfit
-from .values import Group, Node, Parsed, Value
+from .values import Container, Item, Parsed, Value
 
 _OPENS = {"LSQB": "RSQB", "LPAR": "RPAR", "LBRACE": "RBRACE", "NAME_OPEN": "RPAR"}
 _CLOSES = frozenset(_OPENS.values())
@@ -140,7 +141,7 @@ class _Found:
     def add(self, token: Any) -> None:
         """Take a token that stands in no pair of brackets: a value, or a word."""
         if token.type == "INNER":
-            self._add_node(token)
+            self._add_brackets(token)
         elif token.type == "ROW":
             self._add_row(token)
         elif token.type in _ITEMS:
@@ -161,16 +162,16 @@ class _Found:
         words = tuple(self.text[a:b] for a, b in zip(ends, starts, strict=True))
         return Parsed(values, words, self.words_end == 0)
 
-    def _add_node(self, token: Any) -> None:
+    def _add_brackets(self, token: Any) -> None:
         self.pairs.append((token.start_pos, token.end_pos))
-        inside = node(token)
-        if isinstance(inside, Group) and not inside.printed:
+        inside = item(token)
+        if isinstance(inside, Container) and not inside.printed:
             self.words_end = token.end_pos
         self.values.extend(_flat(inside))
 
     def _add_row(self, token: Any) -> None:
         try:
-            self._add_node(token)
+            self._add_brackets(token)
         except Unfit:
             self.words_end = token.end_pos
 
@@ -206,14 +207,13 @@ class _Found:
             self.values.append(value)
 
 
-def _flat(inside: Node | None) -> Iterator[Value]:
+def _flat(inside: Item | None) -> Iterator[Value]:
     """The values of a container in order, each with the path to it."""
-    waiting: list[tuple[Node, tuple[str, ...]]] = [(inside, ())] if inside else []
+    waiting: list[tuple[Item, tuple[str, ...]]] = [(inside, ())] if inside else []
     while waiting:
         here, path = waiting.pop()
         if isinstance(here, Value):
             yield here._replace(path=path)
         else:
-            waiting.extend(
-                (item, (*path, f"{here.name}[{key}]")) for key, item in reversed(here.items)
-            )
+            items = reversed(here.items)
+            waiting.extend((one, (*path, f"{here.name}[{key}]")) for key, one in items)

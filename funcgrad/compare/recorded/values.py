@@ -1,4 +1,4 @@
-"""What a printed value is: plain data, as the grammar finds it and as `judge` compares it."""
+"""Printed values as plain data: what the grammar reads, and what `judge` compares."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ Number = bool | int | float | complex
 
 
 class Value(NamedTuple):
-    """One printed value: a number, an array, or something to be compared as it stands.
+    """One printed value: a number, an array, or something that is compared as it stands.
 
     Attributes:
         kind: `float`, `int`, `bool` or `complex`; `none`, `string`, `dtype`; `size` for
@@ -15,8 +15,8 @@ class Value(NamedTuple):
         shape: the shape, `()` for a scalar; `None` stands for an axis of unknown length.
         dtype: the dtype where it is shown, without its library: `float32`.
         units: for each number the worth of its last printed place. 0 says that it was printed in
-            full, so is exactly that number: integers, `28.`, a Python float in a list. For a
-            complex number the real and imaginary part hold the unit of theirs.
+            full, so that it is exactly that number: integers, `28.`, a Python float in a list. For
+            a complex number the real and imaginary part hold the units of its parts.
         form: who printed it: `tensor` (PyTorch), `array` (NumPy, JAX), `text` (an array without
             commas), `list` (Python brackets), `scalar`.
         places: for an elided array the index of each number, counted from the back (negative)
@@ -25,8 +25,8 @@ class Value(NamedTuple):
         path: the containers around it, outermost first: `("tuple[1]", "dict['weight']")`.
         start: where it begins in the text.
         end: where it ends.
-        text: as it was printed.
-        label: what it goes by in a report, where that is known: the expression, or the words
+        text: the text itself.
+        label: the name that a report gives it, where one is known: the expression, or the words
             before it.
     """
 
@@ -62,7 +62,7 @@ class Parsed(NamedTuple):
         values: the values.
         words: the text before, between and after them: one more than there are values. Inside a
             container these are its brackets and commas.
-        pure: whether the text is nothing but printed values.
+        pure: whether the text holds printed values and nothing else.
     """
 
     values: tuple[Value, ...]
@@ -70,42 +70,30 @@ class Parsed(NamedTuple):
     pure: bool
 
 
-class Group(NamedTuple):
-    """A container as the grammar found it: its name and its items, each under its key.
+class Container(NamedTuple):
+    """A container: its name, and its items, each with its key.
 
     Attributes:
         name: `tuple`, `list`, `dict`, `OrderedDict`, or the name that was printed.
-        items: the key (`0`, `'weight'`) and what stands there.
-        depth: how many containers it holds inside each other, itself included.
-        printed: whether this is a form that a library prints, rather than any call in a text.
+        items: pairs of key (`0`, `'weight'`) and item.
+        depth: how many containers are nested in it, itself included.
+        printed: whether a library prints this form; any other `name(...)` may be code or prose.
     """
 
     name: str
-    items: tuple[tuple[str, "Node"], ...]
+    items: tuple[tuple[str, "Item"], ...]
     depth: int
     printed: bool
 
 
-class Grid(NamedTuple):
-    """Numbers in square brackets, before it is known what they stand in.
+Item = Value | Container
 
-    Attributes:
-        kind: as in `Value`.
-        numbers: the numbers, row-major.
-        decimals: for each the digits after its point; of both parts where it is complex.
-        exponents: for each its power of ten; of both parts where it is complex.
-        shape: as in `Value`.
-        places: as in `Value`.
-        commas: whether commas stand between the numbers.
+
+def container_and_key(step: str) -> tuple[str, str]:
+    """A step of `Value.path` taken apart.
+
+    >>> container_and_key("dict['weight']")
+    ('dict', "'weight'")
     """
-
-    kind: str
-    numbers: list[Number]
-    decimals: list
-    exponents: list
-    shape: tuple[int | None, ...]
-    places: list[tuple[int, ...]] | None
-    commas: bool
-
-
-Node = Value | Group
+    container, _, key = step.removesuffix("]").partition("[")
+    return container, key
