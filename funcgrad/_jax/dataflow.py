@@ -98,32 +98,27 @@ class Dataflow:
         equation = path[-1]
         bodies = equation.bodies
         role = bodies[0].role if bodies else None
-        found: dict[int, Vertex] = {}
         if role in (CALL, DEVICE):
-            found = self._call(bodies[0], operands, path)
-        elif role == BRANCH:
-            found = self._branches(bodies, operands, path)
+            return self._call(bodies[0], operands, path)
+        if role == BRANCH:
+            return self._branches(bodies, operands, path)
         # A `while` keeps nothing and has no derivative in reverse: it stays one operation.
-        elif role == STEP and equation.rows:
-            found = self._loop(bodies[0], operands, path)
+        found = self._loop(bodies[0], operands, path) if role == STEP and equation.rows else {}
         return [
             found.get(i) or self._add("made", type_, *operands, path=path, index=i)
             for i, type_ in enumerate(equation.result_types)
         ]
 
-    def _call(self, body: Body, operands: list[Vertex], path: Path) -> dict[int, Vertex]:
-        made = self._walk(body.program, body.take(operands), path)
-        return {link.place: value for link, value in zip(body.outputs, made, strict=True)}
+    def _call(self, body: Body, operands: list[Vertex], path: Path) -> list[Vertex]:
+        return body.put(self._walk(body.program, body.take(operands), path))
 
-    def _branches(
-        self, bodies: Sequence[Body], operands: list[Vertex], path: Path
-    ) -> dict[int, Vertex]:
-        types, ways = path[-1].result_types, [self._call(b, operands, path) for b in bodies]
+    def _branches(self, bodies: Sequence[Body], operands: list[Vertex], path: Path) -> list[Vertex]:
+        ways = [self._call(body, operands, path) for body in bodies]
         which = operands[path[-1].decides]
-        return {
-            i: self._add("branch", types[i], which, *(way[i] for way in ways), path=path)
-            for i in ways[0]
-        }
+        return [
+            self._add("branch", type_, which, *ends, path=path)
+            for type_, *ends in zip(path[-1].result_types, *ways, strict=True)
+        ]
 
     def _loop(self, step: Body, operands: list[Vertex], path: Path) -> dict[int, Vertex]:
         """The results that come of a step, by their place."""

@@ -305,6 +305,11 @@ class Body(NamedTuple):
         """What goes in, of anything there is one of for each operand; of one flow if asked."""
         return [operands[i] for i, how in self.inputs if flow in (None, how)]
 
+    def put(self, made: Sequence[Any]) -> list[Any]:
+        """What the results are, of a thing for each output; every result has an output."""
+        at = {link.place: x for link, x in zip(self.outputs, made, strict=True)}
+        return [at[place] for place in range(len(at))]
+
     def carried(self, given: Sequence[Any], made: Sequence[Any]) -> list[tuple[Any, Any]]:
         """What goes in and what comes out for each carry, of a thing for each input and output."""
         into = [x for x, link in zip(given, self.inputs, strict=True) if link.flow == CARRY]

@@ -151,7 +151,7 @@ class Flagging:
             placed = list(lax.optimization_barrier(tuple(placed)))
         known = [_jax.is_literal(v) or v in constants for v in equation.reads]
         results, flags = self.program(body.program, body.take(placed), body.take(known))
-        return [*map(_placed, results, out_of)], flags
+        return [*map(_placed, body.put(results), out_of)], flags
 
     def _reentered(self, equation: _jax.Equation, operands: list[Any]) -> Flagged:
         """An equation made anew around bodies with a flag each."""

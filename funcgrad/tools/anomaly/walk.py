@@ -82,10 +82,12 @@ class Walk:
 
     def _call(self, level: Level, operands: list[Value], path: Path, which: int = 0) -> list[Value]:
         body = level.equation.bodies[which]
-        return self.run(body.program, body.take(operands), (*path, level._replace(body=body)))
+        level = level._replace(body=body)
+        return body.put(self.run(body.program, body.take(operands), (*path, level)))
 
     def _branch(self, level: Level, operands: list[Value], path: Path) -> list[Value]:
-        which = min(int(operands[0].array), len(level.equation.bodies) - 1)
+        decides, count = operands[level.equation.decides], len(level.equation.bodies)
+        which = min(int(decides.array), count - 1)
         return self._call(level, operands, path, max(0, which))
 
     def _loop(self, level: Level, operands: list[Value], path: Path) -> list[Value]:
