@@ -25,7 +25,9 @@ class Vertex:
             `row` and `carry`, and behind it `last` (carry) and `stack`.
         type: its type; `None` of a constant.
         sources: what it is made of. A carry: what it starts from, then what the step makes of it.
-            A stack: what it has a row of for each step. A branch: the index, then each way's.
+            What is behind it: what the step makes, and of a loop that may take no step what it
+            starts from. A stack: what it has a row of for each step. A branch: the index, then each
+            way's.
         path: the equations around it, the last one that which made it.
         index: which input or result it is.
     """
@@ -134,6 +136,7 @@ class Dataflow:
                 found[place] = self._add("stack", types[place], value, path=path)
         carried = [link.place for link in step.outputs if link.flow == CARRY]
         for place, (carry, value) in zip(carried, step.carried(given, made), strict=True):
+            ends = [value] if path[-1].runs else [value, *carry.sources]
             carry.sources.append(value)
-            found[place] = self._add("last", types[place], carry, path=path)
+            found[place] = self._add("last", types[place], *ends, path=path)
         return found

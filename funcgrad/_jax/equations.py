@@ -148,6 +148,11 @@ class Equation:
         return self.trips is not None and self.kind != "while"
 
     @property
+    def runs(self) -> bool:
+        """Whether it is a loop that takes a step in any case."""
+        return self.trips is not None and self.trips.limit is None and bool(self.trips.length)
+
+    @property
     def decides(self) -> int:
         """Of an equation with branches, the operand that picks one: it goes into none of them."""
         inside = {link.place for body in self.bodies for link in body.inputs}

@@ -183,6 +183,7 @@ def saved_tensors(
 
     Raises:
         UsageError: no argument takes a gradient, or `argnums` names one that is not there.
+        ValueError: there is no backward pass, because of a `lax.while_loop`; it is JAX's error.
 
     It says what is there between the forward and the backward pass: what `fg.vjp` holds, and what a
     jitted function returns with a pullback. Where both passes are in one `jit`, XLA may keep less
@@ -210,7 +211,7 @@ def saved_tensors(
     for value, type_ in sizes.items():
         kind = "argument" if value.role == "input" else "intermediate"
         kind = "constant" if value in constant else kind
-        origin, notes = _origin(value, constant)
+        origin, notes = _origin(value, constant, tagged)
         rows.append(
             SavedTensor(
                 name=paths[origin.index] if origin.role == "input" else tagged.get(origin, ""),
@@ -229,7 +230,7 @@ def saved_tensors(
 def _forward(call: Call, moving: Sequence[bool]) -> _jax.Jaxpr:
     """The forward pass as a program that returns what the backward pass keeps."""
 
-    def forward(*arrays: Any) -> list[Any]:
+    def passed(*arrays: Any) -> tuple[list[Any], Callable[..., Any]]:
         still = select(arrays, inverted(moving))
 
         def run(*leaves: Any) -> list[Any]:
@@ -242,10 +243,17 @@ def _forward(call: Call, moving: Sequence[bool]) -> _jax.Jaxpr:
                 "`saved_tensors` got a function that returns nothing that takes a gradient, and"
                 " wants floating or complex arrays among what it returns"
             )
-        return jax.tree.leaves(pullback)
+        return out, pullback
+
+    def back(*arrays: Any) -> Any:
+        out, pullback = passed(*arrays)
+        return pullback(out)
 
     with explained:
-        return jax.make_jaxpr(forward)(*call.arrays)
+        closed = jax.make_jaxpr(lambda *arrays: jax.tree.leaves(passed(*arrays)[1]))(*call.arrays)
+        if any(path[-1].trips and not path[-1].rows for path in _jax.everywhere(closed)):
+            jax.eval_shape(back, *call.arrays)  # JAX refuses reverse mode here, if it has none
+    return closed
 
 
 def _bytes(type_: Any) -> int:
@@ -277,10 +285,13 @@ def _recomputable(graph: Dataflow, kept: Sequence[Vertex]) -> set[Vertex]:
     }
 
 
-def _origin(value: Vertex, constant: set[Vertex]) -> tuple[Vertex, str]:
+def _origin(
+    value: Vertex, constant: set[Vertex], tagged: dict[Vertex, str]
+) -> tuple[Vertex, str]:
     """The value whose name and line a kept one bears, and what to add to its operation.
 
-    Of a stack it is what a loop keeps of each step, of what was packed the value before.
+    Of a stack it is what a loop keeps of each step, of what was packed the value before, of
+    branches what one of them keeps, if possible one with a name.
     """
     seen: set[Vertex] = set()
     notes = dict[str, None]()
@@ -290,13 +301,13 @@ def _origin(value: Vertex, constant: set[Vertex]) -> tuple[Vertex, str]:
         if value.role in ("stack", "row"):
             value = value.sources[0]
         elif value.role == "last":
-            value = value.sources[0].sources[1]
+            value = value.sources[0]
         elif value.role == "carry":
             notes["carried"] = None
             value = value.sources[1]
         elif value.role == "branch":
             ways = [way for way in value.sources[1:] if way not in constant]
-            value = ways[0] if ways else value
+            value = next((way for way in ways if way.same in tagged), ways[0]) if ways else value
         elif value.operation == "pack":
             notes["packed"] = None
             value = value.sources[-1]
