@@ -1,4 +1,4 @@
-"""Eight host devices, strict dtype promotion, and fixtures that several files use."""
+"""Eight host devices, strict dtype promotion, the quick tier, and fixtures that several files use."""
 
 import os
 
@@ -10,6 +10,18 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+TIERS = ("slow", "kernel", "site", "torch", "hosts")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks that `-m` asks for
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "torch" in getattr(item, "fixturenames", ()):
+            item.add_marker("torch")
+        if not any(map(item.get_closest_marker, TIERS)):
+            item.add_marker("quick")
 
 
 @pytest.fixture(scope="session")
