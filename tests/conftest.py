@@ -1,4 +1,4 @@
-"""Eight host devices, strict dtype promotion, the quick tier, and fixtures that several files use."""
+"""Eight host devices, strict dtype promotion, the quick tier, and fixtures that files share."""
 
 import os
 
@@ -22,6 +22,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker("torch")
         if not any(map(item.get_closest_marker, TIERS)):
             item.add_marker("quick")
+
+
+@pytest.fixture
+def quick_tests(request):
+    """The tests of the quick tier; they are known where all tests have been collected."""
+    config = request.config
+    if sorted(config.args) != sorted(config.getini("testpaths")) or config.option.keyword:
+        pytest.skip("only some of the tests were asked for")
+    return [item for item in request.session.items if item.get_closest_marker("quick")]
 
 
 @pytest.fixture(scope="session")

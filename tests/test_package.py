@@ -167,20 +167,21 @@ def test_what_is_imported_later_is_there():
         _ = funcgrad.vmap
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", funcgrad._PACKAGES)
 def test_a_package_is_there_without_an_import_of_its_own(name):
     assert f"funcgrad.{name}" in loaded(f"import funcgrad; funcgrad.{name}.__doc__")
 
 
-PUBLIC = [
-    pytest.param(value, id=f"{module.__name__}.{name}")
+PUBLIC = {
+    f"{module.__name__}.{name}": getattr(module, name)
     for module in (funcgrad, funcgrad.compare, funcgrad.conventions)
-    for name, value in ((name, getattr(module, name)) for name in dir(module))
-    if not name.startswith("_") and callable(value)
-]
+    for name in dir(module)
+    if not name.startswith("_") and callable(getattr(module, name))
+}
 
 
-@pytest.mark.parametrize("public", PUBLIC)
+@pytest.mark.parametrize("public", PUBLIC.values(), ids=PUBLIC)
 def test_every_public_function_is_used_in_its_example(public):
     if isinstance(public, type):
         assert not public.__doc__.startswith(f"{public.__name__}(")  # as a bare tuple's does
@@ -188,6 +189,39 @@ def test_every_public_function_is_used_in_its_example(public):
     examples = "".join(one.source for one in doctest.DocTestParser().get_examples(public.__doc__))
     used = [n for n in ast.walk(ast.parse(examples)) if isinstance(n, ast.Name | ast.Attribute)]
     assert public.__name__ in {ast.unparse(node).rpartition(".")[2] for node in used}
+
+
+def test_the_quick_tier_has_the_example_of_every_public_function(quick_tests):
+    examples = {test.name for test in quick_tests if isinstance(test, pytest.DoctestItem)}
+    public = {f"{one.__module__}.{one.__qualname__}" for one in PUBLIC.values()}
+    classes = {
+        f"{one.__module__}.{one.__qualname__}" for one in PUBLIC.values() if isinstance(one, type)
+    }
+    assert public - classes <= examples
+
+
+def names_in(function, seen):
+    """The names in a function and in those of the tests that it calls."""
+    codes = [function.__code__] if function not in seen else []
+    seen.add(function)
+    for code in codes:
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        for name in code.co_names:
+            yield name
+            called = function.__globals__.get(name)
+            if isinstance(called, FunctionType) and "tests" in called.__code__.co_filename:
+                yield from names_in(called, seen)
+
+
+def test_the_quick_tier_has_a_test_that_names_every_public_function(quick_tests):
+    seen, named = set(), set()
+    for test in quick_tests:
+        if isinstance(test, pytest.Function):
+            named |= {*names_in(test.function, seen)}
+    functions = {
+        name for name in dir(funcgrad) if isinstance(getattr(funcgrad, name), FunctionType)
+    }
+    assert {name for name in functions if not name.startswith("_")} <= named
 
 
 def test_the_package_is_typed():

@@ -83,6 +83,7 @@ def hostile(tmp_path):
     return tmp_path, left
 
 
+@pytest.mark.kernel
 def test_a_recording_is_never_executed_and_a_port_not_with_no_run(hostile):
     folder, left = hostile
     recording, port = folder / "recording.ipynb", folder / "port.ipynb"
@@ -95,6 +96,7 @@ def test_a_recording_is_never_executed_and_a_port_not_with_no_run(hostile):
     assert not left.exists()
 
 
+@pytest.mark.kernel
 def test_a_port_is_executed(hostile):
     folder, left = hostile
     compare(folder / "recording.ipynb", folder / "port.ipynb", timeout=120)
