@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import architecture
@@ -16,6 +17,7 @@ from funcgrad.compare import compare, read
 ROOT = Path(__file__).parents[1]
 PAPERS = [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "RELEASING", "SECURITY")]
 PATH = re.compile(r"`((?:\.ci|\.github|docs|funcgrad|notebooks|tests)/[\w./-]*)`")
+LINES = ("FIRST", "SECOND")
 EVALUATES = {
     "eval",
     "exec",
@@ -43,6 +45,17 @@ def test_what_a_paper_names_is_there(paper):
 def test_links_of_a_paper_lead_somewhere(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
     assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_the_lines_of_jax_are_what_is_declared_and_said():
+    said = dict(re.findall(r"^(\w+)=(\S+)$", (ROOT / ".ci" / "lines").read_text(), re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    classifiers = "\n".join(project["classifiers"])
+    assert project["requires-python"] == f">={said['FIRST_PYTHON']}"
+    assert f"jax>={said['FIRST_JAX']}" in [one.partition(",")[0] for one in project["dependencies"]]
+    assert all(f":: Python :: {said[f'{line}_PYTHON']}" in classifiers for line in LINES)
+    supported = "Python {FIRST_PYTHON} and newer; JAX {FIRST_JAX} and {SECOND_JAX}.".format(**said)
+    assert supported in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("form", ["bug", "wrong_number", "jax_version"])
