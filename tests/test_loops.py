@@ -10,8 +10,7 @@ from jax.sharding import PartitionSpec as P
 from tiers import slow_but
 
 import funcgrad as fg
-from funcgrad import _jax
-from funcgrad import fori_loop, while_loop
+from funcgrad import _jax, fori_loop, while_loop
 
 W = np.array([[0.3, 0.5], [-0.2, 0.9]], np.float32)
 X = np.array([[0.5, 1.0], [0.1, 0.1], [-0.4, 0.3], [2.0, 2.0]], np.float32)
