@@ -12,6 +12,8 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+# A page of wrong calls, for type checkers: `--doctest-modules` would run it.
+collect_ignore = ["types_page.py"]
 TIERS = ("slow", "kernel", "site", "torch", "hosts")
 
 
