@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from funcgrad.compare import compare, read
-from funcgrad.compare.recorded.report import remarks
+from funcgrad.compare.recorded.remarks import remarks
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 RECORDING, PORT = NOTEBOOKS / "porting" / "in_torch.ipynb", NOTEBOOKS / "porting.ipynb"

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from funcgrad.compare import compare
-from funcgrad.compare.recorded.report import remarks
+from funcgrad.compare.recorded.remarks import remarks
 
 HERE = Path(__file__).parent / "recordings"
 PORTS = {  # values that agree
