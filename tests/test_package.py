@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from types import CodeType, FunctionType
 
@@ -225,3 +226,18 @@ def test_the_quick_tier_has_a_test_that_names_every_public_function(quick_tests)
 
 def test_the_package_is_typed():
     assert (PACKAGE / "py.typed").exists()
+
+
+@pytest.mark.slow
+def test_the_wheel_is_small_and_holds_no_results(tmp_path):
+    pytest.importorskip("hatchling", reason="hatchling is not installed")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        names = file.namelist()
+    assert {"funcgrad/__init__.py", "funcgrad/py.typed", "pytest_funcgrad/__init__.py"} <= {*names}
+    assert {Path(name).suffix for name in names if name.startswith("funcgrad/")} == {
+        *(".css", ".ipynb", ".lark", ".py", ".typed"),
+    }
+    assert wheel.stat().st_size < 600_000
