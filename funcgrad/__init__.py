@@ -29,6 +29,8 @@ from .errors import TagError as TagError
 from .errors import TreeError as TreeError
 from .errors import UsageError as UsageError
 
+__version__ = "0.1.0"
+
 if _typing.TYPE_CHECKING:
     from . import compare as compare
     from . import launch as launch

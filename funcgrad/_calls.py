@@ -17,11 +17,11 @@ import numpy as np
 
 from ._describe import describe, tensor_advice
 from ._leaves import as_output, is_array, is_traced, takes_gradient
-from ._lists import merge, select
+from ._lists import inverted, merge, select
 from .errors import TreeError, UsageError
 
 
-def positions(
+def read_argnums(
     argnums: Any, function: str, *, keyword: str = "argnums", least: int = 1, advice: str = ""
 ) -> tuple[bool, tuple[int, ...]]:
     """Whether `argnums` is a sequence, and the positions it gives.
@@ -36,7 +36,7 @@ def positions(
     Raises:
         UsageError: it is neither an integer nor a sequence of so many.
 
-    >>> positions(0, "grad"), positions([0, -1], "grad")
+    >>> read_argnums(0, "grad"), read_argnums([0, -1], "grad")
     ((False, (0,)), (True, (0, -1)))
     """
     several = isinstance(argnums, Sequence)
@@ -138,7 +138,7 @@ def take_apart(tree: Any, is_chosen: Callable[[Any], bool]) -> tuple[list[Any], 
 
 
 def _part(tree: Any, leaves: list[Any], chosen: list[bool]) -> tuple[list[Any], Parts]:
-    rest = [leaf for leaf, c in zip(leaves, chosen, strict=True) if not c]
+    rest = select(leaves, inverted(chosen))
     return select(leaves, chosen), Parts(tree, tuple(chosen), tuple(rest))
 
 
@@ -208,7 +208,7 @@ class Call(NamedTuple):
         """What the function returns with other arrays in these places."""
         return self.fun(self.parts.join(arrays), *more)
 
-    def returned(self, arrays: Sequence[Any]) -> "Returned":
+    def returned(self, arrays: Sequence[Any]) -> Returned:
         """The same, taken apart."""
         return returned(self.run(arrays))
 
@@ -253,10 +253,10 @@ def every_argument(
     Its `whole` is the pair `(args, kwargs)`.
     """
     whole = tuple(args), kwargs or {}
-    return Call(functools.partial(spread, fun), whole, *take_apart(whole, is_input))
+    return Call(functools.partial(_spread, fun), whole, *take_apart(whole, is_input))
 
 
-def spread(fun: Callable[..., Any], whole: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+def _spread(fun: Callable[..., Any], whole: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
     """Calls `fun` with the pair `(args, kwargs)`."""
     args, kwargs = whole
     return fun(*args, **kwargs)

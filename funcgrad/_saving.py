@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _jax
-from ._calls import Returned, every_argument, from_front, positions, returned, take_apart
+from ._calls import Returned, every_argument, from_front, read_argnums, returned, take_apart
 from ._describe import describe, differences
 from ._leaves import adopt_dtype, takes_gradient
 from ._lists import inverted, merge, partly, select, split_at
@@ -87,7 +87,7 @@ def saved_tensors_hooks(
                 f"`saved_tensors_hooks` got {describe(given)} as `{what}`, and wants functions:"
                 " saved_tensors_hooks(fun, pack, unpack)(x)"
             )
-    _, chosen = positions(
+    _, chosen = read_argnums(
         argnums, "saved_tensors_hooks", least=0, advice=": the arguments that are packed too"
     )
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from . import __version__
 from ._extras import need
 from .errors import FuncgradError
 
@@ -25,6 +26,7 @@ def group() -> Any:
     from .compare._command import command as compare
 
     @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+    @click.version_option(__version__, prog_name="funcgrad", message="%(prog)s %(version)s")
     def funcgrad() -> None:
         """PyTorch's autograd as pure functions on JAX: its tools."""
 

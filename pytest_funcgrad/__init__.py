@@ -155,7 +155,7 @@ class CellTest(pytest.Item):
 
     def runtest(self) -> None:
         """Look up what came of the cell."""
-        from funcgrad.compare.recorded.report import lines_of
+        from funcgrad.compare.recorded.remarks import lines_of
 
         cell = self.cell_report()
         if not cell.agrees:

@@ -1,4 +1,4 @@
-"""Eight host devices, strict dtype promotion, and fixtures that several files use."""
+"""Eight host devices, strict dtype promotion, the quick tier, and fixtures that files share."""
 
 import os
 
@@ -10,6 +10,29 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+# A page of wrong calls, for type checkers: `--doctest-modules` would run it.
+collect_ignore = ["types_page.py"]
+TIERS = ("slow", "kernel", "site", "torch", "hosts")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks that `-m` asks for
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "torch" in getattr(item, "fixturenames", ()):
+            item.add_marker("torch")
+        if not any(map(item.get_closest_marker, TIERS)):
+            item.add_marker("quick")
+
+
+@pytest.fixture
+def quick_tests(request):
+    """The tests of the quick tier; they are known where all tests have been collected."""
+    config = request.config
+    if sorted(config.args) != sorted(config.getini("testpaths")) or config.option.keyword:
+        pytest.skip("only some of the tests were asked for")
+    return [item for item in request.session.items if item.get_closest_marker("quick")]
 
 
 @pytest.fixture(scope="session")

@@ -293,6 +293,7 @@ def test_nan_that_the_program_holds_and_does_not_use_is_none(fun, mode):
 # What is left alone.
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_clean_run_gives_what_the_function_gives(mode):
     def loss(params, xs):
@@ -390,6 +391,7 @@ def test_pythons_if_is_refused_with_a_note():
 # Loops that keep residuals of some steps only.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bad", "most", "checkpoints", "batched"),
     [(3, 50, 8, False), (45, 50, 8, True), (1500, 2000, None, False)],
@@ -478,6 +480,7 @@ def test_the_vmap_around_a_loop_is_told_once(fun, examples):
     assert found(fun, ROWS).anomaly.examples == examples
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("checked", [True, False])
 def test_a_loop_inside_a_shard_map_is_looked_into(checked, mode):

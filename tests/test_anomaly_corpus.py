@@ -26,7 +26,7 @@ def test_there_are_enough_programs():
     assert len(set(NAMES)) == len(PROGRAMS)
 
 
-@pytest.mark.parametrize("mode", ["interpreted", "compiled"])
+@pytest.mark.parametrize("mode", ["interpreted", pytest.param("compiled", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("program", PROGRAMS, ids=NAMES)
 def test_the_planted_nan_is_located(program, mode):
     found = located(program, mode=mode)

@@ -231,6 +231,7 @@ def test_range_in_a_loop_whose_body_takes_items_is_unrolled():
     agrees(fun, 0.0, 20.0, 40.0)
 
 
+@pytest.mark.slow
 def test_inner_range_of_an_index_needs_no_max_steps():
     def fun(x):
         count = 0
@@ -304,6 +305,7 @@ def test_variables_of_any_structure():
     assert jax.tree.map(float, got) == jax.tree.map(float, want)
 
 
+@pytest.mark.slow
 def test_keys_are_carried():
     def fun(key, n):
         total = 0.0
@@ -610,6 +612,7 @@ def test_function_that_cannot_be_converted_is_called_as_it_is():
     assert "whose source cannot be found" in caught.value.__notes__[0]
 
 
+@pytest.mark.kernel
 def test_in_a_notebook_cell():
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     cell = """
@@ -680,6 +683,7 @@ def test_places(place):
     np.testing.assert_allclose(got, want if np.ndim(got) == 3 else want.sum(0), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     scaled = lambda f: lambda s: f(s * W, X[0])
     f, want = scaled(fg.autograph(relaxed, max_steps=20)), jax.hessian(scaled(relaxed))(1.0)
@@ -728,6 +732,7 @@ def test_compiles_to_what_the_loop_written_by_hand_compiles_to():
     assert cost(fg.autograph(python, max_steps=99)) == cost(by_hand)
 
 
+@pytest.mark.slow
 def test_checkpoints_are_passed_on():
     def fun(x, n):
         for i in range(n):
@@ -769,6 +774,7 @@ def test_branch_not_taken_has_no_part_in_gradients_under_vmap():
     assert inside(xs).tolist() == around(xs).tolist() == [1.0, 1.0, 0.25]
 
 
+@pytest.mark.slow
 def test_more_steps_than_max_steps_give_nan_and_nan_gradients():
     def carried(x):
         while x < 50:

@@ -641,6 +641,7 @@ def test_value_and_gradient_compiled_are_those_of_plain_python(case):
         np.testing.assert_allclose(got[1], want[1], rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FLOATS, ids=named)
 def test_gradients_batched_are_those_of_each_example(case):
     every = list(on_jax(case))

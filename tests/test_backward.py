@@ -592,6 +592,7 @@ def interpreted(program, x, name):
     return jnp.sum(values[-1] * values[-2])
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(STEP, min_size=1, max_size=6))
 def test_retained_gradients_of_random_programs_are_those_of_added_zeros(program):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import slow_but
 
 import funcgrad as fg
 from funcgrad import cli
@@ -85,7 +86,7 @@ def computed(name, contender):
         return [np.asarray(leaf) for leaf in jax.tree.leaves(problem.view(run(*one.args)))]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow_but(lambda name: name.startswith("original/"), CASES))
 def test_contenders_agree(name):
     problem = smallest(CASES[name])
     made = {contender: computed(name, contender) for contender in [*CONTENDERS, *problem.peers]}
@@ -110,6 +111,7 @@ def test_pytorch_agrees(torch, name):
             _measure.agree({"jax": computed(name, "jax"), **made}, problem)
 
 
+@pytest.mark.slow
 def test_the_networks_are_what_they_say():
     """Each idiom has an effect, so that agreeing on it says something."""
     net = CASES["models/mlp"]
@@ -132,6 +134,7 @@ TINY = Problem((np.ones(3, np.float32),), fg.grad(squares), jax.grad(squares))
 NAMES = ("funcgrad", "unjitted", "jax", "control")
 
 
+@pytest.mark.slow
 def test_a_measurement_is_complete():
     costs = _measure.measure(TINY, NAMES, QUICK)
     assert list(costs) == list(NAMES)
@@ -157,6 +160,7 @@ def stepped(x, y):
     return x - 0.1 * y, y
 
 
+@pytest.mark.slow
 def test_what_a_call_returns_is_what_the_next_one_takes():
     args = np.ones(3, np.float32), np.full(3, 2, np.float32)
     problem = Problem(args, stepped, stepped, carry=1)
@@ -168,6 +172,7 @@ def test_what_a_call_returns_is_what_the_next_one_takes():
             np.testing.assert_allclose(_measure.ran(one)[1][0], start - 0.2 * n, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_contenders_with_names_of_their_own_are_measured_in_all_stages():
     problem = TINY._replace(peers={"another": lambda: doubled, "optax": lambda: doubled})
     costs = _measure.measure(problem, ("funcgrad", "jax"), QUICK)
@@ -185,12 +190,14 @@ def test_what_is_only_traced_is_not_compiled(monkeypatch):
     assert costs["jax"].trace.median > 0
 
 
+@pytest.mark.slow
 def test_another_program_is_told_apart():
     other = TINY._replace(hand=lambda x: jnp.flip(2 * jnp.flip(x)))
     costs = _measure.measure(other, NAMES, QUICK)
     assert costs["funcgrad"].program.same is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [lambda x: 2.001 * x, lambda x: x * jnp.nan])
 def test_contenders_that_differ_are_not_timed(wrong, monkeypatch):
     monkeypatch.setattr(_measure, "interleaved", lambda *_: pytest.fail("it was timed"))
@@ -198,6 +205,7 @@ def test_contenders_that_differ_are_not_timed(wrong, monkeypatch):
         _measure.measure(TINY._replace(ours=wrong), NAMES, QUICK)
 
 
+@pytest.mark.slow
 def test_results_of_other_shapes_differ():
     with pytest.raises(BenchError, match=r"returns \[\(3, 1\)\] where `jax` returns \[\(3,\)\]"):
         _measure.measure(TINY._replace(ours=lambda x: 2 * x[:, None]), NAMES, QUICK)
@@ -214,6 +222,7 @@ def test_what_is_not_installed_says_so(monkeypatch):
     assert told == {"torch": "not installed", "compile": "not installed"}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script")
 def test_a_contender_that_fails_is_a_column_that_says_why(torch):
     def broken(x):
@@ -417,6 +426,7 @@ def test_ratios_to_an_earlier_report():
     assert _report.differences(new, old) == ["jax: 1 then, 1.1 now"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["svg", "png", "pdf"])
 def test_a_plot_has_a_panel_for_each_case(form):
     figure = _plot.figure(made())
@@ -498,6 +508,7 @@ def run(tmp_path_factory):
     return done, files, folder
 
 
+@pytest.mark.slow
 def test_the_command_measures_shows_and_writes(run):
     done, files, folder = run
     report = _report.read(files["new.json"])

@@ -50,6 +50,7 @@ def test_collectives_are_read_with_their_bytes_groups_and_loops(groups, size):
     ]
 
 
+@pytest.mark.slow
 def test_a_step_with_ours_moves_one_gradient():
     with jax.numpy_dtype_promotion("standard"):  # which optax counts on
         rows = [row for row in scaling.exchanges(4, 16) if row[1] != "not installed"]
@@ -60,6 +61,7 @@ def test_a_step_with_ours_moves_one_gradient():
     assert all(words.startswith("16 x ") for words in moved.values()), moved
 
 
+@pytest.mark.slow
 def test_what_moves_is_what_the_parameters_take():
     with jax.numpy_dtype_promotion("standard"):
         step = accumulation.by_gradient(jax.value_and_grad(accumulation.loss))
@@ -74,6 +76,7 @@ print(json.dumps([scale(devices, model, 16) for devices in (64, 256) for model i
 """
 
 
+@pytest.mark.slow
 def test_a_step_scales():
     """In devices and in micro-batches: one collective of one gradient, the same memory."""
     done = subprocess.run(

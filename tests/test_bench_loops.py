@@ -30,6 +30,7 @@ def test_a_scan_takes_five_steps():
     np.testing.assert_allclose(loops.scan(5)(x, w, n), want, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOOPS)
 def test_the_number_of_trips_is_known_at_run_time_only(name):
     x, w, _ = ARGS
@@ -39,6 +40,7 @@ def test_the_number_of_trips_is_known_at_run_time_only(name):
     assert run._cache_size() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOOPS)
 def test_contenders_without_forward_mode_are_left_out_of_it(name):
     fun = jax.jit(loops.derivative(loop_of(name)))
@@ -49,6 +51,7 @@ def test_contenders_without_forward_mode_are_left_out_of_it(name):
         fun(*ARGS)
 
 
+@pytest.mark.slow
 def test_values_and_gradients_neither_vanish_nor_overflow():
     x, w, n = loops.operands(16, 1000)
     for array in loops.gradient(loops.scan(1000))(x, w, n):
@@ -71,6 +74,7 @@ def test_room_is_the_next_power_of_two():
     ]
 
 
+@pytest.mark.slow
 def test_equinox_gets_as_much_memory_as_ours():
     pytest.importorskip("equinox", reason="it needs pip install 'funcgrad[bench]'")
     problem = loops.equal_memory((4, 60))

@@ -71,6 +71,7 @@ def test_pytorch_gives_what_the_page_says(oracle, name):
 MENDED = ("sign(", "hypot(", "ldexp(", "i0(")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["different", "other"])
 def test_jax_gives_what_the_page_says(wide, name):
     kinks, theirs = grid.TABLES[name].kinks, column(name, grid.torch_shown)
@@ -86,6 +87,7 @@ def test_funcgrad_gives_what_the_page_says(wide):
     assert grid.ours_shown(grid.DIFFERENT) == column("different", grid.ours_shown)
 
 
+@pytest.mark.slow
 def test_where_the_libraries_agree_jax_and_funcgrad_give_what_the_page_says(wide):
     assert grid.jax_shown(grid.AGREED) == column("agreed", grid.reverse_shown)
     assert grid.ours_shown(grid.AGREED) == column("agreed", grid.reverse_shown)
@@ -119,6 +121,7 @@ def test_conventions_is_an_attribute_of_funcgrad():
 # Transforms at kinks.
 
 
+@pytest.mark.slow
 def test_forward_mode_gives_what_reverse_mode_gives(wide):
     kinks = [kink for kink in grid.DIFFERENT if not grid.is_complex(kink)]
     both = [grid.jax_gradients(kinks, ours=True, differentiate=d) for d in (jax.jacfwd, jax.grad)]
@@ -128,6 +131,7 @@ def test_forward_mode_gives_what_reverse_mode_gives(wide):
     assert_equal(kinks, *both)
 
 
+@pytest.mark.slow
 def test_vmap(wide):
     """A batch of the kink and a point beside it, against one at a time."""
     kinks = FIRST[::3]
@@ -140,6 +144,7 @@ def test_vmap(wide):
         assert_equal(kinks, part, grid.compiled(gradients, points))
 
 
+@pytest.mark.slow
 def test_not_compiled(wide):
     some = FIRST[::6]
     got = [grid.gradient(kink, ours=True)(*grid.arrays(kink)) for kink in some]
@@ -167,6 +172,7 @@ def test_gradients_at_nan(oracle):
     assert_equal(AT_NAN, grid.jax_gradients(AT_NAN, ours=True), map(grid.torch_gradients, AT_NAN))
 
 
+@pytest.mark.slow
 def test_second_derivatives_at_kinks(oracle):
     """PyTorch's where they are finite; 0 where only the first derivative is."""
     ours = grid.jax_gradients([kink._replace(order=2) for kink in TWICE], ours=True)
@@ -196,6 +202,7 @@ def at_random(kinks, seed, *, halves, dtype=np.float64):
     return [kink._replace(at=tuple(map(one, kink.at))) for kink in calls]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("halves", [True, False], ids=["ties and zeros", "normal"])
 def test_random_points(oracle, halves):
     drawn = at_random(grid.DIFFERENT, 0, halves=halves)
@@ -205,6 +212,7 @@ def test_random_points(oracle, halves):
     assert_equal(drawn, ours, map(grid.torch_gradients, drawn), rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_second_derivatives_at_random_points(oracle):
     drawn = [kink._replace(order=2) for kink in at_random(TWICE, 0, halves=False)]
     ours = grid.jax_gradients(drawn, ours=True)
@@ -215,6 +223,7 @@ def test_second_derivatives_at_random_points(oracle):
 ROUNDING = {"float32": 3e-5, "bfloat16": 4e-2, "float16": 5e-3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ROUNDING)
 def test_other_dtypes(torch, dtype):
     single = lambda kink: any(name in kink.theirs for name in ("cdist", "float_power"))
@@ -310,6 +319,7 @@ def is_of(dtype, name, options):
     return dtype == "float32" or name not in REAL_ONLY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
 def test_values_are_those_of_jax(dtype):
     rng = np.random.default_rng(0)
@@ -325,6 +335,7 @@ def test_values_are_those_of_jax(dtype):
 BINARY = ["fmax", "fmin", "arctan2", "atan2", "hypot", "copysign", "power", "pow", "float_power"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_values_of_two_are_those_of_jax(dtype):
     points = np.array([0.0, -0.0, 1.0, -1.5, 2.0, inf, -inf, nan])
@@ -353,6 +364,7 @@ def test_python_numbers_and_integers(name):
 # What the tables do not show.
 
 
+@pytest.mark.slow
 def test_options_take_part_in_the_gradient():
     x = jnp.array([[3.0, 1.0, 3.0], [2.0, 3.0, 2.0]])
     total = lambda **options: jax.grad(lambda x: jnp.sum(conventions.max(x, **options)))(x).tolist()
@@ -376,6 +388,7 @@ def test_an_unsigned_exponent_does_not_wrap(name):
             assert gradient(one(3))(x).tolist() == [12, 0, 27]
 
 
+@pytest.mark.slow
 def test_a_median_over_several_axes_shares_among_equals():
     x = jnp.array([[[1.0, 5.0], [2.0, 2.0]], [[2.0, 0.0], [7.0, 1.0]]])
     gradient = jax.grad(lambda x: conventions.median(x, axis=(0, 2))[1])(x)
@@ -404,6 +417,7 @@ def test_a_constant_exponent_of_a_negative_base_brings_no_nan(exponent):
         assert jax.grad(fun)(-2.0) == exponent * (-2.0) ** (float(exponent) - 1)
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_powers_are_those_of_calculus(wide):
     """At an exponent of 0 too, where PyTorch loses the mixed one: d2 x**y / dx dy = 1 / x."""
     hessian = jax.jit(jax.hessian(conventions.power, (0, 1)))(2.0, 0.0)
@@ -417,6 +431,7 @@ def test_second_derivatives_of_powers_are_those_of_calculus(wide):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_gradient_penalty_through_a_norm():
     """Third order, mixed modes: the norm of the gradient of a norm is 1 and stays so."""
     norm_of_gradient = lambda x: conventions.norm(jax.grad(conventions.norm)(x))
@@ -428,6 +443,7 @@ def test_a_gradient_penalty_through_a_norm():
     assert jnp.isfinite(jax.grad(norm_of_gradient)(jnp.zeros(2))).all()
 
 
+@pytest.mark.slow
 def test_complex_gradients_under_fg_grad_are_those_of_pytorch(torch):
     z = np.array([3 + 4j, 0, 1j], np.complex64)
     t = torch.tensor(z, requires_grad=True)
@@ -437,6 +453,7 @@ def test_complex_gradients_under_fg_grad_are_those_of_pytorch(torch):
     np.testing.assert_allclose(ours, t.grad.numpy(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_of_slopes_and_alphas():
     """PyTorch has none: against differences."""
     x = jnp.array([-2.0, -0.5, 0.0, 1.5])
@@ -444,6 +461,7 @@ def test_gradients_of_slopes_and_alphas():
         check_grads(lambda a, fun=fun: fun(x, a), (jnp.float32(0.7),), 1, atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip", "fmax", "arctan2", "hypot", "copysign", "power"])
 def test_operands_broadcast(name):
     x, y = jnp.array([[0.5], [2.0]]), jnp.array([1.0, 3.0, 4.0])
@@ -482,6 +500,7 @@ def test_norm_refuses_what_jax_refuses(shape, ord, axis):
     assert str(ours.value) == str(theirs.value)
 
 
+@pytest.mark.slow
 def test_nothing_leaks_and_nothing_is_traced_twice(checking_leaks):
     traces = []
 
@@ -497,6 +516,7 @@ def test_nothing_leaks_and_nothing_is_traced_twice(checking_leaks):
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_the_value_alone_compiles_to_the_program_of_jax():
     """Nothing of a rule is left in a program that takes no gradient."""
     kinks = [kink for kink in REAL if "norm(x, inf)" not in kink.ours]
@@ -512,6 +532,7 @@ def test_the_value_alone_compiles_to_the_program_of_jax():
     assert ours["bytes accessed"] == theirs["bytes accessed"]
 
 
+@pytest.mark.slow
 def test_the_tester_fails_on_another_rule():
     """A derivative that is off by 0.05%, or half of a tie, is told from PyTorch's."""
     off = with_rule(jnp.abs, lambda t, out, x: t * 1.0005 * jnp.sign(x))

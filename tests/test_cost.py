@@ -1,6 +1,7 @@
 """funcgrad costs nothing: what it compiles to equals what is written by hand, by every count."""
 
 import fnmatch
+import functools
 import gc
 import re
 import sys
@@ -26,6 +27,7 @@ from by_hand import (
     untagged,
 )
 from jax import lax
+from tiers import slow_but
 
 import funcgrad as fg
 from funcgrad import _jax
@@ -69,21 +71,34 @@ def hlo(fun, *args):
     return normalized(lowered(fun, args).compile().as_text())
 
 
+def made(args, *funs):
+    """Programs as XLA is given them, and compiled."""
+    programs = [lowered(fun, args) for fun in funs]
+    return programs, [program.compile() for program in programs]
+
+
+made_of_idiom = functools.cache(lambda name: made(*IDIOMS[name]))
+
+
 def both(ours, by_hand, args):
     """The costs of two programs, the sizes of what XLA is given, and whether they are the same."""
-    programs = [lowered(fun, args) for fun in (ours, by_hand)]
+    return told(*made(args, ours, by_hand))
+
+
+def told(programs, compiled):
+    """The same of programs that are made."""
     lines = [len(program.as_text().splitlines()) for program in programs]
-    compiled = [program.compile() for program in programs]
     texts = {normalized(program.as_text()) for program in compiled}
     return [cost(program) for program in compiled], lines, len(texts) == 1
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", slow_but(PROGRAMS[:3].__contains__, PROGRAMS))
 def test_unasked_tags_leave_no_trace_in_the_compiled_gradient(program):
     tagged = hlo(jax.grad(lambda x: program(x, fg.retain_grad)), X)
     assert tagged == hlo(jax.grad(lambda x: program(x, untagged)), X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_transforms_of_ours_compile_to_those_of_jax(program):
     fun = lambda x: program(x, untagged)
@@ -101,6 +116,7 @@ def test_a_forward_pass_with_hooks_compiles_to_one_without():
     assert hlo(hooked, X) == hlo(lambda x: mlp(x, untagged), X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("program", "by_hand", "shapes"), BY_HAND)
 def test_retaining_costs_what_zeros_added_by_hand_cost(program, by_hand, shapes):
     (mine, theirs), (lines, allowed), _ = both(
@@ -123,16 +139,15 @@ MORE_LINES = {"fori_loop": 13, "a hook per example": 1}
 
 @pytest.mark.parametrize("name", IDIOMS)
 def test_an_idiom_costs_what_it_costs_by_hand(name):
-    args, ours, by_hand = IDIOMS[name]
-    (mine, theirs), (lines, allowed), _ = both(ours, by_hand, args)
+    (mine, theirs), (lines, allowed), _ = told(*made_of_idiom(name))
     assert mine == theirs._replace(flops=theirs.flops + MORE_FLOPS.get(name, 0))
     assert lines <= allowed + MORE_LINES.get(name, 0)
 
 
 @pytest.mark.parametrize("name", IDIOMS)
 def test_an_idiom_and_its_form_by_hand_compute_the_same(name):
-    args, ours, by_hand = IDIOMS[name]
-    mine, theirs = ours(*args), by_hand(*args)
+    _, compiled = made_of_idiom(name)
+    mine, theirs = (program(*IDIOMS[name][0]) for program in compiled)
     assert jax.tree.structure(mine) == jax.tree.structure(theirs)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), mine, theirs)
 
@@ -153,7 +168,7 @@ EQUAL = [
 ]
 
 
-@pytest.mark.parametrize("name", EQUAL)
+@pytest.mark.parametrize("name", slow_but(lambda name: name.startswith("original/"), EQUAL))
 def test_a_case_of_the_benchmark_costs_what_it_costs_by_hand(name):
     problem = smallest(name)
     args = jax.tree.map(jnp.asarray, problem.args)

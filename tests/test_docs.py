@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from tiers import slow_but
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -29,8 +30,11 @@ def run(block, file, names):
     exec(compile(block, file, "exec"), names)
 
 
+LONG = ("coming-from-pytorch", "debugging", "how-it-works", "kinks", "parity")
+
+
 @pytest.mark.filterwarnings("ignore:Anomaly Detection", "ignore:Error detected in")
-@pytest.mark.parametrize("page", ENGLISH, ids=name)
+@pytest.mark.parametrize("page", slow_but(lambda page: page.stem not in LONG, ENGLISH), ids=name)
 def test_code_of_a_page_runs(page, request, tmp_path, monkeypatch):
     blocks = BLOCK.findall(page.read_text())
     if page in IDIOMS:  # PyTorch's lines and funcgrad's are programs of their own

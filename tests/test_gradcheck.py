@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from tiers import slow_but
 
 import funcgrad as fg
 
@@ -46,7 +47,10 @@ def custom_vjp(backward):
 
 @pytest.mark.parametrize(
     ("dtype", "fast"),
-    [("float32", True), ("bfloat16", False), ("float16", True), ("complex64", False)],
+    slow_but(
+        lambda dtype, fast: dtype == "float32",
+        [("float32", True), ("bfloat16", False), ("float16", True), ("complex64", False)],
+    ),
 )
 def test_right_passes_and_a_thousandth_more_does_not(dtype, fast):
     x = X.astype(dtype)
@@ -85,6 +89,7 @@ def test_second_order(fun):
     assert fg.gradgradcheck(fun, (X,), batched=False)
 
 
+@pytest.mark.slow
 def test_second_order_finds_what_first_order_cannot():
     cube = jax.custom_jvp(lambda x: x**3)
     cube.defjvp(lambda p, t: (p[0] ** 3, 3 * lax.stop_gradient(p[0]) ** 2 * t[0]))
@@ -97,6 +102,7 @@ def test_second_order_finds_what_first_order_cannot():
         fg.gradgradcheck(cube, X, given, batched=False)
 
 
+@pytest.mark.slow
 def test_second_order_of_some_arguments_integers_and_complex():
     fun = lambda n, x, z: {"a": x**n, "b": z * jnp.conj(z) * z, "d": jnp.abs(z) * x[0], "c": n}
     z = jnp.array([0.5 + 1j])
@@ -170,6 +176,7 @@ def test_a_batching_rule_that_is_wrong():
     assert found(fun, X).mismatches[0].check == "reverse mode under `vmap` against reverse mode"
 
 
+@pytest.mark.slow
 def test_a_hook_that_changes_the_gradient_is_named():
     assert fg.gradcheck(lambda x: fg.register_hook(x, lambda g: None) ** 2, (X,))
     fun = lambda x: fg.register_hook(x, lambda g: -g) ** 2
@@ -213,6 +220,7 @@ def test_what_packing_loses_is_named():
     assert fg.gradcheck(fg.save_on_cpu(jnp.sin), (X,), batched=False)
 
 
+@pytest.mark.slow
 def test_what_jax_detaches_itself_is_not_named():
     fun = lambda x: wrong_by(1.01, jnp.sin)(jax.nn.softmax(x))
     assert "stop_gradient" not in str(found(fun, X, batched=False))
@@ -235,6 +243,7 @@ def test_kinks_and_edges_are_pointed_out(fun, at, note):
     assert note in str(error)
 
 
+@pytest.mark.slow
 def test_a_smooth_function_has_no_kink_and_a_kink_nearby_does_no_harm():
     assert "kink" not in str(found(wrong_by(1.001, jnp.sin), X, batched=False))
     assert fg.gradcheck(jnp.abs, (jnp.array([1e-3, -1e-4]),), batched=False)
@@ -242,6 +251,7 @@ def test_a_smooth_function_has_no_kink_and_a_kink_nearby_does_no_harm():
     assert "near this point the function has a kink" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fun", [jnp.sin, lambda x: jnp.cos(x / 3) + x])
 @pytest.mark.parametrize("at", [1e7, 1e8, 1.7e9])
 def test_waves_much_shorter_than_the_longest_step(fun, at):
@@ -252,6 +262,7 @@ def test_waves_much_shorter_than_the_longest_step(fun, at):
             assert "kink" not in str(found(wrong, np.array([at]), batched=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [False, True])
 def test_what_a_mask_makes_infinite_is_a_constant(fast):
     mask = np.array([True, False, True])
@@ -263,11 +274,13 @@ def test_what_a_mask_makes_infinite_is_a_constant(fast):
         assert "the output is inf at" in str(found(jnp.exp, jnp.array([1e4]), batched=False))
 
 
+@pytest.mark.slow
 def test_a_step_out_of_the_domain_is_no_anomaly():
     with jax.debug_nans(True):
         assert fg.gradcheck(jnp.log, (jnp.array([0.1, 2.0]),), batched=False)
 
 
+@pytest.mark.slow
 def test_results_that_differ_from_run_to_run():
     draw = np.random.default_rng(0)
     error = found(lambda x: x * draw.random(), X)
@@ -279,6 +292,7 @@ def test_results_that_differ_from_run_to_run():
         assert fg.gradcheck(noisy, (x,), nondet_tol=1e-9)
 
 
+@pytest.mark.slow
 def test_derivatives_that_differ_from_run_to_run():
     draw = np.random.default_rng(0)
     host = lambda g: np.asarray(g) * np.float32(draw.random())
@@ -289,12 +303,14 @@ def test_derivatives_that_differ_from_run_to_run():
     assert "run once against the same, run again" in str(found(fun, X))
 
 
+@pytest.mark.slow
 def test_empty_arrays_are_passed_over():
     fun = lambda x, y: (x * 2, y * 3)
     for fast in (False, True):
         assert fg.gradcheck(fun, (X, jnp.ones((0, 2))), fast=fast)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("around", [True, False])
 def test_shardings_that_are_part_of_types_are_kept(around):
     mesh = jax.make_mesh((4, 2), ("i", "j"))
@@ -320,6 +336,7 @@ def test_errors_of_habit_have_the_fix_as_a_note():
     assert "NumPy and PyTorch cannot compute with traced values" in cause.__notes__[-1]
 
 
+@pytest.mark.slow
 def test_python_control_flow_is_followed():
     def fun(x):
         return x**2 if x[0] > 0 else jnp.sin(x)
@@ -329,6 +346,7 @@ def test_python_control_flow_is_followed():
     found(lambda x: wrong_by(1.001, fun)(x) if x[0] > 0 else x, -X * -1)
 
 
+@pytest.mark.slow
 def test_a_function_with_a_dtype_of_its_own_is_checked_in_that():
     rounded = lambda x: (jnp.sin(x.astype(jnp.bfloat16)) * 2).astype(jnp.float32)
     assert fg.gradcheck(rounded, (X,))
@@ -343,12 +361,14 @@ def test_a_function_with_a_dtype_of_its_own_is_checked_in_that():
     assert "in float32" in str(found(wrong_by(1.01, normal), X))
 
 
+@pytest.mark.slow
 def test_constants_and_numbers_keep_their_dtype():
     assert fg.gradcheck(lambda x, p: jnp.abs(x) ** p, (X.astype("bfloat16"), 2.5), batched=False)
     w = W.astype("bfloat16")
     assert fg.gradcheck(lambda x: jnp.tanh(x @ w), (X.astype("bfloat16"),), batched=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_what_low_precision_cannot_hold_is_found(dtype):
     # The same in exact arithmetic; in half precision the difference is all rounding.
@@ -358,6 +378,7 @@ def test_what_low_precision_cannot_hold_is_found(dtype):
     assert error.mismatches[0].precision == dtype
 
 
+@pytest.mark.slow
 def test_no_flag_is_left_changed_and_64_bits_may_be_on():
     before = jax.config.jax_enable_x64, jax.config.jax_numpy_dtype_promotion
     fg.gradcheck(jnp.sin, (X,))
@@ -367,6 +388,7 @@ def test_no_flag_is_left_changed_and_64_bits_may_be_on():
         assert fg.gradcheck(jnp.sin, (np.array([0.3, -0.7]),))
 
 
+@pytest.mark.slow
 def test_tolerances_and_step_are_as_given():
     wrong = wrong_by(1.001, jnp.sin)
     assert fg.gradcheck(wrong, (X,), rtol=0.01)
@@ -375,6 +397,7 @@ def test_tolerances_and_step_are_as_given():
     found(wrong, X, eps=1e-3)
 
 
+@pytest.mark.slow
 def test_tiny_and_huge_numbers():
     with jax.enable_x64(True):
         assert fg.gradcheck(jnp.log, (np.array([1e-6, 1.0, 1e6]),), batched=False)
@@ -453,6 +476,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_verdicts_are_pytorchs(case, torch):
     theirs, ours, x = CASES[case]

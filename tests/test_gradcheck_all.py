@@ -61,6 +61,7 @@ def test_every_public_name_is_checked_or_left_out_with_a_reason():
     assert not missing, f"JAX {jax.__version__} has these too; add them to gradcheck_table.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("_", "funs", "places", "args"), GROUPS, ids=IDS)
 def test_float64_passes_and_is_wrong_where_the_rule_is(_, funs, places, args):
     def both(args):
@@ -110,6 +111,7 @@ def check_low(group, dtype, **options):
 SMOOTH = GROUPS[: len(table.SHARED)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "group"), list(enumerate(SMOOTH)), ids=IDS[: len(SMOOTH)])
 def test_low_precision_says_nothing_false(number, group):
     """In one dtype each; `python tests/gradcheck_sweep.py` goes through all."""

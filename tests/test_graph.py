@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
+from tiers import slow_but
 
 import funcgrad as fg
 from funcgrad import FuncgradError, TreeError, UsageError
@@ -316,7 +317,10 @@ def test_a_shard_map():
 
 @pytest.mark.parametrize(
     "transform",
-    [jax.vmap, jax.jit, jax.checkpoint, jax.jacfwd, jax.jacrev, jax.hessian, fg.grad],
+    slow_but(
+        (jax.jit, fg.grad).__contains__,
+        [jax.vmap, jax.jit, jax.checkpoint, jax.jacfwd, jax.jacrev, jax.hessian, fg.grad],
+    ),
     ids=lambda transform: transform.__name__,
 )
 def test_functions_made_by_transformations(transform):
@@ -480,6 +484,7 @@ def test_the_function_that_an_expression_calls(text, name):
 # Made small
 
 
+@pytest.mark.slow
 def test_depth():
     @jax.jit
     def inner(x):
@@ -551,6 +556,7 @@ def test_a_large_model_is_abbreviated():
     assert_whole(whole)
 
 
+@pytest.mark.slow
 def test_scopes_close_from_the_innermost_outwards():
     picture = fg.graph(transformer, layers(6), jnp.ones((3, 4)))
     assert boxes(picture) == {f"layer{i}" for i in range(6)}
@@ -561,6 +567,7 @@ def test_scopes_close_from_the_innermost_outwards():
     assert ("layers[2]", "attention") in drawn(picture)
 
 
+@pytest.mark.slow
 def test_runs_of_elementwise_operations_are_folded_first():
     def fun(x):
         for _ in range(10):
@@ -707,6 +714,7 @@ def test_without_the_extra_the_error_names_it_and_dot_works(tmp_path, monkeypatc
     assert (tmp_path / "a.dot").read_text().startswith("digraph")
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_page_is_the_one_its_code_draws(tmp_path, monkeypatch):
     pytest.importorskip("pygraphviz")
     page = Path(__file__).parents[1] / "docs" / "debugging.md"

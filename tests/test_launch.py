@@ -56,6 +56,7 @@ def here():
 # Gradients.
 
 
+@pytest.mark.hosts
 @pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
 def test_processes_with_a_part_of_the_batch_each_give_the_gradient_of_all(
     processes, devices, tmp_path, monkeypatch
@@ -77,6 +78,7 @@ def test_processes_with_a_part_of_the_batch_each_give_the_gradient_of_all(
 # Ends.
 
 
+@pytest.mark.hosts
 def test_a_process_that_never_comes_ends_the_one_that_waits(start):
     waiting = [start(index, "absent", here(), LIMIT="4") for index in (0, 1)]
     for index, process in enumerate(waiting):
@@ -87,6 +89,7 @@ def test_a_process_that_never_comes_ends_the_one_that_waits(start):
         assert "DEADLINE_EXCEEDED" in said
 
 
+@pytest.mark.hosts
 @pytest.mark.parametrize("who", [0, 1])
 def test_a_process_that_dies_ends_the_other(who, start):
     address = here()
@@ -97,6 +100,7 @@ def test_a_process_that_dies_ends_the_other(who, start):
     assert pair[who].wait(BOUND) == -signal.SIGKILL
 
 
+@pytest.mark.hosts
 def test_an_error_in_one_process_ends_both_long_before_the_limit(start):
     address = here()
     pair = [start(index, "raises", address, LIMIT=str(3 * BOUND), WHO="1") for index in (0, 1)]
@@ -106,6 +110,7 @@ def test_an_error_in_one_process_ends_both_long_before_the_limit(start):
     assert "another process has failed first" in said[0] or "another task died" in said[0]
 
 
+@pytest.mark.hosts
 def test_a_process_that_stops_is_named_to_the_other_which_ends(start):
     address = here()
     pair = [start(index, "stops", address, LIMIT="10", WHO="1") for index in (0, 1)]
@@ -145,6 +150,7 @@ def test_a_signal_gives_the_status_that_a_shell_gives(capfd):
     assert "`launch` got SIGKILL from process 0 of 1 after" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_end_are_ended_also_those_that_do_not_listen(capfd, monkeypatch):
     monkeypatch.setattr(launch, "GRACE", 0.5)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)"
@@ -152,6 +158,7 @@ def test_processes_that_do_not_end_are_ended_also_those_that_do_not_listen(capfd
     assert "got no end of 2 of 2 processes (numbers 0, 1) within 2 s" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("import sys; sys.exit(int(sys.argv[1]))")
@@ -173,6 +180,7 @@ def test_nothing_says_which_process_this_is():
     assert b"UsageError: `connect` got no answer to which of how many processes" in done.stderr
 
 
+@pytest.mark.hosts
 def test_what_slurm_says_is_enough(monkeypatch):
     """The variables of a Slurm job step, on one machine: JAX finds the rest."""
     node = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}

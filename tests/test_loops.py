@@ -7,10 +7,10 @@ import pytest
 from closeness import assert_close, assert_same
 from jax import lax
 from jax.sharding import PartitionSpec as P
+from tiers import slow_but
 
 import funcgrad as fg
-from funcgrad import _jax
-from funcgrad import fori_loop, while_loop
+from funcgrad import _jax, fori_loop, while_loop
 
 W = np.array([[0.3, 0.5], [-0.2, 0.9]], np.float32)
 X = np.array([[0.5, 1.0], [0.1, 0.1], [-0.4, 0.3], [2.0, 2.0]], np.float32)
@@ -186,7 +186,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("place", "mode"), CASES)
+def is_quick(place, mode):
+    return place in (alone, in_jit, in_vmap) and mode not in ("reverse over reverse", "third order")
+
+
+@pytest.mark.parametrize(("place", "mode"), slow_but(is_quick, CASES))
 def test_every_mode_in_every_place(place, mode):
     with jax.enable_x64(True):
         for got, want in compared(place, mode, np.float64):
@@ -200,6 +204,7 @@ RECOMPUTED = [(place, "grad") for place in (in_scan, in_cond, in_checkpoint, in_
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "mode"), [*RECOMPUTED, (alone, "third order")])
 def test_every_mode_with_checkpoints(place, mode):
     with jax.enable_x64(True):
@@ -207,12 +212,14 @@ def test_every_mode_with_checkpoints(place, mode):
             np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["value", "jvp", "grad"])
 def test_single_precision(mode):
     for got, want in compared(in_vmap, mode, np.float32):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["value", "jvp", "grad"])
 @pytest.mark.parametrize(("dtype", "allowed"), [(jnp.bfloat16, 0.1), (np.float16, 0.02)])
 def test_half_precision(mode, dtype, allowed):
@@ -220,12 +227,14 @@ def test_half_precision(mode, dtype, allowed):
         np.testing.assert_allclose(got, want, rtol=allowed, atol=allowed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [grad, jvp])
 def test_gradients_are_the_same_outside_jit(mode):
     got, want = (mode(lambda w, x, loop=loop: alone(loop, w, x))(W, X) for loop in (ours, masked))
     assert_close(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", [jax.jacfwd, jax.jacrev, jax.hessian])
 def test_jacobians_of_examples(transform):
     def batched(loop):
@@ -270,6 +279,7 @@ def test_fori_loop_with_known_bounds_needs_no_max_steps(lower, upper):
     np.testing.assert_allclose(got, want)
 
 
+@pytest.mark.slow
 def test_fori_loop_of_traced_bounds_alone_has_forward_mode():
     def power(x, n):
         return fori_loop(0, n, lambda i, y: y * x, 1.0)
@@ -323,6 +333,7 @@ def test_closed_over_values_are_differentiated():
     assert_close(jax.jit(jax.grad(f, (0, 1)))(w, x), jax.grad(plain, (0, 1))(w, x))
 
 
+@pytest.mark.slow
 def test_carry_of_many_kinds():
     def f(x):
         init = {"x": x, "key": jax.random.key(3), "n": jnp.int8(0), "on": True, "pair": (1, None)}
@@ -366,6 +377,7 @@ def test_first_carry_of_a_weaker_type_is_promoted():
     assert (strong.dtype, strong.weak_type) == (jnp.float32, False)
 
 
+@pytest.mark.slow
 def test_complex_carry():
     def f(z):
         return while_loop(lambda z: jnp.abs(z) < 4, lambda z: z * z + 1j, z, max_steps=20)
@@ -498,6 +510,7 @@ def stepped(n, max_steps, checkpoints, seen=None):
     return loop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("max_steps", "checkpoints"), [(6, 2), (7, 2), (15, 2), (29, 3), (9, 8), (8, 9)]
 )
@@ -521,6 +534,7 @@ def levels(max_steps, checkpoints):
     return number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("max_steps", "checkpoints"), [(10, 10), (110, 10), (60, 5), (60, 3)])
 def test_steps_are_run_again_as_often_as_there_are_levels(max_steps, checkpoints):
     seen = []
@@ -533,6 +547,7 @@ def test_steps_are_run_again_as_often_as_there_are_levels(max_steps, checkpoints
     assert runs.max() == levels(max_steps, checkpoints)
 
 
+@pytest.mark.slow
 def test_without_checkpoints_1024_steps_are_kept():
     for n, most in [(1024, 1024), (1024, 5000), (1030, 5000)]:
         seen = []
@@ -554,6 +569,7 @@ def temporary(width, max_steps, checkpoints, loop=while_loop):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_with_checkpoints_is_that_of_the_formula():
     width, bytes_of_carry = 512, 4 * 512 + 8  # the carry, its counter, and the steps of a segment
     fixed = temporary(width, 2, 2)  # gradients of the matrix, mostly
@@ -564,6 +580,7 @@ def test_memory_with_checkpoints_is_that_of_the_formula():
         assert temporary(width, max_steps, k) - fixed < 1.02 * formula
 
 
+@pytest.mark.slow
 def test_tags_with_checkpoints_have_the_same_rows():
     def retained(checkpoints):
         def fun(x):
@@ -602,6 +619,7 @@ def test_empty_tag_with_checkpoints():
     assert kept["y"].grad.shape == (7, 0, 3)
 
 
+@pytest.mark.slow
 def test_keys_in_the_carry_with_checkpoints():
     def f(x, checkpoints):
         def step(state):
@@ -717,6 +735,7 @@ def test_fori_loop_over_more_than_max_steps_is_nan():
     assert jnp.all(jnp.isnan(jnp.stack(f(2.0, 4))))
 
 
+@pytest.mark.slow
 def test_derivative_at_the_end_of_one_example_does_not_spoil_another():
     # The step has an infinite derivative at 0, where the first example ends.
     def f(x):
@@ -747,6 +766,7 @@ UNKIND = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoints", [6, 2])
 @pytest.mark.parametrize(("step", "ys"), UNKIND)
 def test_steps_of_other_examples_do_not_spoil_gradients_of_gradients(step, ys, checkpoints):
@@ -898,6 +918,7 @@ def test_tag_in_a_loop_has_a_row_for_each_step_and_zeros_past_the_last(around):
     assert fg.grad(halved, retain="y")(0.5)[1]["y"].grad.tolist() == [0.0] * 5
 
 
+@pytest.mark.slow
 def test_tag_in_a_loop_under_vmap_has_the_gradients_of_each_example():
     xs = jnp.array([5.0, 0.5, 1.5])
     want = [fg.grad(halved, retain="y")(x)[1]["y"].grad for x in xs]

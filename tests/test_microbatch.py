@@ -118,6 +118,7 @@ def test_against_the_loop_in_pytorch(torch):
 # Keys.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("raw", "devices"), [(False, 1), (True, 8)])
 def test_dropout_keys_are_split_per_micro_batch(raw, devices):
     key = jax.random.PRNGKey(7) if raw else jax.random.key(7)
@@ -138,6 +139,7 @@ def test_a_tree_of_keys_and_a_remainder():
     assert_close(got, {n: jax.vmap(jax.random.uniform)(jax.random.split(keys[n], 3)) for n in keys})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("devices", "microbatches"), [(1, 6), (8, 5)])
 def test_a_transformer_with_masked_tokens(devices, microbatches):
     loss, p, batch = transformer()
@@ -146,6 +148,7 @@ def test_a_transformer_with_masked_tokens(devices, microbatches):
     assert_close(quickly_compiled(step)(p, batch), whole_transformer())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_transformer_with_masked_tokens_and_dropout_keys(devices):
     loss, p, batch = transformer()
@@ -301,6 +304,7 @@ def test_derivatives_of_a_micro_batched_gradient(microbatches, devices):
     assert_close(norm(step)(w, x), norm(fun)(w, x))
 
 
+@pytest.mark.slow
 def test_forward_mode_and_a_gradient_of_a_micro_batched_loss():
     step, batch = fg.microbatch(linear, 5), rows(12)
     assert_close(fg.grad(step)(W, batch), fg.grad(linear)(W, batch))
@@ -365,6 +369,7 @@ def temporary(microbatches, remainder=0):
     return step.lower(w, x).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remainder", [0, 1])
 def test_temporary_memory_does_not_grow_with_the_number_of_micro_batches(remainder):
     few, some, many = (temporary(n, remainder) for n in (40, 80, 1280))
@@ -378,6 +383,7 @@ def instructions(text):
     return Counter(line.strip() for line in lines if " = " in line)
 
 
+@pytest.mark.slow
 def test_the_program_is_the_scan_that_one_writes_by_hand():
     fun = jax.value_and_grad(lambda w, x: jnp.mean(jnp.tanh(x @ w) ** 2))
 
@@ -416,6 +422,7 @@ def reduction(parts, weight=None):
     return bytes_moved(text, looped=True), bytes_moved(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [5, 3])
 def test_one_result_is_reduced_once_after_the_loop(parts):
     inside, everywhere = reduction(parts)
@@ -423,6 +430,7 @@ def test_one_result_is_reduced_once_after_the_loop(parts):
     assert sum(everywhere) == 4 * (1 + 6 * 16 + 16 * 2)
 
 
+@pytest.mark.slow
 def test_the_sum_of_weights_is_all_that_weights_add():
     inside, everywhere = reduction(4, weight=lambda batch: jnp.sum(batch[0] > 0))
     assert inside == []
@@ -468,6 +476,7 @@ def sharded_step(kind, *specs):
 EXPLICIT_MOVES = tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_weights_sharded_over_a_second_axis(kind):
     got, moves, (grads, p), want = sharded_step(kind, (None, "model"), ("model", None))
@@ -485,6 +494,7 @@ def test_weights_sharded_over_a_second_axis(kind):
     assert [(c.kind, c.group, c.bytes) for c in moves if not c.looped] == [("all-reduce", 4, once)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_weights_sharded_over_the_axis_of_the_batch_are_gathered_once(kind):
     got, moves, _, want = sharded_step(kind, ("data", None), (None, "data"))

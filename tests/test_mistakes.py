@@ -204,6 +204,7 @@ def test_an_attribute_of_somebody_elses_object_gets_no_note():
     assert not [note for note in notes if note.startswith("funcgrad: ")]
 
 
+@pytest.mark.kernel
 def test_comparing_says_the_fix_where_a_port_fails_outside_of_any_function(tmp_path):
     pytest.importorskip("nbclient", reason="pip install 'funcgrad[compare]'")
     from funcgrad.compare import compare

@@ -1,11 +1,17 @@
 """Every value that the original notebook recorded, cell by cell, eager and jitted."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import pytest
 from closeness import assert_same
 
 import funcgrad as fg
+from funcgrad.compare import read
+
+RECORDED = Path(__file__).parents[1] / "notebooks" / "original_outputs.ipynb"
 
 X = jnp.arange(4.0)
 
@@ -113,3 +119,9 @@ def test_cell_28(around):
 
     (_, x), grads = around(fg.value_and_grad(fun, has_aux=True))(jnp.ones(1))
     assert (x.tolist(), grads.tolist()) == ([100.0], [2.0])
+
+
+def test_the_quick_tier_has_every_recorded_cell(quick_tests):
+    names = [test.name for test in quick_tests if test.path.name == Path(__file__).name]
+    tested = {int(number) for name in names for number in re.findall(r"(?<=_)\d+", name)}
+    assert tested == {cell.number for cell in read(RECORDED) if cell.outputs}

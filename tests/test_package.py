@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
+from types import CodeType, FunctionType
 
 import pytest
 
 import funcgrad
 
+TESTS = Path(__file__).parent
 PACKAGE = Path(funcgrad.__file__).parent
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -167,20 +170,21 @@ def test_what_is_imported_later_is_there():
         _ = funcgrad.vmap
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", funcgrad._PACKAGES)
 def test_a_package_is_there_without_an_import_of_its_own(name):
     assert f"funcgrad.{name}" in loaded(f"import funcgrad; funcgrad.{name}.__doc__")
 
 
-PUBLIC = [
-    pytest.param(value, id=f"{module.__name__}.{name}")
+PUBLIC = {
+    f"{module.__name__}.{name}": getattr(module, name)
     for module in (funcgrad, funcgrad.compare, funcgrad.conventions)
-    for name, value in ((name, getattr(module, name)) for name in dir(module))
-    if not name.startswith("_") and callable(value)
-]
+    for name in dir(module)
+    if not name.startswith("_") and callable(getattr(module, name))
+}
 
 
-@pytest.mark.parametrize("public", PUBLIC)
+@pytest.mark.parametrize("public", PUBLIC.values(), ids=PUBLIC)
 def test_every_public_function_is_used_in_its_example(public):
     if isinstance(public, type):
         assert not public.__doc__.startswith(f"{public.__name__}(")  # as a bare tuple's does
@@ -190,5 +194,50 @@ def test_every_public_function_is_used_in_its_example(public):
     assert public.__name__ in {ast.unparse(node).rpartition(".")[2] for node in used}
 
 
+def test_the_quick_tier_has_the_example_of_every_public_function(quick_tests):
+    examples = {test.name for test in quick_tests if isinstance(test, pytest.DoctestItem)}
+    functions = [one for one in PUBLIC.values() if isinstance(one, FunctionType)]
+    assert examples >= {f"{one.__module__}.{one.__qualname__}" for one in functions}
+
+
+def names_in(function, seen):
+    """The names in a function of the tests, and in those that it calls."""
+    if function in seen or TESTS not in Path(function.__code__.co_filename).parents:
+        return
+    seen.add(function)
+    codes = [function.__code__]
+    for code in codes:
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        for name in code.co_names:
+            yield name
+            called = function.__globals__.get(name)
+            if isinstance(called, FunctionType):
+                yield from names_in(called, seen)
+
+
+def test_the_quick_tier_has_a_test_that_names_every_public_function(quick_tests):
+    seen, named = set(), set()
+    for test in quick_tests:
+        if isinstance(test, pytest.Function):
+            named |= {*names_in(test.function, seen)}
+    public = (name for name in dir(funcgrad) if isinstance(getattr(funcgrad, name), FunctionType))
+    assert {name for name in public if not name.startswith("_")} <= named
+
+
 def test_the_package_is_typed():
     assert (PACKAGE / "py.typed").exists()
+
+
+@pytest.mark.slow
+def test_the_wheel_is_small_and_holds_no_results(tmp_path):
+    pytest.importorskip("hatchling", reason="hatchling is not installed")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        names = file.namelist()
+    assert {"funcgrad/__init__.py", "funcgrad/py.typed", "pytest_funcgrad/__init__.py"} <= {*names}
+    assert {Path(name).suffix for name in names if name.startswith("funcgrad/")} == {
+        *(".css", ".ipynb", ".lark", ".py", ".typed"),
+    }
+    assert wheel.stat().st_size < 600_000

@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from funcgrad.compare import compare, read
-from funcgrad.compare.recorded.report import remarks
+from funcgrad.compare.recorded.remarks import remarks
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 RECORDING, PORT = NOTEBOOKS / "porting" / "in_torch.ipynb", NOTEBOOKS / "porting.ipynb"
@@ -25,6 +26,7 @@ def test_the_notebook_says_so_step_by_step():
     assert sum("names agree, and they do on 7 inputs more." in text for text in said) == 2
 
 
+@pytest.mark.kernel
 def test_pytorch_still_prints_what_was_recorded(torch, tmp_path):
     """And draws the same: the script is run afresh, in a folder of its own."""
     shutil.copy(RECORDING, tmp_path / "again.ipynb")

@@ -129,6 +129,7 @@ def wgan_inputs():
     return params, floats(rng, 16, 8), floats(rng, 16, 8) + np.float32(0.5), mix
 
 
+@pytest.mark.slow
 def test_wgan_gradient_penalty_gives_pytorchs_loss_gradients_and_gradient_of_the_inner_gradient(
     oracle,
 ):
@@ -152,6 +153,7 @@ def test_wgan_gradient_penalty_gives_pytorchs_loss_gradients_and_gradient_of_the
     oracle.assert_agrees(got, (loss, oracle.grads(theirs), kept))
 
 
+@pytest.mark.slow
 def test_wgan_penalty_reaches_the_critic_only_through_the_second_derivative():
     params, *inputs = wgan_inputs()
     real, fake, _ = inputs
@@ -162,6 +164,7 @@ def test_wgan_penalty_reaches_the_critic_only_through_the_second_derivative():
     assert_close(without, jax.jit(distance)(params))
 
 
+@pytest.mark.slow
 def test_wgan_penalty_agrees_with_nested_jax_grad():
     params, *inputs = wgan_inputs()
 
@@ -197,6 +200,7 @@ def dann_inputs():
     return params, floats(rng, 32, 10), labels, domains
 
 
+@pytest.mark.slow
 def test_gradient_reversal_by_hook_agrees_with_pytorchs_custom_function(oracle):
     params, *inputs = dann_inputs()
     got = jax.jit(fg.value_and_grad(dann_loss, retain=...))(params, *inputs, 0.7)
@@ -223,6 +227,7 @@ def test_gradient_reversal_by_hook_agrees_with_pytorchs_custom_function(oracle):
     oracle.assert_agrees(got, (loss, oracle.grads(theirs), {"features": oracle.kept(features)}))
 
 
+@pytest.mark.slow
 def test_gradient_reversal_turns_the_domain_part_of_the_features_and_nothing_else():
     gradients = jax.jit(fg.grad(dann_loss))
     turned, cut, straight = (gradients(*dann_inputs(), s) for s in (1.0, 0.0, -1.0))
@@ -269,6 +274,7 @@ def cnn_inputs():
     return params, floats(rng, 5, 3, 8, 8), np.array([0, 0, 3, 3, 3], np.int32)
 
 
+@pytest.mark.slow
 def test_grad_cam_gives_pytorchs_activation_its_gradient_and_the_heat_map(oracle):
     params, *inputs = cnn_inputs()
     maps, heat = jax.jit(grad_cam)(params, *inputs)
@@ -357,6 +363,7 @@ def test_set_data_gives_the_code_to_the_last_bit_where_adding_the_difference_rou
     assert jnp.any(straight_by_detach(z, q) != q)
 
 
+@pytest.mark.slow
 def test_vq_vae_without_the_straight_through_teaches_the_encoder_no_reconstruction():
     params, x = vq_inputs()
 
@@ -403,6 +410,7 @@ def rnn_inputs():
     return params, floats(rng, 12, 5, 3), floats(rng, 12, 5, 2)
 
 
+@pytest.mark.slow
 def test_truncated_backpropagation_agrees_with_one_pytorch_backward_per_chunk(oracle):
     params, *inputs = rnn_inputs()
     loss = functools.partial(rnn_loss, steps=4)
@@ -428,6 +436,7 @@ def test_truncated_backpropagation_agrees_with_one_pytorch_backward_per_chunk(or
     oracle.assert_agrees((value, grads, retained["h"]), (total, oracle.grads(theirs), kept))
 
 
+@pytest.mark.slow
 def test_truncation_leaves_the_loss_alone_and_changes_the_gradient():
     params, *inputs = rnn_inputs()
 
@@ -482,6 +491,7 @@ def actor_critic_inputs():
     return params, batch
 
 
+@pytest.mark.slow
 def test_actor_critic_agrees_with_pytorch(oracle):
     params, batch = actor_critic_inputs()
     got = jax.jit(fg.value_and_grad(actor_critic_loss, retain="heads"))(params, batch)
@@ -508,6 +518,7 @@ def test_actor_critic_agrees_with_pytorch(oracle):
     oracle.assert_agrees(got, (loss, oracle.grads(theirs), kept))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["target_of", "advantage_of"])
 def test_actor_critic_needs_each_of_its_two_detachments(missing):
     inputs = actor_critic_inputs()
@@ -584,6 +595,7 @@ def test_maml_agrees_with_pytorchs_create_graph_and_first_order_maml_with_detach
     oracle.assert_agrees(got, (mean, oracle.grads(theirs), {"adapted": kept}))
 
 
+@pytest.mark.slow
 def test_maml_of_second_order_differs_from_first_order():
     params, *inputs = maml_inputs()
     second = jax.jit(fg.grad(maml_loss))(params, *inputs)
@@ -699,6 +711,7 @@ def test_clipping_hook_under_vmap_agrees_with_pytorchs_loop_over_examples(oracle
     oracle.assert_agrees(got, total)
 
 
+@pytest.mark.slow
 def test_clipping_hook_under_vmap_agrees_with_a_python_loop_in_jax():
     params, *inputs = classifier_inputs()
     got = jax.jit(fg.grad(functools.partial(clipped_loss, hook=clip_to(LIMIT))))(params, *inputs)
@@ -710,6 +723,7 @@ def test_clipping_hook_under_vmap_agrees_with_a_python_loop_in_jax():
     assert_close(got, acc)
 
 
+@pytest.mark.slow
 def test_clipping_each_example_is_neither_no_clipping_nor_clipping_the_sum():
     params, *inputs = classifier_inputs()
     each = jax.jit(fg.grad(functools.partial(clipped_loss, hook=clip_to(LIMIT))))(params, *inputs)

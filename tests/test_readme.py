@@ -30,7 +30,7 @@ def test_each_line_of_the_table_runs(idiom, line):
     run(line, names)
 
 
-@pytest.mark.parametrize("end", ["funcgrad compare", "python -m pytest"])
+@pytest.mark.parametrize("end", ["funcgrad compare", "python -m pytest -n auto -m quick"])
 def test_continuous_integration_runs_the_command_of_the_readme(end):
     (command,) = re.findall(rf"^python3 -m venv .*{re.escape(end)}$", README, re.MULTILINE)
     assert f"readme_command '{end}$'" in (ROOT / ".ci" / "run").read_text()

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
+from tiers import slow_but
 
 import funcgrad as fg
 
@@ -52,7 +53,11 @@ def test_inside_jit_the_function_is_traced_once(name):
     assert fun._cache_size() == 1
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
+FEW = ("value_and_grad", "grad retain", "vjp", "set_data")
+few = pytest.mark.parametrize("name", slow_but(FEW.__contains__, TRANSFORMS))
+
+
+@few
 def test_around_a_jitted_function_it_is_traced_once_for_all_calls(name):
     chex.clear_trace_counter()
     fun = TRANSFORMS[name](jax.jit(chex.assert_max_traces(block, n=1)))
@@ -60,7 +65,7 @@ def test_around_a_jitted_function_it_is_traced_once_for_all_calls(name):
     fun(2 * X)
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
+@few
 def test_around_a_jitted_function_a_second_call_compiles_nothing(name, caplog):
     # A function of its own: jitted functions of one function share what they have compiled.
     fun, other = TRANSFORMS[name](jax.jit(lambda x: block(x))), 2 * X
@@ -90,7 +95,7 @@ def test_another_shape_is_traced_anew_and_the_first_stays_known():
 
 
 @pytest.mark.usefixtures("checking_leaks")
-@pytest.mark.parametrize("name", TRANSFORMS)
+@few
 @pytest.mark.parametrize("around", [lambda f: f, jax.jit], ids=["eager", "jit"])
 def test_no_tracer_leaks(name, around):
     assert jax.block_until_ready(around(TRANSFORMS[name](block))(X)) is not None

@@ -375,6 +375,7 @@ def test_hooks_that_hold_or_store_what_is_differentiated_are_refused(transform):
             transform(fun)(X)
 
 
+@pytest.mark.slow
 def test_unpack_may_hold_values_that_others_trace():
     def slope(scale, x):
         hooked = fg.saved_tensors_hooks(jnp.sin, lambda a: a, lambda packed: packed * scale)
@@ -615,6 +616,7 @@ def test_tags_inside_are_retained(around):
     np.testing.assert_allclose(got.grad, want.grad, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_tags_inside_have_an_axis_for_each_vmap_around():
     def over(fun):
         rows = jax.vmap(jax.vmap(fun, (None, 0)), (None, 0))
@@ -642,6 +644,7 @@ def test_a_pack_of_the_wrong_kind_is_told_when_it_is_undone():
         jax.grad(hooked)(W, X)
 
 
+@pytest.mark.slow
 def test_a_second_derivative_goes_through_pack_and_unpack():
     small = X[:2, :4]
     fun = lambda x: jnp.sum(jnp.exp(x) ** 2)
@@ -651,6 +654,7 @@ def test_a_second_derivative_goes_through_pack_and_unpack():
     assert not np.allclose(rounded, exact, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_second_derivative_through_integers_is_refused_and_hooks_around_the_gradient_are_not():
     penalty = lambda f: lambda w, x: jnp.sum(jax.grad(f)(w, x) ** 2)
     with pytest.raises(fg.GradientError, match=r"makes int8\[8,16\], float32\[\] of float32"):
@@ -704,6 +708,7 @@ def by_kind_of_memory(fun, *args):
     return sizes
 
 
+@pytest.mark.slow
 def test_eight_bits_take_a_quarter_of_the_compiled_memory():
     ws, x = LAYERS
     fun = lambda step: functools.partial(deep, step)
@@ -927,6 +932,7 @@ def test_a_pack_that_stores_what_it_is_given_is_told_to_return_it():
         jax.jvp(stored, (X,), (X,))
 
 
+@pytest.mark.slow
 def test_under_a_vmap_on_a_mesh_it_is_drawn_and_looked_into():
     mesh = jax.make_mesh((8,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
     each = jax.vmap(fg.save_on_cpu(lambda w, x: jnp.sum(jnp.log(x @ w))), (None, 0))

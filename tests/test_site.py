@@ -21,6 +21,7 @@ from funcgrad import compare, conventions
 
 ROOT = Path(__file__).parents[1]
 
+pytestmark = pytest.mark.site
 pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install 'funcgrad[docs]'")
 
 

@@ -128,6 +128,7 @@ def test_forward_jacobians_are_those_of_the_identity(identity, jacobian):
     assert_close(jacobian(tagged)(X), jacobian(lambda x: jnp.sum((x * x) ** 2))(X))
 
 
+@pytest.mark.slow
 def test_tags_pass_through_every_jacobian():
     def tagged(x):
         return jnp.sum(retain_grad(x * x, "y") ** 2)
@@ -445,6 +446,7 @@ def test_vmap_outside_of_a_tag_on_a_value_all_examples_share():
     assert_same(kept, Retained(jnp.full(3, 10.0), X))
 
 
+@pytest.mark.slow
 def test_vmap_inside_of_a_tag_on_a_value_all_examples_share_gives_the_sum_over_them():
     def fun(x):
         return jnp.sum(jax.vmap(lambda a, w: a * retain_grad(w, "w"), in_axes=(0, None))(x, x[1]))
@@ -819,6 +821,7 @@ def test_numpy_on_a_traced_value_gets_the_note_about_tracing():
 # On a mesh.
 
 
+@pytest.mark.slow
 def test_retained_gradients_have_the_explicit_sharding_of_their_values():
     mesh = jax.make_mesh((8,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
     with jax.set_mesh(mesh):
@@ -842,6 +845,7 @@ def test_shard_map_gives_a_leading_axis_for_each_manual_mesh_axis():
     assert_same(retained(lambda x: jnp.sum(f(x)), x)["y"], want)
 
 
+@pytest.mark.slow
 def test_scan_and_branch_in_shard_map_and_shard_map_in_scan():
     step = lambda c, _: (
         lax.cond(c[0] > 3, lambda c: retain_grad(c + 1, "y"), lambda c: c, c),
@@ -856,6 +860,7 @@ def test_scan_and_branch_in_shard_map_and_shard_map_in_scan():
     assert_same(retained(loop, jnp.arange(8.0))["y"].grad[:, 0], jnp.array([[4.0], [2.0], [1.0]]))
 
 
+@pytest.mark.slow
 def test_hook_in_shard_map_may_return_a_value_all_devices_share():
     shared = jnp.ones(1)
     f = on_eight(lambda x: register_hook(x, lambda g: shared * 7), P("i"))

@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 
 from .. import _jax
-from .._calls import Call, argument, from_front, path_of, positions, replaced, take_apart
+from .._calls import Call, argument, from_front, path_of, read_argnums, replaced, take_apart
 from .._describe import describe, differences
 from .._leaves import is_array, is_traced, takes_gradient
 from .._mistakes import explained
@@ -112,10 +112,10 @@ def microbatch(
             f"`microbatch` got weight={weight!r}, and wants a function of the micro-batch"
         )
     wanted = _positive(microbatches)
-    _, batches = positions(
+    _, batches = read_argnums(
         batch_argnums, "microbatch", keyword="batch_argnums", advice=": the arguments to split"
     )
-    _, drawing = positions(key_argnums, "microbatch", keyword="key_argnums", least=0)
+    _, drawing = read_argnums(key_argnums, "microbatch", keyword="key_argnums", least=0)
     _check_words(reduce)
     axes = _mesh_axes(mesh, batch_axis)
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from .. import _jax
 from .. import _taps as interpret
-from .._calls import Call, differentiated, from_front, path_of, positions, scatter
+from .._calls import Call, differentiated, from_front, path_of, read_argnums, scatter
 from .._describe import describe, differences
 from .._leaves import adopt_dtype, conjugate, takes_gradient
 from .._mistakes import explained
@@ -447,7 +447,7 @@ def _gradient(
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], _Result]:
     """What `grad` and `value_and_grad` share: everything but the arrangement of the result."""
     _check_callable(fun, function)
-    several, found = positions(
+    several, found = read_argnums(
         argnums,
         function,
         advice=f"; arguments go into a second pair of parentheses: funcgrad.{function}(fun)(x)",

@@ -4,13 +4,13 @@ from typing import Any
 
 import click
 
-from funcgrad._files import writable, write_whole
-
+from .._files import writable, write_whole
 from ..errors import CompareError
-from .recorded.compare import Report, compare, default_file
+from .recorded.compare import compare, default_file
 from .recorded.html import as_html
-from .recorded.report import as_json, print_report
+from .recorded.report import Report, as_json
 from .recorded.run import DEFAULT_TIMEOUT
+from .recorded.terminal import print_report
 
 
 @click.command("compare")

@@ -124,6 +124,7 @@ def test_a_body_shared_by_many_calls_is_walked_once():
     assert list(found[0]) == ["t"]
 
 
+@pytest.mark.slow
 def test_nothing_outlives_the_jitted_function_it_was_made_for():
     def use():
         held = jnp.ones(1000)

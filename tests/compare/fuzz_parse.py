@@ -21,8 +21,8 @@ import atheris
 with atheris.instrument_imports(include=["funcgrad.compare"]):
     from funcgrad.compare import Cell, Output, judge, pair_values, parse, read
     from funcgrad.compare.recorded.cells import clean
-    from funcgrad.compare.recorded.shown import shown
-    from funcgrad.compare.recorded.split import split
+    from funcgrad.compare.recorded.contents import contents_of
+    from funcgrad.compare.recorded.text_export import split
 
 HERE = Path(__file__).parent / "recordings"
 FULL = 32_000
@@ -44,7 +44,7 @@ def check(text):
         if one is not None and other is not None:
             judge(one, other, strict=True)
     split(text)
-    shown(Cell(1, (Output("stdout", clean(text)), Output("result", text)), text))
+    contents_of(Cell(1, (Output("stdout", clean(text)), Output("result", text)), text))
 
 
 def check_time(text):
@@ -53,7 +53,7 @@ def check_time(text):
     for _ in range(3):
         start = time.process_time()
         parse(repeated)
-        shown(Cell(1, (Output("stdout", repeated),)))
+        contents_of(Cell(1, (Output("stdout", repeated),)))
         seconds.append(time.process_time() - start)
         if seconds[-1] < LIMIT:
             return

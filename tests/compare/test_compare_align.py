@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funcgrad.compare import Cell, Output, pair_cells, pair_values, parse
-from funcgrad.compare.recorded.align import markers
+from funcgrad.compare.recorded.align_cells import markers
 from funcgrad.compare.recorded.map import read_map
 from funcgrad.errors import CompareError
 

@@ -207,6 +207,7 @@ def test_errors_are_funcgrad_errors():
     assert issubclass(CompareError, ValueError)
 
 
+@pytest.mark.slow
 def test_importing_loads_no_heavy_library():
     code = (
         "import sys, types; package = types.ModuleType('funcgrad');"
@@ -219,6 +220,7 @@ def test_importing_loads_no_heavy_library():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.kernel
 def test_run_afresh_in_a_process(live, recording, tmp_path):
     port = live(
         "# In [16]\nimport os, sys\n'tensor([0., 1., 2., 3.])'",
@@ -236,6 +238,7 @@ def test_run_afresh_in_a_process(live, recording, tmp_path):
     assert port.read_bytes() == before
 
 
+@pytest.mark.kernel
 def test_a_cell_that_raises_is_one_line_from_a_process(live, recording):
     port = live("1", "# In [16]\nraise ValueError('broken\\nbadly')")
     done = subprocess.run(
@@ -247,6 +250,7 @@ def test_a_cell_that_raises_is_one_line_from_a_process(live, recording):
     assert re.fullmatch(line, done.stderr)
 
 
+@pytest.mark.kernel
 def test_kernel_is_this_python_and_numbers_are_kept(notebook):
     path = notebook("port.ipynb", (7, "import sys; print(sys.executable)"), (9, "2.5", "9.9"))
     seen = []
@@ -258,6 +262,7 @@ def test_kernel_is_this_python_and_numbers_are_kept(notebook):
     assert read(path)[1].outputs[0].text == "9.9"
 
 
+@pytest.mark.kernel
 def test_a_hung_cell_has_a_limit(live):
     with pytest.raises(CompareError, match=r"cell 1 \('import time'\) ran over 1 s"):
         run(live("import time\ntime.sleep(60)"), timeout=1)
@@ -370,6 +375,7 @@ def test_a_python_file_stores_no_outputs(recording, tmp_path, capsys):
     assert "has no outputs to compare; run it afresh, without --no-run" in line
 
 
+@pytest.mark.kernel
 def test_a_cell_may_raise_where_it_is_tagged(tmp_path, notebook):
     port = tmp_path / "port.py"
     port.write_text('# %% tags=["raises-exception"]\n1 / 0\n# %%\n2.5\n')
@@ -411,6 +417,7 @@ def wait_for(condition, seconds=60):
     return condition()
 
 
+@pytest.mark.kernel
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks processes up in /proc")
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("when", ["in a cell", "while it starts"])
@@ -439,6 +446,7 @@ def test_stopping_leaves_no_kernel_and_no_file_behind(live, recording, tmp_path,
     assert not (tmp_path / "j").exists()
 
 
+@pytest.mark.kernel
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks processes up in /proc")
 def test_stopping_when_the_kernel_is_there_and_not_yet_ready(live, monkeypatch):
     start, kernels = nbclient.NotebookClient.async_start_new_kernel, []
@@ -455,6 +463,7 @@ def test_stopping_when_the_kernel_is_there_and_not_yet_ready(live, monkeypatch):
     assert wait_for(lambda: not alive(kernels[0]), 10)
 
 
+@pytest.mark.kernel
 def test_progress_is_shown_on_a_terminal(live, recording):
     pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
     port = live("# In [16]\n'tensor([0., 1., 2., 3.])'", "import time; time.sleep(0.5)")

@@ -132,6 +132,7 @@ def opened(chromium, report, tmp_path):
     return open_page
 
 
+@pytest.mark.site
 def test_in_a_browser_hostile_outputs_are_text(opened):
     page = opened()
     assert page.title() == "b&c.ipynb against a<b>.ipynb"
@@ -147,6 +148,7 @@ def luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+@pytest.mark.site
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser_it_is_readable_in_light_and_dark(opened, scheme):
     page = opened(color_scheme=scheme)
@@ -161,6 +163,7 @@ def test_in_a_browser_it_is_readable_in_light_and_dark(opened, scheme):
         assert contrast > 4.5, (selector, contrast)  # WCAG AA
 
 
+@pytest.mark.site
 @pytest.mark.parametrize("width", [360, 900, 1400])
 def test_in_a_browser_it_fits_the_window(opened, width):
     page = opened(viewport={"width": width, "height": 800})
@@ -171,6 +174,7 @@ def test_in_a_browser_it_fits_the_window(opened, width):
     assert all(box["width"] > 100 for box in boxes)
 
 
+@pytest.mark.site
 def test_in_a_browser_only_what_differs_can_be_shown(opened):
     page = opened()
     assert page.locator("section:visible").count() == 5

@@ -211,6 +211,7 @@ def run(torch, name, fault=None, check=with_torch, **options):
     return check(module, fun, *inputs, params=module, **{**how, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "jit"), [*((name, True) for name in MODELS), ("mlp", False), ("lstm", False)]
 )
@@ -244,6 +245,7 @@ BACKWARD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "fault"), FORWARD)
 def test_a_fault_in_a_value_is_found_at_its_layer(torch, name, fault):
     report = run(torch, name, fault)
@@ -252,6 +254,7 @@ def test_a_fault_in_a_value_is_found_at_its_layer(torch, name, fault):
     assert f"first divergence forward: {report.forward.name}" in str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "fault"), BACKWARD)
 def test_a_fault_in_a_gradient_is_found_at_its_layer(torch, name, fault):
     report = run(torch, name, fault)
@@ -313,6 +316,7 @@ def test_a_gradient_that_is_all_rounding_is_no_fault(torch):
     assert not with_torch(theirs, lambda x, b, w: ours(x, b, w) + 1e-3 * jnp.sum(b), *inputs).ok
 
 
+@pytest.mark.slow
 def test_so_is_one_through_saturated_attention_and_in_double_precision(torch):
     """Weights so large that attention is all or nothing: its gradients cancel but for rounding."""
 
@@ -642,6 +646,7 @@ def test_nested_loops_and_loops_with_room_to_spare(torch):
     assert found.forward.name == f"outer[{first}]"
 
 
+@pytest.mark.slow
 def test_parameters_by_a_function_tied_frozen_and_by_nested_names(torch):
     class Tied(torch.nn.Module):
         def __init__(self):
@@ -944,6 +949,7 @@ def test_importing_compare_does_not_import_torch():
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_the_page_on_parity_runs_and_prints_what_it_says(torch, capsys):
     page = (Path(__file__).parents[2] / "docs" / "parity.md").read_text()
     blocks = re.findall(r"```(python|text)\n(.*?)```", page, re.DOTALL)

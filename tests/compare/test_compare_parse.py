@@ -362,6 +362,7 @@ def work(text):
     return calls
 
 
+@pytest.mark.slow
 @given(
     st.one_of(st.text(min_size=1, max_size=12), st.text("[](){},.*+-='\"1eEjx: \n\\", min_size=1))
 )
@@ -426,6 +427,7 @@ def test_ten_thousand_brackets(text, numbers):
     assert [number for value in values for number in value.numbers] == numbers
 
 
+@pytest.mark.slow
 def test_ten_megabytes():
     row = "[" + ", ".join(["-0.1234"] * 64) + "]"
     rows = 10_000_000 // len(row)

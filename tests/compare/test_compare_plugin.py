@@ -76,6 +76,7 @@ def test_a_test_for_each_recorded_cell(folder):
     assert "Traceback" not in out
 
 
+@pytest.mark.slow
 def test_one_cell_by_its_name_and_strict(folder):
     cells = "good.ipynb::In [1]", "good.ipynb::In [2], cell 3"
     options = "--funcgrad-no-run", "--funcgrad-strict"
@@ -85,6 +86,7 @@ def test_one_cell_by_its_name_and_strict(folder):
     assert "1 failed, 1 passed in" in out
 
 
+@pytest.mark.kernel
 def test_the_port_is_run_once_and_only_if_it_is_needed(folder, notebook):
     (folder / "sub").mkdir()
     (folder / "sub" / "live.ipynb").write_bytes((folder / "good.ipynb").read_bytes())
@@ -101,6 +103,7 @@ def test_the_port_is_run_once_and_only_if_it_is_needed(folder, notebook):
     assert (folder / "sub" / "runs").read_text() == "run "
 
 
+@pytest.mark.kernel
 def test_a_port_that_cannot_run_is_an_error_of_one_line(folder):
     for path in folder.glob("*.ipynb"):
         path.unlink() if "alone" not in path.name else None
@@ -112,6 +115,7 @@ def test_a_port_that_cannot_run_is_an_error_of_one_line(folder):
     assert "Traceback" not in out
 
 
+@pytest.mark.slow
 def test_faults_in_the_option_and_in_a_recording(folder):
     code, out = run_pytest(folder, "--funcgrad-recordings", "absent")
     assert (code, "--funcgrad-recordings: absent is not a folder" in out) == (4, True)
@@ -121,6 +125,7 @@ def test_faults_in_the_option_and_in_a_recording(folder):
     assert "broken.ipynb: not a notebook: it is not valid JSON" in out
 
 
+@pytest.mark.slow
 def test_a_missing_library_is_an_error_of_one_line_that_names_the_extra(folder):
     (folder / "conftest.py").write_text("import sys\nsys.modules['nbformat'] = None\n")
     code, out = run_pytest(folder, "--funcgrad-recordings", ".", "good.ipynb")

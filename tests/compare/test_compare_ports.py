@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from funcgrad.compare import compare
-from funcgrad.compare.recorded.report import remarks
+from funcgrad.compare.recorded.remarks import remarks
 
 HERE = Path(__file__).parent / "recordings"
 PORTS = {  # values that agree
@@ -19,6 +19,7 @@ PORTS = {  # values that agree
 }
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("name", PORTS)
 def test_a_port_agrees_when_it_is_run(name):
     report = compare(HERE / f"{name}.ipynb", HERE / f"{name}.port.py", timeout=120)
@@ -97,6 +98,7 @@ def test_a_planted_fault_is_caught_located_and_explained(
     assert said in line
 
 
+@pytest.mark.kernel
 def test_a_minus_sign_missing_in_a_port_is_located_when_it_is_run(tmp_path):
     """The gradient that enters the activation has the wrong sign: it shows from there backward."""
     source = (HERE / "mlp.port.py").read_text()

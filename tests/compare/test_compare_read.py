@@ -15,7 +15,7 @@ from nbformat.v4 import new_output
 from funcgrad import MissingExtraError
 from funcgrad.compare import Cell, Output, read
 from funcgrad.compare.recorded.cells import clean
-from funcgrad.compare.recorded.shown import shown
+from funcgrad.compare.recorded.contents import contents_of
 from funcgrad.errors import CompareError
 
 EXPORT = """In [3]:
@@ -357,7 +357,7 @@ def test_halves_of_characters_do_not_stop_a_report(tmp_path):
     ],
 )  # fmt: skip
 def test_lines_that_no_two_runs_share(text, skipped, left):
-    found = shown(Cell(1, (Output("stdout", text),)))
+    found = contents_of(Cell(1, (Output("stdout", text),)))
     assert len(found.skipped) == skipped
     assert [number for value in found.values for number in value.numbers] == left
 
@@ -377,13 +377,13 @@ def test_lines_that_no_two_runs_share(text, skipped, left):
     ],
 )  # fmt: skip
 def test_values_go_by_the_expressions_that_made_them(source, text, names):
-    found = shown(Cell(1, (Output("result", text),), source))
+    found = contents_of(Cell(1, (Output("result", text),), source))
     assert [value.label for value in found.values] == names
 
 
 def test_printed_values_go_by_the_words_before_them():
     text = "x.grad: tensor([1.])\nFirst call\ntensor(2.) 3\nw = 4, b=5; (6)"
-    found = shown(Cell(1, (Output("stdout", text),), "x.grad"))
+    found = contents_of(Cell(1, (Output("stdout", text),), "x.grad"))
     assert [value.label for value in found.values] == ["x.grad", "First call", "", "w", "b", ""]
 
 
@@ -400,6 +400,7 @@ anything = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.sampled_from([3, 4]), st.lists(st.dictionaries(keys, anything, max_size=6), max_size=3))
 @settings(max_examples=100, deadline=None)
 @example(4, [{"cell_type": "code", "source": "", "outputs": {"a": 1}, "metadata": {}}])

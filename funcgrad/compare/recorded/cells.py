@@ -1,6 +1,8 @@
-"""What a file consists of: cells with outputs, as plain text that is safe to show."""
+"""Cells with their outputs, as plain text that is safe to show."""
 
+import ast
 import re
+import warnings
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
@@ -10,6 +12,7 @@ _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*+[ -/]*+[@-~]|\][^\x07\x1b]*+(?:\x07|\x1b\\)?+|[()*+].|[^\x1b])?+", re.DOTALL
 )
 _CONTROLS = dict.fromkeys([*range(9), 11, 12, *range(14, 32), *range(127, 160)])
+_MAGIC = re.compile(r"^(\s*)[%!?].*$", re.MULTILINE)
 
 
 class Output(NamedTuple):
@@ -42,8 +45,22 @@ class Cell(NamedTuple):
     place: int = 0
 
 
-def without_halves(text: str) -> str:
-    r"""A text that can be written: JSON lets halves of a character pass, `"\ud800"`."""
+def syntax_tree(code: str) -> ast.Module:
+    """The syntax tree of a cell's code, in which a line of IPython's own is a `pass`.
+
+    Raises:
+        SyntaxError: it is not Python, or nested too deeply for Python to read it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(_MAGIC.sub(r"\1pass", code))
+    except (ValueError, RecursionError, MemoryError):
+        raise SyntaxError from None
+
+
+def without_surrogates(text: str) -> str:
+    r"""A text that can be written; JSON lets lone halves of a character pass, `"\ud800"`."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -52,7 +69,7 @@ def without_halves(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    r"""A text without what steers a terminal: colours, titles, control characters.
+    r"""A text without the sequences that control a terminal: colours, titles, control characters.
 
     >>> clean("\x1b[31mred\x1b[0m\x07, \x1b]0;title\x07plain")
     'red, plain'
@@ -61,7 +78,7 @@ def clean(text: str) -> str:
 
 
 def order_notes(cells: Iterable[Cell]) -> list[str]:
-    """What the execution counts of a recording say against reading it from top to bottom.
+    """Remarks on execution counts that show that the cells were not run once, in order.
 
     >>> order_notes([Cell(1, ()), Cell(7, ()), Cell(3, ()), Cell(None, ())])
     ['In [7] stands before In [3]: the cells were not run from top to bottom', \

@@ -1,20 +1,21 @@
-"""Arranges the parts: reads or runs two files, lines them up, judges. Its result is plain data."""
+"""`compare`: reads a recording, runs or reads the port, pairs what they show, and judges it."""
 
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
 
 from ...errors import CompareError
-from .align import Pair, pair_cells, pair_values
+from .align_cells import Pair, pair_cells
+from .align_values import pair_values
 from .cells import Cell, order_notes
-from .judge import Verdict, judge
+from .contents import contents_of
+from .judge import judge
 from .map import read_map
 from .marks import spans
 from .read import read
+from .report import CellReport, Report, Row
 from .run import DEFAULT_TIMEOUT, Progress, run
-from .shown import shown
 from .values import Value
 
 _RANDOM = re.compile(r"(?:^|\s)#+[ \t]*random[ \t]*(?::.*)?$", re.MULTILINE | re.IGNORECASE)
@@ -26,79 +27,6 @@ _FOLDERS = (
     Path(__file__).parents[2] / "notebooks",  # where a wheel puts them
     Path(__file__).parents[3] / "notebooks",  # in a source checkout
 )
-
-
-class Row(NamedTuple):
-    """One line of a report.
-
-    Attributes:
-        recorded: what the recording shows, empty where it shows nothing.
-        ours: what the port shows, empty where it shows nothing.
-        status: `agree`, `differ`, `missing` (the port lacks it; that is a difference), or `note`
-            (there was nothing to compare).
-        name: what the value goes by, where that is known: the expression, or the words before it.
-        verdict: what `judge` said, `None` where it was not asked.
-        reason: why it differs, is missing or was not compared.
-        marks: where in `recorded` and where in `ours` the numbers that differ stand.
-    """
-
-    recorded: str
-    ours: str
-    status: str
-    name: str = ""
-    verdict: Verdict | None = None
-    reason: str = ""
-    marks: tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]] = ((), ())
-
-
-class CellReport(NamedTuple):
-    """What came of one cell.
-
-    Attributes:
-        label: how it is called, `In [18]`.
-        rows: a row for each of its values, or for each output where none is a value.
-        only_ours: whether no recorded cell belongs to it, so that nothing could be compared.
-        port: how the port's cells are called, empty where it has none.
-        places: the places of the recorded cells in their file.
-    """
-
-    label: str
-    rows: tuple[Row, ...]
-    only_ours: bool = False
-    port: str = ""
-    places: tuple[int, ...] = ()
-
-    @property
-    def agrees(self) -> bool:
-        """Whether nothing differs and nothing is missing."""
-        return not any(row.status in ("differ", "missing") for row in self.rows)
-
-
-class Report(NamedTuple):
-    """What came of a comparison.
-
-    Attributes:
-        recording: the file of the recording.
-        port: the file of the port.
-        ran: whether the port was executed afresh.
-        cells: the cells, in the order of the recording.
-        notes: what is worth knowing about the recording as a whole.
-    """
-
-    recording: str
-    port: str
-    ran: bool
-    cells: tuple[CellReport, ...]
-    notes: tuple[str, ...] = ()
-
-    def count(self, status: str) -> int:
-        """How many rows have a status."""
-        return sum(row.status == status for cell in self.cells for row in cell.rows)
-
-    @property
-    def agrees(self) -> bool:
-        """Whether nothing differs and nothing is missing."""
-        return not self.count("differ") and not self.count("missing")
 
 
 def default_file(name: str) -> Path:
@@ -132,7 +60,7 @@ def compare(
         fresh: execute the port in a new kernel; otherwise its stored outputs are compared.
         timeout: the limit for each cell, in whole seconds.
         strict: another width of a dtype, `int32` for `int64`, is a difference.
-        mapping: a file that says which cells belong together; `_map.py` tells its format.
+        mapping: a file that says which cells belong together; `map.py` tells its format.
         progress: called with the number of cells run and of all.
 
     Returns:
@@ -160,7 +88,7 @@ def compare(
 def _require_values(path: str | Path, cells: Sequence[Cell], fix: str) -> None:
     if not any(cell.outputs for cell in cells):
         raise CompareError(f"{path}: has no outputs to compare; {fix}")
-    if not any(shown(cell).values for cell in cells):
+    if not any(contents_of(cell).values for cell in cells):
         raise CompareError(f"{path}: has outputs, but no value in them to compare")
 
 
@@ -187,8 +115,8 @@ def is_random(cell: Cell) -> bool:
 
 
 def _cell_report(pair: Pair, strict: bool) -> CellReport:
-    recorded = [value for cell in pair.recorded for value in shown(cell).values]
-    ours = [value for cell in pair.port for value in shown(cell).values]
+    recorded = [value for cell in pair.recorded for value in contents_of(cell).values]
+    ours = [value for cell in pair.port for value in contents_of(cell).values]
     random = any(map(is_random, (*pair.recorded, *pair.port)))
     rows = [_row(one, other, pair, strict, random) for one, other in pair_values(recorded, ours)]
     rows += _incomparable(pair)
@@ -226,7 +154,7 @@ def _row(recorded: Value | None, ours: Value | None, pair: Pair, strict: bool, r
 def _incomparable(pair: Pair) -> list[Row]:
     """A row for each line that no two runs share."""
     sides = [
-        [line for cell in cells for line in shown(cell).skipped]
+        [line for cell in cells for line in contents_of(cell).skipped]
         for cells in (pair.recorded, pair.port)
     ]
     return [

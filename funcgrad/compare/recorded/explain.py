@@ -1,11 +1,14 @@
-"""Guesses what went wrong from how two arrays differ: a sign, an axis, a factor, a shape.
+"""Guesses from the difference of two arrays what went wrong: a sign, an axis, a factor, a shape.
 
 Each guess is tried out: the change is undone in the port's numbers and these are judged again. So
 what is said is true of the numbers, if not always the reason for them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import permutations, product
+import math
+from collections.abc import Callable, Iterator
+from itertools import permutations
+
+import numpy as np
 
 from .values import Number, Value
 
@@ -17,7 +20,7 @@ Agrees = Callable[[Value, Value], bool]
 
 
 def explain(recorded: Value, actual: Value, agrees: Agrees) -> str:
-    """What would make the port's array agree, or nothing if no guess fits.
+    """The change that would make the port's array agree, or nothing if no guess fits.
 
     Args:
         recorded: what PyTorch printed.
@@ -41,11 +44,9 @@ def _sign(recorded: Value, actual: Value, agrees: Agrees) -> Iterator[str]:
     if agrees(recorded, actual._replace(numbers=tuple(-n for n in actual.numbers))):
         yield "ours is the recorded one with its sign flipped"
         return
-    flipped = tuple(
-        ours if _same_sign(ours, theirs) else -ours
-        for theirs, ours in zip(recorded.numbers, actual.numbers, strict=True)
-    )
-    count = sum(a is not b for a, b in zip(flipped, actual.numbers, strict=True))
+    pairs = list(zip(recorded.numbers, actual.numbers, strict=True))
+    flipped = tuple(ours if _same_sign(ours, theirs) else -ours for theirs, ours in pairs)
+    count = sum(not _same_sign(ours, theirs) for theirs, ours in pairs)
     if count and agrees(recorded, actual._replace(numbers=flipped)):
         yield f"ours is the recorded one but for the sign of {count} of its numbers"
 
@@ -58,14 +59,15 @@ def _same_sign(one: Number, other: Number) -> bool:
 
 def _axes(recorded: Value, actual: Value, agrees: Agrees) -> Iterator[str]:
     shape = tuple(length or 0 for length in actual.shape)
-    if not 2 <= len(shape) <= _MOST_AXES:
+    if not 2 <= len(shape) <= _MOST_AXES or math.prod(shape) != len(actual.numbers):
         return
+    # As objects, since Python's integers may be longer than NumPy's.
+    array = np.array(actual.numbers, dtype=object).reshape(shape)
     for order in permutations(range(len(shape))):
-        moved = tuple(shape[axis] for axis in order)
-        if moved != recorded.shape or list(order) == sorted(order):
+        moved = array.transpose(order)
+        if moved.shape != recorded.shape or list(order) == sorted(order):
             continue
-        numbers = transposed(actual.numbers, shape, order)
-        if agrees(recorded, actual._replace(numbers=numbers, shape=moved)):
+        if agrees(recorded, actual._replace(numbers=tuple(moved.flat), shape=moved.shape)):
             swap = [axis for axis, place in enumerate(order) if axis != place]
             if len(shape) == 2:
                 yield "ours is the transpose of the recorded one"
@@ -74,21 +76,6 @@ def _axes(recorded: Value, actual: Value, agrees: Agrees) -> Iterator[str]:
             else:
                 yield f"ours is the recorded one with its axes permuted; undo it with {order}"
             return
-
-
-def transposed(
-    numbers: Sequence[Number], shape: tuple[int, ...], order: Sequence[int]
-) -> tuple[Number, ...]:
-    """The numbers of an array, row-major, with its axes in another order.
-
-    >>> transposed((1, 2, 3, 4, 5, 6), (2, 3), (1, 0))
-    (1, 4, 2, 5, 3, 6)
-    """
-    strides = [1] * len(shape)
-    for axis in range(len(shape) - 2, -1, -1):
-        strides[axis] = strides[axis + 1] * shape[axis + 1]
-    steps = [range(0, shape[axis] * strides[axis], strides[axis] or 1) for axis in order]
-    return tuple(numbers[sum(place)] for place in product(*steps))
 
 
 def _factor(recorded: Value, actual: Value, agrees: Agrees) -> Iterator[str]:
@@ -103,7 +90,7 @@ def _factor(recorded: Value, actual: Value, agrees: Agrees) -> Iterator[str]:
         return
     theirs, ours = max(pairs, key=lambda pair: abs(pair[0]))
     ratio = ours / theirs
-    if not 0 < abs(ratio) < float("inf") or abs(abs(ratio) - 1) < 1e-3:
+    if not 0 < abs(ratio) < math.inf or abs(abs(ratio) - 1) < 1e-3:
         return
     if agrees(recorded, actual._replace(numbers=tuple(n / ratio for n in actual.numbers))):
         yield f"ours is the recorded one times {ratio:.4g}"

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
 
-from .compare import CellReport, Report, Row
-from .report import by_how_much, closing_line, rows_shown
+from .remarks import by_how_much, closing_line, rows_shown
+from .report import CellReport, Report, Row
 
 _MOST = 20_000  # characters of one value; the rest is counted, not dropped silently
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from funcgrad._extras import need
-
+from ..._extras import need
 from ...errors import CompareError
-from .cells import Cell, Output, clean, without_halves
+from .cells import Cell, Output, clean, without_surrogates
 
 _PERCENT = re.compile(r"^# ?%%", re.MULTILINE)
 _STREAMS = ("stdout", "stderr")
@@ -100,7 +99,7 @@ def _count(count: Any) -> int | None:
 
 def _joined(text: Any) -> str:
     joined = "".join(map(str, text)) if isinstance(text, list) else str(text or "")
-    return without_halves(joined)
+    return without_surrogates(joined)
 
 
 def _outputs(outputs: Iterable[Any]) -> Iterator[Output]:

@@ -1,15 +1,11 @@
 """`read`: the cells of a notebook, of a `.py` in percent format, or of a text export."""
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import CompareError
-from .cells import Cell, Output, clean
+from .cells import Cell, clean
 from .notebook import cells_of, notebook_of
-from .split import split
-
-_HEADING = re.compile(r"^(In|Out)[ ]?\[[ ]*(\d{0,9}|\*)[ ]*\]:[ \t]*", re.MULTILINE)
+from .text_export import cells_of_export
 
 
 def read(path: str | Path) -> list[Cell]:
@@ -37,7 +33,7 @@ def read(path: str | Path) -> list[Cell]:
     text = text_of(path)
     if path.suffix in (".ipynb", ".py") or text.lstrip()[:1] == "{":
         return cells_of(notebook_of(path, text), path)
-    cells = list(_cells_of_export(clean(text)))
+    cells = list(cells_of_export(clean(text)))
     if not cells:
         raise CompareError(f"{path}: neither a notebook nor a text export with `In [n]:` headings")
     return cells
@@ -55,23 +51,3 @@ def text_of(path: Path) -> str:
         raise CompareError(f"{path}: not a text file (UTF-8)") from None
     except (OSError, ValueError) as error:
         raise CompareError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _cells_of_export(text: str) -> Iterator[Cell]:
-    """The cells of a text export: a heading, its code, and its output."""
-    headings = list(_HEADING.finditer(text))
-    ends = [*(heading.start() for heading in headings), len(text)][1:]
-    held: Cell | None = None
-    for heading, end in zip(headings, ends, strict=True):
-        section = text[heading.end() : end].strip("\n")
-        number = int(heading.group(2)) if heading.group(2).isdecimal() else None
-        if heading.group(1) == "Out" and held is not None:
-            held = held._replace(outputs=(*held.outputs, Output("result", section)))
-            continue
-        if held is not None:
-            yield held
-        code, printed = ("", section) if heading.group(1) == "Out" else split(section)
-        outputs = (Output("stdout", printed),) if printed.strip() else ()
-        held = Cell(number, outputs, code, (), (held.place if held else 0) + 1)
-    if held is not None:
-        yield held

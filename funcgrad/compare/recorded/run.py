@@ -13,8 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from funcgrad._extras import need
-
+from ..._extras import need
 from ..._mistakes import fix_for
 from ...errors import CompareError
 from .cells import Cell

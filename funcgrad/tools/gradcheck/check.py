@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._calls import check_arrays, from_front, positions, replaced
+from ..._calls import check_arrays, from_front, read_argnums, replaced
 from ..._describe import describe
 from ..._grad.backward import vjp
 from ..._leaves import is_array, takes_gradient
@@ -423,7 +423,7 @@ def _tuple(args: Any) -> tuple[Any, ...]:
 def _argnums(argnums: Any, args: tuple[Any, ...], function: str) -> tuple[int, ...]:
     if argnums is None:
         return tuple(i for i, arg in enumerate(args) if any(map(_taken, jax.tree.leaves(arg))))
-    return from_front(positions(argnums, function)[1], len(args), function)
+    return from_front(read_argnums(argnums, function)[1], len(args), function)
 
 
 def _taken(leaf: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..._calls import Call, every_argument, from_front, positions
+from ..._calls import Call, every_argument, from_front, read_argnums
 from ..._describe import describe
 from ..._leaves import is_variable, takes_gradient
 from ...errors import UsageError
@@ -21,7 +21,7 @@ def asked(fun: Any, args: Any, argnums: Any, function: str) -> tuple[Call, list[
         )
     chosen = tuple(range(len(args)))
     if argnums is not None:
-        chosen = from_front(positions(argnums, function)[1], len(args), function)
+        chosen = from_front(read_argnums(argnums, function)[1], len(args), function)
     call = every_argument(fun, args, is_input=is_variable)
     pairs = zip(call.belong(chosen), call.arrays, strict=True)
     moving = [wanted and takes_gradient(leaf) for wanted, leaf in pairs]

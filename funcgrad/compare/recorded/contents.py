@@ -1,19 +1,17 @@
-"""What a cell shows: its values, each under a name, and the lines that no two runs share."""
+"""What a cell shows: its values, each with a name, and the lines that no two runs share."""
 
 import ast
 import re
-import warnings
+from bisect import bisect_left
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from .cells import Cell, Output
+from .cells import Cell, Output, syntax_tree
 from .parse import parse
-from .values import Parsed, Value
+from .values import Parsed, Value, container_and_key
 
 _LONGEST_NAME = 40
-_ITEM = re.compile(r"(?:tuple|list)\[([0-9]+)\]")
-_MAGIC = re.compile(r"^(\s*)[%!?].*$", re.MULTILINE)
 
 # Lines whose numbers say nothing about the computation. What must be in the text for it to be
 # searched, and the pattern; a layer's settings are those of a module that was printed.
@@ -22,7 +20,7 @@ _LAYERS = (
     r"|(?:Sync)?Batch(?:Norm)?|Layer(?:Norm)?|Group(?:Norm)?|Instance(?:Norm)?|RMSNorm|(?:Adaptive)?"
     r"(?:Max|Avg)Pool|RNN|LSTM|GRU|Flatten|Leaky(?:ReLU)?|Upsample)\w{0,20}+"
 )
-_INCOMPARABLE = tuple(
+_SKIPPED = tuple(
     (needle, re.compile(pattern, re.MULTILINE))
     for needle, pattern in [
         ("[", r"\[[0-9]{1,6}:[0-9]{2}(?::[0-9]{2})?[<,] ?[^]\n]{1,40}(?:it|s|B)/"),  # tqdm
@@ -36,7 +34,7 @@ _INCOMPARABLE = tuple(
 )
 
 
-class Shown(NamedTuple):
+class Contents(NamedTuple):
     """What a cell shows.
 
     Attributes:
@@ -49,11 +47,11 @@ class Shown(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def shown(cell: Cell) -> Shown:
-    r"""What a cell printed and its result, in order.
+def contents_of(cell: Cell) -> Contents:
+    r"""The values and skipped lines in what a cell printed and in its result, in order.
 
     >>> out = Output("stdout", "z.grad: tensor(4.)\n100%|##| 9/9 [00:01<00:00, 7.1it/s]")
-    >>> one = shown(Cell(1, (out,)))
+    >>> one = contents_of(Cell(1, (out,)))
     >>> [(value.label, value.numbers) for value in one.values], len(one.skipped)
     ([('z.grad', (4.0,))], 1)
     """
@@ -61,16 +59,16 @@ def shown(cell: Cell) -> Shown:
     skipped: list[str] = []
     for output in cell.outputs:
         if output.kind in ("stdout", "result"):
-            spans = list(_incomparable(output.text))
+            spans = list(_skipped(output.text))
             skipped += [output.text[start:end].strip() for start, end in spans]
             values += _values(cell, output, spans)
-    return Shown(tuple(values), tuple(skipped))
+    return Contents(tuple(values), tuple(skipped))
 
 
-def _incomparable(text: str) -> Iterator[tuple[int, int]]:
-    """The lines whose numbers differ from run to run."""
+def _skipped(text: str) -> Iterator[tuple[int, int]]:
+    """Start and end of the lines whose numbers differ from run to run."""
     spans = []
-    for needle, pattern in _INCOMPARABLE:
+    for needle, pattern in _SKIPPED:
         done = 0
         for match in pattern.finditer(text) if needle in text else ():
             if match.start() >= done:
@@ -84,18 +82,14 @@ def _incomparable(text: str) -> Iterator[tuple[int, int]]:
             end = stop
 
 
-def _values(cell: Cell, output: Output, spans: list[tuple[int, int]]) -> Iterator[Value]:
+def _values(cell: Cell, output: Output, skipped: list[tuple[int, int]]) -> Iterator[Value]:
     parsed = parse(output.text)
-    names = _names(cell, output, parsed)
-    waiting = iter([*spans, (len(output.text) + 1, len(output.text) + 1)])
-    start, end = next(waiting)
-    for value, name in zip(parsed.values, names, strict=True):
-        while value.start >= end:
-            start, end = next(waiting)
-        if value.end > start:
-            continue
-        value = value._replace(label=name)
-        yield _in_full(value) if output.kind == "result" else value
+    starts = [start for start, _ in skipped]
+    for value, name in zip(parsed.values, _names(cell, output, parsed), strict=True):
+        before = bisect_left(starts, value.end)
+        if not before or skipped[before - 1][1] <= value.start:
+            value = value._replace(label=name)
+            yield _in_full(value) if output.kind == "result" else value
 
 
 def _in_full(value: Value) -> Value:
@@ -106,48 +100,57 @@ def _in_full(value: Value) -> Value:
 
 
 def _names(cell: Cell, output: Output, parsed: Parsed) -> Iterator[str]:
-    """A name for each value: the expression it is the value of, or what is printed before it."""
+    """A name for each value: its expression in the code, its keys, or the words before it."""
     expressions = _expressions(cell.source) if output.kind == "result" else []
     for value, words in zip(parsed.values, parsed.words, strict=False):
-        item = _ITEM.fullmatch(value.path[0]) if value.path else None
-        if len(expressions) == 1 and not value.path:
-            name = _head(expressions[0])
-        elif item and len(item.group(1)) < 5 and int(item.group(1)) < len(expressions) != 1:
-            steps = map(_step, value.path[1:])
-            name = "".join([_head(expressions[int(item.group(1))]), *steps])
+        path = [container_and_key(step) for step in value.path]
+        place = _place(*path[0]) if path else None
+        if len(expressions) == 1 and not path:
+            yield _head(expressions[0])
+        elif place is not None and place < len(expressions) != 1:
+            yield "".join([_head(expressions[place]), *(_step(*step) for step in path[1:])])
+        elif any(_place(*step) is None for step in path):
+            yield _tail("".join(_step(*step) for step in path).lstrip("."))
         else:
-            keyed = any(_ITEM.fullmatch(one) is None for one in value.path)
-            name = "".join(map(_step, value.path)).lstrip(".") if keyed else _last_line(words)
-            name = name if len(name) <= _LONGEST_NAME else f"...{name[-_LONGEST_NAME:]}"
-        yield name
+            yield _tail(_last_line(words))
+
+
+def _place(container: str, key: str) -> int | None:
+    """Which item of a tuple or list it is; `None` for what has names or keys."""
+    if container not in ("tuple", "list"):
+        return None
+    return int(key)
 
 
 def _head(expression: str) -> str:
     return expression if len(expression) <= _LONGEST_NAME else f"{expression[:_LONGEST_NAME]}..."
 
 
-def _step(container: str) -> str:
+def _tail(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"...{name[-_LONGEST_NAME:]}"
+
+
+def _step(container: str, key: str) -> str:
     """How Python gets at an item of a container.
 
-    >>> _step("torch.return_types.max[indices]"), _step("dict['w']"), _step("Parameter[0]")
+    >>> _step("torch.return_types.max", "indices"), _step("dict", "'w'"), _step("Parameter", "0")
     ('.indices', "['w']", '')
     """
-    name, _, key = container.removesuffix("]").partition("[")
-    return "" if name == "Parameter" else f".{key}" if key.isidentifier() else f"[{key}]"
+    if container == "Parameter":
+        return ""
+    return f".{key}" if key.isidentifier() else f"[{key}]"
 
 
 def _expressions(source: str) -> list[str]:
     """The expressions that a cell's result consists of: one, or the items of a tuple."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            body = ast.parse(_MAGIC.sub(r"\1pass", source)).body
+        body = syntax_tree(source).body
         last = body[-1] if body else None
         if not isinstance(last, ast.Expr):
             return []
         items = last.value.elts if isinstance(last.value, ast.Tuple) else [last.value]
         return [ast.unparse(one) for one in items]
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, RecursionError, MemoryError):
         return []
 
 

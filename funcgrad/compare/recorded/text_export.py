@@ -1,21 +1,42 @@
-"""Tells code from output in a text export, where only blank lines stand between them.
+"""Reads a text export of a notebook: a heading `In [n]:` above each cell, then code and output.
 
-Two rules, in this order. The output is the longest run of paragraphs at the end that holds nothing
+A heading `Out[n]:` stands above a result. Otherwise only a blank line tells code from output; two
+rules do, in this order. The output is the longest run of paragraphs at the end that holds nothing
 but printed values, with at least one number, bool, `None` or array among them; strings alone do not
 count, since a docstring is code. Failing that, the code is the longest run of paragraphs at the
 beginning that is valid Python, and the output is what is left.
 """
 
-import ast
 import re
-import warnings
 from bisect import bisect
+from collections.abc import Iterator
 
+from .cells import Cell, Output, syntax_tree
 from .parse import last_words
 
+_HEADING = re.compile(r"^(In|Out)[ ]?\[[ ]*(\d{0,9}|\*)[ ]*\]:[ \t]*", re.MULTILINE)
 _BLANK = re.compile(r"\n(?:[ \t]*+\n)++")
-_MAGIC = re.compile(r"^(\s*)[%!?].*$", re.MULTILINE)
 _MAX_TRIES = 64  # each try reads the whole code, so this bounds the work
+
+
+def cells_of_export(text: str) -> Iterator[Cell]:
+    """The cells of a text export."""
+    headings = list(_HEADING.finditer(text))
+    ends = [*(heading.start() for heading in headings), len(text)][1:]
+    held: Cell | None = None
+    for heading, end in zip(headings, ends, strict=True):
+        section = text[heading.end() : end].strip("\n")
+        number = int(heading.group(2)) if heading.group(2).isdecimal() else None
+        if heading.group(1) == "Out" and held is not None:
+            held = held._replace(outputs=(*held.outputs, Output("result", section)))
+            continue
+        if held is not None:
+            yield held
+        code, printed = ("", section) if heading.group(1) == "Out" else split(section)
+        outputs = (Output("stdout", printed),) if printed.strip() else ()
+        held = Cell(number, outputs, code, (), (held.place if held else 0) + 1)
+    if held is not None:
+        yield held
 
 
 def split(text: str) -> tuple[str, str]:
@@ -27,7 +48,7 @@ def split(text: str) -> tuple[str, str]:
     ("x = 2\n\n'a docstring'", '')
     """
     text = text.strip("\n")
-    breaks = [(match.start(), match.end()) for match in _BLANK.finditer(text)]
+    breaks = [match.span() for match in _BLANK.finditer(text)]
     at = _values_at_the_end(text, breaks) or _not_python(text, breaks)
     if at is None:
         return text, ""
@@ -35,15 +56,15 @@ def split(text: str) -> tuple[str, str]:
 
 
 def _values_at_the_end(text: str, breaks: list[tuple[int, int]]) -> tuple[int, int] | None:
-    """The first blank line with only values behind it."""
+    """The first blank line with only values after it."""
     words_end, values, pairs = last_words(text)
     begins = [first for first, _ in pairs]
     for start, end in breaks:
         before = bisect(begins, start)
         if start < words_end or (before and pairs[before - 1][1] > end):
             continue
-        behind = (value for value in values if value.start >= end)
-        return (start, end) if any(value.kind != "string" for value in behind) else None
+        after = (value for value in values if value.start >= end)
+        return (start, end) if any(value.kind != "string" for value in after) else None
     return None
 
 
@@ -61,14 +82,9 @@ def _not_python(text: str, breaks: list[tuple[int, int]]) -> tuple[int, int] | N
 
 
 def _first_error(code: str) -> int | None:
-    """The line of the first syntax error, `None` for valid Python; IPython's own lines count."""
-    plain = _MAGIC.sub(r"\1pass", code)
+    """The line of the first syntax error; `None` for valid Python."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ast.parse(plain)
+        syntax_tree(code)
     except SyntaxError as error:
         return error.lineno or 1
-    except (ValueError, RecursionError, MemoryError):
-        return 1
     return None

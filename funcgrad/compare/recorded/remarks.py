@@ -1,0 +1,72 @@
+"""The sentences of a report, for the terminal, the page and pytest alike."""
+
+from collections.abc import Iterator
+
+from .report import STATUSES, CellReport, Report, Row
+
+_MOST_ROWS = 200  # of one cell that agree, and as many that do not; the rest is counted
+
+
+def remarks(report: Report) -> Iterator[tuple[str, str]]:
+    """A line and its status for each value that does not plainly agree, and for each note."""
+    for cell in report.cells:
+        if not cell.only_ours:
+            yield from lines_of(cell)
+    ours = [f"{cell.label} ({len(cell.rows)})" for cell in report.cells if cell.only_ours]
+    if ours:
+        yield f"only in the port, not compared: {', '.join(ours)}", "note"
+    for note in report.notes:
+        yield f"recording: note: {note}", "note"
+
+
+def lines_of(cell: CellReport) -> Iterator[tuple[str, str]]:
+    """A line and its status for each value of a cell that does not plainly agree."""
+    told = 0
+    for place, row in enumerate(cell.rows, start=1):
+        notes = row.verdict.notes if row.verdict else ()
+        if row.status == "agree" and not notes:
+            continue
+        told += 1
+        if told > _MOST_ROWS:
+            yield f"{cell.label}: there is more to say than of these {_MOST_ROWS} values", "note"
+            return
+        where = f"{cell.label}, value {place}{f' ({row.name})' if row.name else ''}"
+        if row.status != "agree":
+            yield f"{where}: {row.status}: {row.reason}{by_how_much(row)}", row.status
+        for note in notes:
+            yield f"{where}: note: {note}", "note"
+
+
+def by_how_much(row: Row) -> str:
+    """The end of a sentence about a difference: how large it is, and what is allowed."""
+    verdict = row.verdict
+    if verdict is None or verdict.difference is None or verdict.agrees:
+        return ""
+    return f"; they are {verdict.difference:.3g} apart, {verdict.allowed:.3g} is allowed"
+
+
+def closing_line(report: Report) -> str:
+    """The counts, in one line."""
+    counts = {status: report.count(status) for status in STATUSES}
+    cells = sum(any(row.recorded for row in cell.rows) for cell in report.cells)
+    how = "run afresh" if report.ran else "as stored"
+    total = counts["agree"] + counts["differ"] + counts["missing"]
+    line = f"{cells} recorded cells, {total} values, port {how}: {counts['agree']} agree"
+    return line + f", {counts['differ']} differ, {counts['missing']} missing"
+
+
+def rows_shown(cell: CellReport) -> tuple[list[Row], str]:
+    """The rows of a cell to show, and in words what is left out; a usual cell is shown whole.
+
+    >>> from funcgrad.compare import Row
+    >>> rows = (Row("1", "1", "agree"),) * 300 + (Row("1", "2", "differ"),)
+    >>> shown, more = rows_shown(CellReport("In [1]", rows))
+    >>> len(shown), shown[-1].status, more
+    (201, 'differ', '100 more values, of which 0 do not agree')
+    """
+    fine = [place for place, row in enumerate(cell.rows) if row.status == "agree"]
+    other = [place for place, row in enumerate(cell.rows) if row.status != "agree"]
+    kept = sorted(fine[:_MOST_ROWS] + other[:_MOST_ROWS])
+    left = len(cell.rows) - len(kept)
+    more = f"{left} more values, of which {len(other[_MOST_ROWS:])} do not agree" if left else ""
+    return [cell.rows[place] for place in kept], more
