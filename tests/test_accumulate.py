@@ -172,6 +172,7 @@ def trained_in_pytorchs_loop(steps=10):
     return p
 
 
+@pytest.mark.slow
 def test_training_gives_the_parameters_of_the_whole_batch():
     want = trained(by_whole)
     assert not jnp.allclose(want["w"], WEIGHTS["w"], rtol=1e-2)
@@ -190,6 +191,7 @@ def test_a_donated_accumulator_is_added_to_in_place():
     assert used.alias_size_in_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(WEIGHTS))
 
 
+@pytest.mark.slow
 def test_the_documented_code_runs():
     page = Path(__file__).parents[1] / "docs" / "accumulation.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)

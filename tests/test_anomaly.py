@@ -11,6 +11,7 @@ import pytest
 from closeness import assert_same
 from jax import lax
 from jax.sharding import PartitionSpec
+from tiers import slow_but
 
 import funcgrad as fg
 from funcgrad import _jax
@@ -18,7 +19,7 @@ from funcgrad._jax import traits
 from funcgrad.tools.anomaly import flags
 
 MODES = ["interpreted", "compiled"]
-BOTH = pytest.mark.parametrize("mode", MODES)
+BOTH = pytest.mark.parametrize("mode", slow_but("interpreted".__eq__, MODES))
 
 
 def found(fun, *args, **options):
@@ -38,6 +39,7 @@ def norms(total, x):
 # What the error says.
 
 
+@pytest.mark.slow
 def test_the_text_says_all_there_is():
     def layer(w, x):
         with jax.named_scope("layer"):
@@ -522,6 +524,7 @@ def test_operations_of_two_said_to_pass_nan_on_do(name):
         assert jnp.isnan(jax.jit(getattr(lax, name))(*args))[0], args
 
 
+@pytest.mark.slow
 def test_sums_and_products_said_to_pass_nan_on_do():
     x = jnp.ones((4, 4)).at[1, 2].set(jnp.nan)
     assert jnp.isnan(jax.jit(jnp.sum)(x))

@@ -6,6 +6,7 @@ from pathlib import Path
 import anomaly_programs
 import pytest
 from anomaly_programs import PROGRAMS
+from tiers import slow_but
 
 import funcgrad as fg
 
@@ -26,8 +27,14 @@ def test_there_are_enough_programs():
     assert len(set(NAMES)) == len(PROGRAMS)
 
 
-@pytest.mark.parametrize("mode", ["interpreted", pytest.param("compiled", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("program", PROGRAMS, ids=NAMES)
+CASES = [(program, mode) for program in PROGRAMS for mode in ("interpreted", "compiled")]
+
+
+@pytest.mark.parametrize(
+    ("program", "mode"),
+    slow_but(lambda program, mode: mode == "interpreted" and program in PROGRAMS[::3], CASES),
+    ids=[f"{program.name}-{mode}" for program, mode in CASES],
+)
 def test_the_planted_nan_is_located(program, mode):
     found = located(program, mode=mode)
     assert (Path(found.file).name, found.line) == (FILE, program.line), found

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import slow_but
 
 import funcgrad as fg
 
@@ -20,7 +21,7 @@ CALLS = {
 SMALL = {"microbatch": (1, -1, np.int64(1), [1], (np.int8(-1),))}
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", slow_but(lambda name: "gradcheck" not in name, CALLS))
 def test_integers_and_sequences_of_them_are_read(name):
     for argnums in SMALL.get(name, (1, -1, np.int64(0), [1, 0], (np.int8(-1),), range(2))):
         CALLS[name](argnums=argnums)

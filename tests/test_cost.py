@@ -137,14 +137,18 @@ MORE_FLOPS = {"while_loop": 1}
 MORE_LINES = {"fori_loop": 13, "a hook per example": 1}
 
 
-@pytest.mark.parametrize("name", IDIOMS)
+FEW = ("value_and_grad", "vjp retaining", "register_hook", "no_grad", "set_data", "fori_loop")
+few = pytest.mark.parametrize("name", slow_but(FEW.__contains__, IDIOMS))
+
+
+@few
 def test_an_idiom_costs_what_it_costs_by_hand(name):
     (mine, theirs), (lines, allowed), _ = told(*made_of_idiom(name))
     assert mine == theirs._replace(flops=theirs.flops + MORE_FLOPS.get(name, 0))
     assert lines <= allowed + MORE_LINES.get(name, 0)
 
 
-@pytest.mark.parametrize("name", IDIOMS)
+@few
 def test_an_idiom_and_its_form_by_hand_compute_the_same(name):
     _, compiled = made_of_idiom(name)
     mine, theirs = (program(*IDIOMS[name][0]) for program in compiled)

@@ -30,7 +30,20 @@ def run(block, file, names):
     exec(compile(block, file, "exec"), names)
 
 
-LONG = ("coming-from-pytorch", "debugging", "how-it-works", "kinks", "parity")
+LONG = [
+    "accumulation",
+    "coming-from-pytorch",
+    "debugging",
+    "gradcheck",
+    "gradients-of-gradients",
+    "how-it-works",
+    "kinks",
+    "loops",
+    "parity",
+    "randomness",
+    "requires-grad",
+    "several-backward-passes",
+]
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection", "ignore:Error detected in")

@@ -290,7 +290,10 @@ def autographed(x):
     return fg.autograph(doubled, max_steps=5)(x)
 
 
-@pytest.mark.parametrize("name", BODIES)
+LONG = ("while_loop", "fori_loop", "switch", "autograph")
+
+
+@pytest.mark.parametrize("name", slow_but(lambda name: name not in LONG, BODIES))
 def test_each_kind_of_body_is_a_box(name):
     fun, wanted = BODIES[name]
     picture = fg.graph(fun, jnp.float32(1.5))
@@ -300,6 +303,7 @@ def test_each_kind_of_body_is_a_box(name):
     assert not boxes(fg.graph(fun, jnp.float32(1.5), depth=0))
 
 
+@pytest.mark.slow
 def test_a_shard_map():
     auto = (jax.sharding.AxisType.Auto,)
     mesh = jax.make_mesh((4,), ("data",), axis_types=auto)
@@ -539,6 +543,7 @@ def test_fifty_operations_are_all_shown():
     assert picture.notes == ()
 
 
+@pytest.mark.slow
 def test_a_large_model_is_abbreviated():
     types = jax.eval_shape(lambda: (layers(24), jnp.ones((3, 4))))
     picture, whole = fg.graph(transformer, *types), fg.graph(transformer, *types, limit=None)

@@ -264,6 +264,7 @@ def test_fori_loop_with_traced_bounds():
         np.testing.assert_allclose(f(3.0, lower, upper), plain(3.0, lower, upper), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lower", "upper"), [(0, 4), (2, 3), (3, 3), (5, 1)])
 def test_fori_loop_with_known_bounds_needs_no_max_steps(lower, upper):
     def total(x):

@@ -23,6 +23,7 @@ from models import (
     whole,
     whole_transformer,
 )
+from tiers import slow_but
 
 import funcgrad as fg
 from funcgrad.bench.program import collectives
@@ -62,7 +63,7 @@ ATTENTION = {"qk": normal(0, 4, 4), "v": normal(1, 4, 4)}
 
 
 @pytest.mark.parametrize(("devices", "microbatches"), [(1, 4), (8, 3)])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", slow_but("mlp".__eq__, MODELS))
 def test_micro_batched_is_whole_batch(model, devices, microbatches):
     loss, p, batch = MODELS[model]()
     fun = fg.value_and_grad(loss)
@@ -167,7 +168,7 @@ def token_loss(p, tokens, mask):
     return jnp.sum(jnp.where(mask, (tokens @ p) ** 2, 0.0)) / jnp.sum(mask, dtype=jnp.float32)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", slow_but((8).__eq__, [1, 8]))
 @pytest.mark.parametrize("n", [40])
 def test_masked_tokens_are_weighted_by_their_number(n, devices):
     p, tokens = normal(0, 3), normal(1, n, 7, 3)
@@ -197,6 +198,7 @@ def test_weights_apply_to_means_alone():
     assert_close(got, (jnp.float32((3 + 3 * 7) / 4), jnp.float32(10), jnp.array([3.0, 7.0])))
 
 
+@pytest.mark.slow
 def test_a_weight_is_differentiable_also_where_the_total_is_zero():
     loss = lambda p, x: jnp.sum(p * x)
     step = fg.microbatch(loss, 2, weight=lambda x: jnp.sum(x))
@@ -263,6 +265,7 @@ def test_complex_and_double_in_their_own_precision():
         np.testing.assert_allclose(np.array(got[1]), 5j / 6, rtol=1e-15)
 
 
+@pytest.mark.slow
 def test_a_thousand_micro_batches_in_bf16():
     x = jax.random.uniform(jax.random.key(0), (1000, 64)).astype(jnp.bfloat16)
     fun = jax.grad(lambda w, x: jnp.sum(w * x))
@@ -294,7 +297,7 @@ def test_vmap_over_batches(devices):
     assert_close(jax.jit(step)(jnp.float32(2), xs), jax.vmap(fun, (None, 0))(jnp.float32(2), xs))
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", slow_but((1).__eq__, [1, 8]))
 @pytest.mark.parametrize("microbatches", [5, 3])
 def test_derivatives_of_a_micro_batched_gradient(microbatches, devices):
     fun = jax.grad(lambda w, x: jnp.mean(jnp.tanh(x @ w) ** 2))

@@ -15,6 +15,7 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 from models import normal
+from tiers import slow_but
 
 import funcgrad as fg
 
@@ -462,7 +463,10 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+FEW = ("grad of jit", "ours", "vmap of grad", "in a scan")
+
+
+@pytest.mark.parametrize("transform", slow_but(FEW.__contains__, TRANSFORMS))
 def test_gradients_are_what_they_were_where_packing_loses_nothing(transform):
     args = (X,) if transform == "closed over" else (W, X)
     close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-5)

@@ -168,6 +168,7 @@ def test_longest_common_subsequence_of_shapes(recorded, port, pairs):
     assert places(recorded, port) == pairs
 
 
+@pytest.mark.slow
 def test_three_thousand_cells_of_which_one_is_missing():
     """No table of all pairs is made where the two ends agree."""
     recorded = [cell(None, place=i, text=f"{i}.5") for i in range(3000)]

@@ -383,6 +383,7 @@ def test_a_cell_may_raise_where_it_is_tagged(tmp_path, notebook):
     assert compare(recorded, port).agrees
 
 
+@pytest.mark.slow
 def test_a_very_long_cell_is_cut_and_counted(notebook, tmp_path):
     lines = [f"step {i} loss {i}.5" for i in range(2000)]
     recorded = notebook("a.ipynb", (1, "", new_output("stream", text="\n".join(lines))))

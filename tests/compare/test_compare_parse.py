@@ -466,6 +466,7 @@ def test_reads_back_what_jax_prints(array):
     assert (value.form, value.dtype) == ("array", "float32")
 
 
+@pytest.mark.torch
 @given(
     hnp.arrays(st.sampled_from([np.float32, np.float64, np.int64, np.bool_]), shapes),
     st.booleans(),
