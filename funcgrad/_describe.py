@@ -31,7 +31,8 @@ def _container_differences(got: Any, want: Any) -> list[str]:
     """Same leaves under the same paths, but in containers of different types."""
     import jax
 
-    ours, theirs = jax.tree.structure(got), jax.tree.structure(want)
+    ours: Any = jax.tree.structure(got)
+    theirs = jax.tree.structure(want)
     return [] if ours == theirs else [f"the containers: got {ours}, wanted {theirs}"]
 
 

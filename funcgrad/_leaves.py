@@ -100,6 +100,16 @@ def adopt_dtype(value: Any, like: Any) -> Any:
     return value
 
 
+def adopt_dtypes(values: Any, like: Any) -> Any:
+    """`adopt_dtype` leaf by leaf; pytrees of another structure come back as they are.
+
+    >>> adopt_dtypes([2.5], [jnp.ones(3, jnp.bfloat16)])[0].dtype, adopt_dtypes(2.5, [3.0])
+    (dtype(bfloat16), 2.5)
+    """
+    ours: Any = jax.tree.structure(values)
+    return jax.tree.map(adopt_dtype, values, like) if ours == jax.tree.structure(like) else values
+
+
 def _rank(dtype: Any) -> int:
     kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
     return next((i for i, kind in enumerate(kinds) if jnp.issubdtype(dtype, kind)), len(kinds))

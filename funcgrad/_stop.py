@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ._describe import describe, differences
-from ._leaves import adopt_dtype, is_array, takes_gradient
+from ._leaves import adopt_dtypes, is_array, takes_gradient
 from ._mistakes import explained
 from ._tags import inject
 from ._types import Function, P, R
@@ -122,9 +122,8 @@ def set_data(x: T, v: T) -> T:
     >>> fg.value_and_grad(f)(1.0)
     (Array(10000., dtype=float32, weak_type=True), Array(200., dtype=float32, weak_type=True))
     """
-    old, new = jax.tree.map(jnp.asarray, x), v
-    if jax.tree.structure(new) == jax.tree.structure(old):
-        new = jax.tree.map(adopt_dtype, new, old)
+    old = jax.tree.map(jnp.asarray, x)
+    new = adopt_dtypes(v, old)
     wrong = differences(new, old)
     if wrong:
         raise TreeError(

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from . import _jax
 from ._calls import scatter
 from ._describe import describe, differences, tensor_advice
-from ._leaves import adopt_dtype, conjugate, is_array, takes_gradient
+from ._leaves import adopt_dtypes, conjugate, is_array, takes_gradient
 from ._mistakes import explained
 from .errors import TreeError, UsageError
 
@@ -152,8 +152,7 @@ def _checked(hook: Any, tree: Any, chosen: Sequence[bool]) -> Callable[..., list
             new = hook(got)
         if new is None:
             return list(cotangents)
-        if jax.tree.structure(new) == jax.tree.structure(got):
-            new = jax.tree.map(adopt_dtype, new, got)
+        new = adopt_dtypes(new, got)
         wrong = differences(new, got)
         if wrong:
             raise TreeError(

@@ -84,7 +84,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "Recording
         return None
     if file_path.suffix not in _RECORDINGS:
         return None
-    return Recording.from_parent(parent, path=file_path)  # type: ignore[no-any-return]
+    return Recording.from_parent(parent, path=file_path)
 
 
 def _is_port(path: Path) -> bool:

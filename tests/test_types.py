@@ -64,6 +64,7 @@ def plain(message):
 
 
 # @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("checker", [mypy, pyright])
 def test_a_checker_says_of_each_line_what_its_comment_says(checker):
     pytest.importorskip(checker.__name__, reason="a checker of the extra `dev`")
@@ -91,6 +92,7 @@ def fits(value, node):
     return node.id in names | ({"Array"} if isinstance(value, jax.Array) else set())
 
 
+@pytest.mark.slow
 def test_the_types_are_true():
     source = [line * (number not in ERRORS) for number, line in enumerate(LINES, 1)]
     values = {}

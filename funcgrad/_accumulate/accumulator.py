@@ -100,7 +100,7 @@ def _add(acc: Any, grads: Any) -> Any:
         return grads
     if grads is None:
         return acc
-    node = jax.tree.structure(acc, is_leaf=lambda inner: inner is not acc)
+    node: Any = jax.tree.structure(acc, is_leaf=lambda inner: inner is not acc)
     if not jax.tree_util.treedef_is_leaf(node):
         pairs = zip(node.flatten_up_to(acc), node.flatten_up_to(grads), strict=True)
         return node.unflatten([_add(*pair) for pair in pairs])

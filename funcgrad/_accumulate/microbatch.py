@@ -318,7 +318,7 @@ def _trace(task: _Task, held: Any, batch: Any, keys: Any) -> _Program:
     trees: list[Any] = []
 
     def flat(*batch_and_keys: Any) -> list[Any]:
-        micro, keys = given.unflatten(batch_and_keys)
+        micro, keys = jax.tree.unflatten(given, batch_and_keys)
         result, weight = task.run(held, micro, keys), _weight(task.weight, micro)
         for path, leaf in jax.tree_util.tree_leaves_with_path(result):
             if not is_array(leaf):

@@ -110,7 +110,7 @@ class Step:
 
         def run(*xs: Any) -> Sequence[Any]:
             with self._holding(xs[count:]):
-                body(self._item.unflatten(xs[:count]))
+                body(jax.tree.unflatten(self._item, xs[:count]))
                 return self._state.get()
 
         while True:

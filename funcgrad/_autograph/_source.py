@@ -91,7 +91,7 @@ def _encloses(node: Function, code: types.CodeType) -> bool:
     """Whether all the code was compiled from inside a node; what has no columns counts for all."""
     places = [x for x in code.co_positions() if None not in x and x[2:] != (0, 0)]
     start, end = (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
-    return all(start <= (a, c) and (b, d) <= end for a, b, c, d in places)  # type: ignore[operator]
+    return all(start <= (a, c) and (b, d) <= end for a, b, c, d in places)
 
 
 def _innermost(found: list[Found]) -> list[Found]:

@@ -27,7 +27,7 @@ from .. import _jax
 from .. import _taps as interpret
 from .._calls import Call, differentiated, from_front, path_of, read_argnums, scatter
 from .._describe import describe, differences
-from .._leaves import adopt_dtype, conjugate, takes_gradient
+from .._leaves import adopt_dtypes, conjugate, takes_gradient
 from .._mistakes import explained
 from .._types import Function, Grads, P, R
 from ..errors import GradientError, TreeError, UsageError
@@ -124,8 +124,7 @@ class Pullback(Generic[Pulled]):
         like = scatter(
             self.out_tree, [*map(takes_gradient, self.out)], [*filter(takes_gradient, self.out)]
         )
-        if jax.tree.structure(gradient) == jax.tree.structure(like):
-            gradient = jax.tree.map(adopt_dtype, gradient, like)
+        gradient = adopt_dtypes(gradient, like)
         wrong = differences(gradient, like)
         if wrong:
             raise TreeError(

@@ -80,11 +80,11 @@ def _jit(equation: Equation, operands: Sequence[Any], run: Run, given: Any) -> R
     compiler, name = params["compiler_options_kvs"], params["name"]
     key = run, name, compiler, *map(_key, options.values())
     if key not in jitted:
-        ref = weakref.ref(body.program)
-        bare = body._replace(program=None)
+        program: Any = weakref.ref(body.program)
+        rest: Any = body[1:]
 
         def fun(given: Any, *operands: Any) -> Any:
-            outputs, made = run(bare._replace(program=ref()), operands, given)
+            outputs, made = run(Body(program(), *rest), operands, given)
             return list(outputs), made
 
         fun.__name__ = fun.__qualname__ = name
@@ -112,7 +112,7 @@ def _call(equation: Equation, operands: Sequence[Any], run: Run, given: Any) -> 
 
 def _checkpoint(equation: Equation, operands: Sequence[Any], run: Run, given: Any) -> Reentered:
     (body,), params = equation.bodies, equation.params
-    keep = params["prevent_cse"]
+    keep: Any = params["prevent_cse"]
     keep = keep if isinstance(keep, bool) else (True, list(keep))
 
     def fun(given: Any, operands: Sequence[Any]) -> Reentered:
@@ -274,7 +274,7 @@ def _shard_map(
     tree = jax.tree.structure(given)
 
     def device(rows: list[Any], *operands: Any) -> Reentered:
-        own = tree.unflatten([x.reshape(x.shape[len(names) :]) for x in rows])
+        own = jax.tree.unflatten(tree, [x.reshape(x.shape[len(names) :]) for x in rows])
         outputs, made = run(body, operands, own)
         return list(outputs), jax.tree.map(lambda x: _with_device_axes(body, x), made)
 

@@ -65,5 +65,5 @@ def _resized(aval: Any, shape: tuple[Any, ...], spec: tuple[Any, ...]) -> Any:
     """A type of another shape; a sharding that is part of it goes along."""
     if aval.sharding.mesh.empty:
         return aval.update(shape=shape)
-    spec = jax.P(*spec[: len(shape)])
-    return aval.update(shape=shape, sharding=aval.sharding.update(spec=spec))
+    sharding = aval.sharding.update(spec=jax.P(*spec[: len(shape)]))
+    return aval.update(shape=shape, sharding=sharding)

@@ -10,8 +10,8 @@ from jax.interpreters import ad, batching, mlir, partial_eval
 from .._lists import select
 
 Zero = ad.Zero
-add_tangents = ad.add_tangents
-instantiate_zeros = ad.instantiate_zeros
+add_tangents: Callable[[Any, Any], Any] = ad.add_tangents
+instantiate_zeros: Callable[[Any], Any] = ad.instantiate_zeros
 
 OURS: set[str] = set()
 """The names of the primitives that were made here."""

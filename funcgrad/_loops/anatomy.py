@@ -52,7 +52,7 @@ def _reenter(
         carry, added = split_at(state, loop.carry)
         xs, besides = split_at(row, len(ops.xs))
         added = _tested(conds, carry, added)[1]
-        results, made = run(body, [*consts, *carry, *xs], tree.unflatten(besides))
+        results, made = run(body, [*consts, *carry, *xs], jax.tree.unflatten(tree, besides))
         carry, ys = split_at(results, loop.carry)
         if total is not None:
             return [*carry, *_sum(added, made)], ys

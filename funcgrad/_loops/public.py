@@ -151,7 +151,7 @@ def fori_loop(
     if max_steps is not None:
         _check_count(max_steps, "max_steps", "fori_loop")
     lower, upper, known = _bounds(lower, upper)
-    bounded = known is None and max_steps is not None
+    most = max_steps if known is None else None
     if known is not None:
         if max_steps is not None and known > max_steps:
             raise UsageError(
@@ -160,8 +160,8 @@ def fori_loop(
             )
         max_steps = max(1, known)  # an array with no rows cannot be read from
     limit = steps = _steps(lower, upper, known)
-    if bounded:
-        limit = jnp.minimum(limit, max_steps)
+    if most is not None:
+        limit = jnp.minimum(limit, most)
 
     def body(state: Any) -> Any:
         index, value = state
@@ -169,7 +169,7 @@ def fori_loop(
 
     kept = _kept(checkpoints, "fori_loop", None if known is not None else KEPT)
     _, (_, out) = _loop("fori_loop", None, body, (lower, init_val), limit, max_steps, kept)
-    return nan_if_unfinished(out, steps > max_steps) if bounded else out
+    return out if most is None else nan_if_unfinished(out, steps > most)
 
 
 def _bounds(lower: Any, upper: Any) -> tuple[Any, Any, int | None]:
@@ -240,7 +240,7 @@ def _loop(
     more = None
     if cond:
         (more,) = _jax.as_function(cond)(*conds, *map(lax.stop_gradient, out))
-    return more, tree.unflatten(out)
+    return more, jax.tree.unflatten(tree, out)
 
 
 def _traced(
@@ -320,7 +320,7 @@ def _weak(x: Any) -> bool:
 
 
 def _tested(name: str, out: Any) -> Any:
-    if jax.tree.structure(out) != jax.tree.structure(0) or not hasattr(out, "dtype"):
+    if not jax.tree_util.all_leaves([out]) or not hasattr(out, "dtype"):
         good = isinstance(out, bool)
     else:
         good = out.dtype == bool and out.shape == ()

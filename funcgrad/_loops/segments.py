@@ -99,7 +99,7 @@ def _segments(
         The segments run; the steps taken and the carry; and with a row for each segment its ys, the
         steps it took, and the carry it started from.
     """
-    size = segment.length
+    size: Any = segment.length
 
     # Where it is differentiated once more it keeps what it starts from, and is run again.
     @functools.partial(jax.checkpoint, prevent_cse=False)

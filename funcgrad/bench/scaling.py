@@ -82,7 +82,7 @@ def scale(devices: int, model: int, microbatches: int) -> Scale:
     weights = array(WIDTH, HIDDEN, None, "model"), array(HIDDEN, WIDTH, "model", None)
     batch = array(devices // model * microbatches * ROWS, WIDTH, "data")
     step = fg.microbatch(fg.value_and_grad(loss), microbatches, mesh=mesh, batch_axis="data")
-    program = jax.jit(step).lower(weights, batch).compile()
+    program: Any = jax.jit(step).lower(weights, batch).compile()
     memory, moves = program.memory_analysis(), collectives(program.as_text())
     once = [move for move in moves if not move.looped]
     if any(move.group != devices // model for move in once):
@@ -135,7 +135,7 @@ def exchanged(step: Step, rows: int, width: int) -> tuple[str, str]:
     state = weights, jax.eval_shape(step.start, jax.tree.map(jnp.asarray, weights))
     held = jax.tree.map(lambda x: like(x, jax.P()), state)
     batch = jax.tree.map(lambda x: like(x, jax.P("data"), 8), batch)
-    program = jax.jit(step.take, donate_argnums=(0, 1)).lower(*held, batch).compile()
+    program: Any = jax.jit(step.take, donate_argnums=(0, 1)).lower(*held, batch).compile()
     moves = collectives(program.as_text())
     inside = [move.bytes for move in moves if move.looped]
     after = [move.bytes for move in moves if not move.looped]

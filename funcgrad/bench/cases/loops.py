@@ -246,7 +246,7 @@ def alike(loop: Function, room: int, args: Any) -> Function:
 
 def memory(loop: Function, args: Any) -> int:
     """The temporary memory of a loop's gradient."""
-    program = jax.jit(gradient(loop)).lower(*args).compile()
+    program: Any = jax.jit(gradient(loop)).lower(*args).compile()
     return program.memory_analysis().temp_size_in_bytes
 
 

@@ -198,7 +198,7 @@ def clip(gradient: Any) -> Any:
     return jnp.clip(gradient, -LIMIT, LIMIT)
 
 
-@jax.custom_vjp  # type: ignore[untyped-decorator]
+@jax.custom_vjp
 def clipped_by_hand(value: Any) -> Any:
     """The hook as one writes it in JAX: an identity with a rule of its own."""
     return value
@@ -308,7 +308,7 @@ def in_torch(model: Model, idioms: set[str], images: bool, rows: bool) -> Torch:
         """The hook as `torch.compile` takes it: an identity with a rule of its own."""
 
         @staticmethod
-        def forward(value: Any) -> Any:  # type: ignore[override]
+        def forward(value: Any) -> Any:
             return value.view_as(value)
 
         @staticmethod
@@ -316,7 +316,7 @@ def in_torch(model: Model, idioms: set[str], images: bool, rows: bool) -> Torch:
             """It keeps nothing."""
 
         @staticmethod
-        def backward(ctx: Any, gradient: Any) -> Any:  # type: ignore[override]
+        def backward(ctx: Any, gradient: Any) -> Any:
             return gradient.clamp(-LIMIT, LIMIT)
 
     network = model.torch()

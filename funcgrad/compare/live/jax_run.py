@@ -127,7 +127,9 @@ class JaxFunction:
             given = {p: jnp.zeros_like(leaf) for p, leaf in paths.items() if takes_gradient(leaf)}
         else:
             given = {p: jnp.asarray(cotangents[p], paths[p].dtype) for p in cotangents}
-        pulled = self._pull(pullback, (tree.unflatten([given.get(path) for path in paths]),))
+        pulled = self._pull(
+            pullback, (jax.tree.unflatten(tree, [given.get(path) for path in paths]),)
+        )
         (grads,), retained = pulled if pullback.tags is not None else (pulled, {})
         values: dict[str, Any] = {}
         tag_grads: dict[str, Any] = {}

@@ -11,6 +11,7 @@ The lines above that token belong to the tensor as far as their numbers add up t
 
 import math
 import re
+from typing import Any
 
 from ..tolerances import kind_of_dtype
 from .build import array, dtype_name
@@ -91,11 +92,11 @@ def _real(text: str) -> Literal:
     return one
 
 
-def _in_order(rows: list[Block], shape: tuple[int, ...]) -> list[tuple]:
+def _in_order(rows: list[Block], shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
     """The numbers with their precisions, row-major: column blocks stand below each other."""
     height, width = (shape[-2], shape[-1]) if len(shape) > 1 else (shape[0], 1)
-    found: list[tuple] = []
-    matrix: list[list[tuple]] = [[] for _ in range(height)]
+    found: list[tuple[Any, ...]] = []
+    matrix: list[list[tuple[Any, ...]]] = [[] for _ in range(height)]
     for place, row in enumerate(rows):
         line = matrix[place % height]
         line += zip(row.numbers, row.precisions, strict=True)

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .values import Number
 
@@ -61,7 +61,7 @@ class Block(NamedTuple):
 
     kind: str
     numbers: list[Number]
-    precisions: list
+    precisions: list[Any]
     shape: tuple[int | None, ...]
     places: Sequence[tuple[int, ...]] | None = None
     commas: bool = True

@@ -74,7 +74,7 @@ def _execute(notebook: Any, path: Path, timeout: int, progress: Progress) -> Non
     watch = _Watch(notebook, progress)
     manager = AsyncKernelManager(kernel_spec_manager=_kernel_specs())
 
-    class Client(nbclient.NotebookClient):  # type: ignore[misc]
+    class Client(nbclient.NotebookClient):
         """Listens for Ctrl-C from before the kernel is there, not only when it is ready."""
 
         async def async_start_new_kernel(self, **options: Any) -> None:
@@ -164,7 +164,7 @@ def _kernel_specs() -> Any:
     if (_PACKAGE_ROOT / "pyproject.toml").is_file():
         env["PYTHONPATH"] = f"{_PACKAGE_ROOT}:${{PYTHONPATH}}"
 
-    class ThisPython(KernelSpecManager):  # type: ignore[misc]
+    class ThisPython(KernelSpecManager):
         def get_kernel_spec(self, kernel_name: str) -> Any:
             return KernelSpec(argv=argv, env=env, display_name="Python", language="python")
 

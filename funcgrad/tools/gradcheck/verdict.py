@@ -156,7 +156,7 @@ def _index(flat: int, shape: tuple[int, ...], basis: Bases) -> tuple[int, ...] |
 def _vague(basis: Bases, comparison: Comparison) -> np.ndarray:
     """Where finite differences are less sure than the derivatives of the output are large."""
     vague = np.zeros(comparison.got.shape, bool)
-    if comparison.error is None:
+    if comparison.error is None or comparison.scale is None:
         return vague
     for column in basis.columns:
         size = np.maximum(*(np.abs(_finite(m[:, column])) for m in comparison[1:3]))

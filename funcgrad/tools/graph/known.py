@@ -83,7 +83,7 @@ def _words(leaves: Sequence[Any]) -> str:
     return "; ".join(filter(None, (numbers(x) for x in leaves if x is not None)))
 
 
-def _is_one_number(pullback: Pullback) -> bool:
+def _is_one_number(pullback: Pullback[Any]) -> bool:
     """Whether the output is a single real number, so that its gradient need not be given."""
     real = [out for out in pullback.out if takes_gradient(out) and out.dtype.kind != "c"]
     return len(pullback.out) == len(real) == 1 and real[0].size == 1

@@ -90,12 +90,12 @@ def disconnected(
 
     def tapped(*inputs: Any) -> list[Any]:
         arrays, sinks = inputs[: len(moving)], inputs[len(moving) :]
-        return _taps.run(closed, arrays, tree.unflatten(sinks))[0]
+        return _taps.run(closed, arrays, jax.tree.unflatten(tree, sinks))[0]
 
     program = jax.make_jaxpr(tapped)(*call.arrays, *leaves)
     reasons = _reasons(program, [*moving, *[True] * len(leaves)])
     inputs, rest = split_at(reasons, len(moving))
-    named = {name: jax.tree.leaves(why) for name, why in tree.unflatten(rest).items()}
+    named = {name: jax.tree.leaves(why) for name, why in jax.tree.unflatten(tree, rest).items()}
     return Disconnected(
         {path: why for path, why in zip(call.names(argument_at), inputs, strict=True) if why},
         # A named value is disconnected where each of its leaves is.
