@@ -171,12 +171,12 @@ class Equation:
     @property
     def transforms(self) -> list[str]:
         """The names of the transformations around it, `transpose` and `vmap` for example."""
-        return frames.transforms_of(self._eqn)
+        return frames.transforms_of(self.program, self._eqn)
 
     @property
     def recomputes(self) -> bool:
-        """Whether it repeats, in a backward pass, what a forward pass has computed."""
-        return frames.recomputes(self._eqn)
+        """Whether a checkpoint runs it in a backward pass, to compute again or to go back."""
+        return frames.recomputes(self.program, self._eqn)
 
     @property
     def isolated(self) -> bool:

@@ -60,15 +60,46 @@ def scopes_of(eqn: Any) -> tuple[str, ...]:
     return tuple(name for name in _stack(eqn, "Scope") if name != _RECOMPUTED)
 
 
-def transforms_of(eqn: Any) -> list[str]:
+def transforms_of(program: Jaxpr, eqn: Any) -> list[str]:
     """The names of the transformations around an equation, `transpose` and `vmap` for example."""
-    return _stack(eqn, "Transform")
+    return [name for kind, name in _going_back(program, eqn) or _names(eqn) if kind == "Transform"]
 
 
-def recomputes(eqn: Any) -> bool:
-    """Whether an equation repeats, in a backward pass, what a forward pass has computed."""
+def recomputes(program: Jaxpr, eqn: Any) -> bool:
+    """Whether a checkpoint runs an equation in a backward pass, to compute again or to go back."""
     again = eqn.params.get("differentiated") or eqn.primitive.name == "recomputed"
-    return bool(again) or _RECOMPUTED in _stack(eqn, "Scope")
+    return bool(again) or _RECOMPUTED in _stack(eqn, "Scope") or bool(_going_back(program, eqn))
+
+
+def _going_back(program: Jaxpr, eqn: Any) -> list[tuple[str, str]] | None:
+    """The names around an equation of a backward pass of JAX 0.12's announced checkpoint.
+
+    It stands beside the recomputation, under the names around that, the two of a backward pass of
+    its own, and those around the forward pass once more: the repetition is left out here. `None`
+    for other equations.
+    """
+    names = _names(eqn)
+    for around in _recomputed_under(program):
+        count = len(around)
+        forward = list(around)
+        if _TRANSPOSE in around:  # not in the body of a loop, around which it is
+            forward.remove(_TRANSPOSE)
+        before, after = names[: count + 2], names[count + 2 :]
+        if before == [*around, *_BACKWARD] and after[: len(forward)] == forward:
+            return [*around, *after[len(forward) :]]
+    return None
+
+
+_TRANSPOSE = ("Transform", "transpose")
+_BACKWARD = [_TRANSPOSE, ("Transform", "jvp")]
+
+
+@once
+def _recomputed_under(program: Jaxpr) -> list[list[tuple[str, str]]]:
+    """The names around each recomputation of the announced checkpoint in a program."""
+    made_of = [(eqn, type(eqn.params.get("_prim")).__name__) for eqn in opened(program).eqns]
+    stacks = [_names(eqn) for eqn, name in made_of if name == "RematTraced"]
+    return [stack[:-1] for stack in stacks if stack[-1:] == [("Scope", _RECOMPUTED)]]
 
 
 def vmaps_of(eqn: Any) -> list[list[Frame]]:
@@ -83,8 +114,13 @@ def of_jacobian(calls: Sequence[Frame]) -> bool:
 
 
 def _stack(eqn: Any, kind: str) -> list[str]:
+    return [name for is_of, name in _names(eqn) if is_of == kind]
+
+
+def _names(eqn: Any) -> list[tuple[str, str]]:
+    """The name stack of an equation: of each entry its kind, `Scope` or `Transform`, and name."""
     stack = eqn.source_info.name_stack.stack
-    return [entry.name for entry in stack if type(entry).__name__ == kind]
+    return [(type(entry).__name__, entry.name) for entry in stack]
 
 
 class Place(NamedTuple):

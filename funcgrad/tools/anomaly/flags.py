@@ -6,7 +6,8 @@ need not be looked at, since NaN in it is NaN in what comes out; what goes into 
 program that is all arithmetic pays for one look at its results. Infinities do get lost (1 / inf is
 0) and are looked for behind every operation.
 
-What a function of JAX itself does inside is not looked at, its results are.
+What a function of JAX itself does inside is not looked at, its results are. Nor is a loop, branch
+or mesh that `_jax.reenter` cannot make anew.
 
 The flag may be up without need (a NaN constant that goes into a loop), and is never down where the
 evaluation equation by equation would find something, rounding aside.
