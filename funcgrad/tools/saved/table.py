@@ -285,9 +285,7 @@ def _recomputable(graph: Dataflow, kept: Sequence[Vertex]) -> set[Vertex]:
     }
 
 
-def _origin(
-    value: Vertex, constant: set[Vertex], tagged: dict[Vertex, str]
-) -> tuple[Vertex, str]:
+def _origin(value: Vertex, constant: set[Vertex], tagged: dict[Vertex, str]) -> tuple[Vertex, str]:
     """The value whose name and line a kept one bears, and what to add to its operation.
 
     Of a stack it is what a loop keeps of each step, of what was packed the value before, of
@@ -298,9 +296,7 @@ def _origin(
     while value not in seen:
         seen.add(value)
         value = value.same
-        if value.role in ("stack", "row"):
-            value = value.sources[0]
-        elif value.role == "last":
+        if value.role in ("stack", "row") or value.role == "last":
             value = value.sources[0]
         elif value.role == "carry":
             notes["carried"] = None
