@@ -66,13 +66,12 @@ def called(primitive):
         def call(x):
             closed = jax.make_jaxpr(lambda x: [inner(x)])(x)
             body, operands = _jax.without_consts(closed), [*closed.consts, x]
-            run = _jax.as_function(body)
             if hasattr(primitives, "create_call_primitive"):  # JAX 0.12 has no other kind
                 return primitive.bind(*operands, call_jaxpr=body)[0]
-            info = jax.api_util.debug_info("call", inner, (x,), {})
-            return primitive.bind(*operands, subfuns=[linear_util.wrap_init(run, debug_info=info)])[
-                0
-            ]
+            run = lambda *operands: _jax.as_function(body)(*operands)
+            info = jax.api_util.debug_info("call", run, tuple(operands), {})
+            fun = linear_util.wrap_init(run, debug_info=info)
+            return primitive.bind(*operands, subfuns=[fun])[0]
 
         return call
 
