@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from . import _jax
 from ._calls import Returned, every_argument, from_front, read_argnums, returned, take_apart
 from ._describe import describe, differences
+from ._jax.dataflow import Dataflow
 from ._leaves import adopt_dtype, takes_gradient
 from ._lists import inverted, merge, partly, select, split_at
 from ._mistakes import explained
@@ -317,7 +318,7 @@ def _linearized(
     count = len(moving.results)
     results = _jax.as_function(closed)(*primals)
     out, leaves = results[:count], results[count:]
-    flow = _jax.Dataflow(closed)
+    flow = Dataflow(closed)
     values, fixed = [value.same for value in flow.outputs[count:]], flow.constants()
     keys = [(value, jax.typeof(leaf)) for value, leaf in zip(values, leaves, strict=True)]
     seen: dict[Any, int] = {}

@@ -2,12 +2,10 @@
 
 JAX renames the parameters of its primitives nearly every release. Whatever funcgrad reads of a
 program, an equation or a tracer, and whatever it registers with JAX, stands in this folder; the
-rest uses the names below. JAX's private modules are not used, here or elsewhere.
+rest uses the names below, and `dataflow` where a program is needed as a graph. JAX's private modules are not used, here or elsewhere.
 """
 
 from . import higher_order
-from .dataflow import Dataflow as Dataflow
-from .dataflow import Vertex as Vertex
 from .equations import BRANCH as BRANCH
 from .equations import CALL as CALL
 from .equations import CARRY as CARRY

@@ -14,7 +14,7 @@ import jax
 
 from ... import _jax, _taps
 from ..._calls import argument_at
-from ..._jax import Dataflow, Vertex
+from ..._jax.dataflow import Dataflow, Vertex
 from ..._leaves import takes_gradient
 from ..._lists import inverted, merge, select, split_at
 from ..._mistakes import explained

@@ -15,7 +15,7 @@ import jax
 from ... import _jax
 from ..._calls import Call, argument_at
 from ..._describe import describe
-from ..._jax import Dataflow, Vertex
+from ..._jax.dataflow import Dataflow, Vertex
 from ..._leaves import takes_gradient
 from ..._lists import inverted, merge, select
 from ..._mistakes import explained
