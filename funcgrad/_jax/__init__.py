@@ -2,7 +2,8 @@
 
 JAX renames the parameters of its primitives nearly every release. Whatever funcgrad reads of a
 program, an equation or a tracer, and whatever it registers with JAX, stands in this folder; the
-rest uses the names below, and `dataflow` where a program is needed as a graph. JAX's private modules are not used, here or elsewhere.
+rest uses the names below, and `dataflow` where a program is needed as a graph. JAX's private
+modules are not used, here or elsewhere.
 """
 
 from . import higher_order

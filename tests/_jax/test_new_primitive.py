@@ -1,4 +1,4 @@
-"""A primitive that funcgrad has never heard of: one call of `anatomy`, and everything sees through."""
+"""A primitive that funcgrad does not know: one call of `anatomy`, and everything sees through."""
 
 import re
 
@@ -10,6 +10,7 @@ from closeness import assert_close
 import funcgrad as fg
 from funcgrad import _jax
 from funcgrad._jax import Body, Link
+from funcgrad._jax.dataflow import Dataflow
 
 X = jnp.array([0.2, 0.4, 0.6])
 Y = jnp.array([1.0, 2.0, 3.0])
@@ -130,7 +131,7 @@ def test_saved_tensors():
 
 def test_a_value_is_followed_through_it_to_its_place():
     program = jax.make_jaxpr(lambda x, y: reversed_call(lambda x, y: (x, y * 2))(x, y))(X, Y)
-    graph = _jax.Dataflow(program)
+    graph = Dataflow(program)
     first, second = graph.outputs
     assert first is graph.inputs[0]
     assert second.sources[0] is graph.inputs[1]
