@@ -1,4 +1,4 @@
-"""Adds the fix to errors that PyTorch's habits run into inside a function given to funcgrad.
+"""Notes that say the fix, under errors that PyTorch's habits run into in a user's function.
 
 JAX's own error says what went wrong there; a note under it (PEP 678) says what to write instead.
 The error's type and message are left alone, and so is an error that no rule here knows. `funcgrad

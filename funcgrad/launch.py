@@ -1,4 +1,4 @@
-"""Adds several processes: `python -m funcgrad.launch --processes 4 train.py` on one machine.
+"""Several processes on one machine: `python -m funcgrad.launch --processes 4 train.py`.
 
 What `torchrun --nproc-per-node 4 train.py` does, and `torch.distributed.init_process_group` in the
 script is [`connect`][funcgrad.launch.connect]. The launcher starts the script so many times, tells

@@ -1,4 +1,4 @@
-"""Adds `autograph`: Python's own `while`, `for` and `if` on traced values."""
+"""`autograph`: Python's own `while`, `for` and `if` on traced values."""
 
 import functools
 import types
