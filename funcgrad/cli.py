@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from . import __version__
 from ._extras import need
 from .errors import FuncgradError
 
@@ -22,6 +21,7 @@ def group() -> Any:
     need(["click", "rich"], "the command `funcgrad`", "compare")
     import click
 
+    from . import __version__
     from .bench._command import command as bench
     from .compare._command import command as compare
 

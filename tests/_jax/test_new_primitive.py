@@ -147,7 +147,7 @@ def test_disconnected():
 def test_graph():
     picture = fg.graph(loss, X, Y)
     model = picture.model
-    assert [group.title for group in model.groups[1:]] == ["reversed_call"]
+    assert [group.title for group in model.groups[1:]] == ["reversed"]  # without `_call`
     assert model.facts == fg.graph(plain, X, Y).model.facts
     titles = [node.title for node in model.nodes]
     edges = {(titles[a], titles[b]) for a, b in model.edges}
