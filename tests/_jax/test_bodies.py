@@ -131,6 +131,7 @@ def test_a_loop_made_anew_adds_up_what_its_bodies_make(name):
     assert steps.tolist() == [CARRIERS[name].runs, (CARRIERS[name].runs + 1) * tests]
 
 
+@pytest.mark.usefixtures("current_forms")
 @pytest.mark.parametrize("on", [False, True], ids=["now", "announced"])
 @pytest.mark.parametrize("name", ["checkpoint", "custom_jvp", "custom_vjp"])
 def test_the_announced_forms_are_other_primitives_of_the_same_kind(name, on):

@@ -102,6 +102,7 @@ def test_an_equation_is_evaluated_whatever_it_reads_twice_or_holds():
     assert_same(added.evaluate([X, 2.0]), [X + 2])
 
 
+@pytest.mark.usefixtures("current_forms")
 def test_recomputation_is_told_from_the_first_computation():
     fun = jax.grad(jax.checkpoint(lambda x: jnp.sum(jnp.sin(jnp.sin(x)))))
     assert sum(each.recomputes for each in equations(fun, X)) == 1

@@ -73,6 +73,7 @@ def test_every_primitive_that_may_carry_a_jaxpr_is_in_one_of_the_tables():
     assert carriers <= {*WITH_RULE, *BLOCKED, *CLOSED_TO_USERS, *CALLS}
 
 
+@pytest.mark.usefixtures("current_forms")
 @pytest.mark.parametrize("name", [*WITH_RULE, *BLOCKED])
 def test_the_example_of_each_table_holds_the_primitive_it_is_named_after(name):
     fun = {**WITH_RULE, **BLOCKED}[name]
