@@ -242,13 +242,15 @@ def empty(fun: Function, args: Sequence[Any]) -> Function:
 
 
 def waited(fun: Function, args: Sequence[Any], carry: int = 0) -> Callable[[], Any]:
-    """The call that returns when the results are there, and goes on from the first of them."""
+    """The call that returns when the results are there; with `carry` it goes on from the first."""
+    if not carry:
+        return lambda: jax.block_until_ready(fun(*args))
     state, rest = jax.tree.map(jnp.copy, tuple(args[:carry])), args[carry:]
 
     def call() -> Any:
         nonlocal state
         results = jax.block_until_ready(fun(*state, *rest))
-        state = results[:carry] if carry else ()
+        state = results[:carry]
         return results
 
     return call

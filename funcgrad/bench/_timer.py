@@ -17,8 +17,8 @@ class Times(NamedTuple):
     """What one thing took, in seconds, a number for each round.
 
     >>> times = Times((1.0, 2.0, 6.0))
-    >>> times.median, times.minimum, times.spread
-    (2.0, 1.0, 2.5)
+    >>> times.median, times.minimum
+    (2.0, 1.0)
     >>> times.ratio(Times((1.0, 1.0, 2.0)))
     2.0
     """
@@ -34,11 +34,6 @@ class Times(NamedTuple):
     def minimum(self) -> float:
         """The least, which other work on the machine touches least."""
         return min(self.rounds)
-
-    @property
-    def spread(self) -> float:
-        """The difference of the greatest and the least, relative to the median."""
-        return (max(self.rounds) - self.minimum) / self.median
 
     def ratio(self, base: "Times") -> float:
         """The median over the rounds of the ratio to `base` in the same round."""

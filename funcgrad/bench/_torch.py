@@ -115,17 +115,6 @@ _WAYS: dict[str, Function] = {
 }
 
 
-def uncompiled(make: Callable[[], Torch]) -> dict[str, Contender]:
-    """The contenders without a compiler: what they compute, for who only wants to compare it."""
-    spec = make()
-    ways = {
-        "torch": _eager(spec, False),
-        "compile": _backward(spec, False, same),
-        "compile-func": _functional(spec, False, same),
-    }
-    return {name: way for name, way in ways.items() if isinstance(way, Contender)}
-
-
 def tensors(spec: Torch, gpu: bool, leaves: bool) -> tuple[Any, ...]:
     """The arguments as tensors; with `leaves`, those that take gradients are set to."""
     import torch

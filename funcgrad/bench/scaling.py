@@ -21,10 +21,9 @@ from jax.sharding import AxisType, NamedSharding
 
 import funcgrad as fg
 
-from ._case import CONTENDERS
+from ._case import CONTENDERS, Own
 from ._timer import table
 from .cases import accumulation
-from .cases.accumulation import Step
 from .program import collectives
 
 WIDTH, HIDDEN, ROWS = 256, 1024, 8
@@ -117,25 +116,20 @@ def scales() -> list[Scale]:
     ]
 
 
-def exchanged(step: Step, rows: int, width: int) -> tuple[str, str]:
-    """The collectives of a training step, and their megabytes.
+def exchanged(step: Own) -> tuple[str, str]:
+    """The collectives of a training step on eight devices, and their megabytes.
 
-    Args:
-        step: how the step is taken.
-        rows: of a part, on each device.
-        width: of the perceptron.
+    Each device has as many rows as the step's batch.
     """
     mesh = mesh_of(8, 1)
 
-    def like(x: Any, spec: jax.P, times: int = 1) -> jax.ShapeDtypeStruct:
-        shape = (x.shape[0] * times, *x.shape[1:]) if times > 1 else x.shape
-        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=NamedSharding(mesh, spec))
+    def like(x: Any, shape: tuple[int, ...], *spec: str) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=NamedSharding(mesh, jax.P(*spec)))
 
-    weights, batch = accumulation.data(rows, width)
-    state = weights, jax.eval_shape(step.start, jax.tree.map(jnp.asarray, weights))
-    held = jax.tree.map(lambda x: like(x, jax.P()), state)
-    batch = jax.tree.map(lambda x: like(x, jax.P("data"), 8), batch)
-    program: Any = jax.jit(step.take, donate_argnums=(0, 1)).lower(*held, batch).compile()
+    *state, batch = step.args
+    held = jax.tree.map(lambda x: like(x, x.shape), state)
+    rows = jax.tree.map(lambda x: like(x, (8 * x.shape[0], *x.shape[1:]), "data"), batch)
+    program: Any = jax.jit(step.fun, donate_argnums=(0, 1)).lower(*held, rows).compile()
     moves = collectives(program.as_text())
     inside = [move.bytes for move in moves if move.looped]
     after = [move.bytes for move in moves if not move.looped]
@@ -144,18 +138,14 @@ def exchanged(step: Step, rows: int, width: int) -> tuple[str, str]:
     return count, f"{(parts * sum(inside) + sum(after)) / 1e6:.2f}"
 
 
-def exchanges(rows: int = 32, width: int = 512) -> Iterator[tuple[str, str, str]]:
+def exchanges(size: tuple[int, int] = (32, 512)) -> Iterator[tuple[str, str, str]]:
     """What devices exchange in a training step, by each way to take it.
 
-    Those who split the batch themselves deal rows out, for rows in a row would be gathered. Optax
-    counts the rows of a part over all devices.
+    Those who split the batch themselves deal rows out, for rows in a row would be gathered.
     """
-    on_mesh = {"mesh": mesh_of(8, 1), "batch_axis": "data"}
-    for name, make in accumulation.steps(8 * rows, accumulation.dealt_out, **on_mesh).items():
-        try:
-            yield CONTENDERS.get(name, name), *exchanged(make(), rows, width)
-        except ImportError:
-            yield name, "not installed", ""
+    on_mesh: dict[str, Any] = {"devices": 8, "mesh": mesh_of(8, 1), "batch_axis": "data"}
+    for name, make in accumulation.steps(size, accumulation.dealt_out, **on_mesh).items():
+        yield CONTENDERS.get(name, name), *exchanged(make())
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax import lax
 import funcgrad as fg
 
 from .._case import Function, Own, Problem, Torch, case
-from .models import normal
+from ._shared import normal
 
 PARTS = 16
 RATE, DECAYS, EPSILON = 1e-3, (0.9, 0.999), 1e-8
@@ -42,7 +42,7 @@ def dealt_out(x: Any) -> Any:
     return x.reshape(-1, PARTS, *x.shape[1:]).swapaxes(0, 1)
 
 
-def scan_by_hand(split: Function, weights: Any, batch: Any) -> tuple[Any, Any]:
+def by_hand(weights: Any, batch: Any, split: Function = in_a_row) -> tuple[Any, Any]:
     """What one writes without a library: a sum in the carry of a scan, divided at the end."""
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
@@ -53,7 +53,7 @@ def scan_by_hand(split: Function, weights: Any, batch: Any) -> tuple[Any, Any]:
     return jax.tree.map(lambda r: r / PARTS, total)
 
 
-def accumulated(split: Function, weights: Any, batch: Any) -> tuple[Any, Any]:
+def accumulated(weights: Any, batch: Any, split: Function = in_a_row) -> tuple[Any, Any]:
     """The loop in PyTorch's shape: `zero_grad`, then `accumulate_grad` for every part."""
 
     def add(acc: Any, part: Any) -> tuple[Any, None]:
@@ -111,25 +111,14 @@ def microbatches(size: tuple[int, int]) -> Problem:
     return Problem(
         args,
         fg.microbatch(fg.value_and_grad(loss), PARTS),
-        functools.partial(scan_by_hand, in_a_row),
+        by_hand,
         lambda: in_torch(args, lambda: lambda ws, total: (total, [w.grad for w in ws])),
         {"optax": lambda: by_optax(size[0])},
     )
 
 
-# A closer look: a training step, which is a gradient, then Adam.
-
-
-class Step(NamedTuple):
-    """A training step: `take(weights, state, batch)` returns new ones and the loss.
-
-    Fields:
-        take: the step.
-        start: from weights to the state before the first step.
-    """
-
-    take: Function
-    start: Function
+# A closer look: a training step, which is a gradient, then Adam. `step(weights, state, batch)`
+# returns new weights, a new state, and the loss.
 
 
 def adam() -> Any:
@@ -139,25 +128,22 @@ def adam() -> Any:
     return optax.adam(RATE, *DECAYS, EPSILON)
 
 
-def by_gradient(gradient: Function, optimizer: Any = None) -> Step:
+def by_gradient(gradient: Function, optimizer: Any) -> Function:
     """The step that applies an optimizer to what `gradient` returns: the loss and the gradients."""
-    optimizer = optimizer or adam()
 
-    def take(weights: Any, state: Any, batch: Any) -> tuple[Any, Any, Any]:
+    def step(weights: Any, state: Any, batch: Any) -> tuple[Any, Any, Any]:
         value, gradients = gradient(weights, batch)
         updates, state = optimizer.update(gradients, state, weights)
         return jax.tree.map(jnp.add, weights, updates), state, value
 
-    return Step(take, optimizer.init)
+    return step
 
 
-def multisteps(split: Function) -> Step:
-    """`optax.MultiSteps`, called for every part."""
-    import optax
+def by_parts(split: Function, optimizer: Any) -> Function:
+    """The step that calls an optimizer for every part."""
+    part = by_gradient(jax.value_and_grad(loss), optimizer)
 
-    part, start = by_gradient(jax.value_and_grad(loss), optax.MultiSteps(adam(), PARTS))
-
-    def take(weights: Any, state: Any, batch: Any) -> tuple[Any, Any, Any]:
+    def step(weights: Any, state: Any, batch: Any) -> tuple[Any, Any, Any]:
         def one(carry: Any, rows: Any) -> tuple[Any, Any]:
             weights, state, value = part(*carry, rows)
             return (weights, state), value
@@ -165,25 +151,42 @@ def multisteps(split: Function) -> Step:
         (weights, state), values = lax.scan(one, (weights, state), jax.tree.map(split, batch))
         return weights, state, jnp.mean(values)
 
-    return Step(take, start)
+    return step
 
 
-def steps(rows: int, split: Function = in_a_row, **mesh: Any) -> dict[str, Callable[[], Step]]:
-    """Makers of all ways to take the step, by name.
+def steps(
+    size: tuple[int, int], split: Function = in_a_row, devices: int = 1, **mesh: Any
+) -> dict[str, Callable[[], Own]]:
+    """Makers of all ways to take the step, with their arguments, by name.
 
     Args:
-        rows: of a part.
+        size: rows of a part, and the width.
         split: how the parts of the batch are taken by those who split it themselves.
+        devices: over how many of them optax counts the rows of a part.
         mesh: what `microbatch` is told of the mesh.
     """
+    weights, batch = data(*size)
     whole = jax.value_and_grad(loss)
+
+    def own(gradient: Callable[[], Function]) -> Callable[[], Own]:
+        def make() -> Own:
+            return Own(by_gradient(gradient(), adam()), (weights, adam().init(weights), batch))
+
+        return make
+
+    def multisteps() -> Own:
+        import optax
+
+        many = optax.MultiSteps(adam(), PARTS)
+        return Own(by_parts(split, many), (weights, many.init(weights), batch))
+
     return {
-        "funcgrad": lambda: by_gradient(fg.microbatch(whole, PARTS, **mesh)),
-        "jax": lambda: by_gradient(functools.partial(scan_by_hand, split)),
-        "accumulate_grad": lambda: by_gradient(functools.partial(accumulated, split)),
-        "the whole batch at once": lambda: by_gradient(whole),
-        "optax.MultiSteps": lambda: multisteps(split),
-        "optax.microbatching": lambda: by_gradient(by_optax(rows)),
+        "funcgrad": own(lambda: fg.microbatch(whole, PARTS, **mesh)),
+        "jax": own(lambda: functools.partial(by_hand, split=split)),
+        "accumulate_grad": own(lambda: functools.partial(accumulated, split=split)),
+        "the whole batch at once": own(lambda: whole),
+        "optax.MultiSteps": multisteps,
+        "optax.microbatching": own(lambda: by_optax(size[0] * devices)),
     }
 
 
@@ -209,20 +212,15 @@ def torch_adam() -> Function:
 )
 def training_step(size: tuple[int, int]) -> Problem:
     """A step from donated parameters and moments, by rows of a part and width."""
-    weights, batch = data(*size)
-
-    def own(make: Callable[[], Step]) -> Own:
-        take, start = make()
-        return Own(take, (weights, start(weights), batch))
-
-    made = {name: functools.partial(own, make) for name, make in steps(size[0]).items()}
-    ours, hand = made.pop("funcgrad")(), made.pop("jax")()
+    makes = steps(size)
+    ours, args = makes.pop("funcgrad")()
+    hand, (weights, _, batch) = makes.pop("jax")()
     return Problem(
-        ours.args,
-        ours.fun,
-        hand.fun,
+        args,
+        ours,
+        hand,
         lambda: in_torch((weights, (), batch), torch_adam),
-        made,
+        makes,
         # A first step moves each weight by RATE; in which direction is what must agree.
         tolerance=1e-4,
         carry=2,

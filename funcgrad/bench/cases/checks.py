@@ -14,7 +14,7 @@ import numpy as np
 import funcgrad as fg
 
 from .._case import Function, Problem, Torch, case
-from .models import normal
+from ._shared import normal
 
 Step = tuple[Function, tuple[Any, ...]]
 

@@ -18,7 +18,8 @@ from jax import lax
 
 import funcgrad as fg
 
-from .._case import Function, Problem, Torch, case
+from .._case import Function, Problem, Torch, case, same
+from ._shared import normal, with_zeros
 
 LIMIT = 1e-3  # of each entry of the gradient that the hook clips
 Params = dict[str, np.ndarray]
@@ -40,12 +41,6 @@ class Model(NamedTuple):
     shape: tuple[int, ...]
     loss: Function
     torch: Callable[[], Function]
-
-
-def normal(seed: int, *shape: int) -> np.ndarray:
-    """Normal numbers, divided by the root of the last axis but one where there is one."""
-    fan = shape[-2] if len(shape) > 1 else 1
-    return np.random.default_rng(seed).standard_normal(shape, np.float32) / np.float32(fan**0.5)
 
 
 class Size(NamedTuple):
@@ -188,11 +183,6 @@ def transformer(size: Size, heads: int = 4) -> Model:
     return Model(params, batch, (rows, length, width), loss, torch)
 
 
-def same(value: Any) -> Any:
-    """What stands where an idiom is not used."""
-    return value
-
-
 def clip(gradient: Any) -> Any:
     """The hook, in JAX."""
     return jnp.clip(gradient, -LIMIT, LIMIT)
@@ -217,39 +207,26 @@ def ours(model: Model, idioms: set[str]) -> Function:
     return fg.value_and_grad(lambda p, batch: model.loss(p, batch, kept, clipped), **options)
 
 
-def by_hand(model: Model, idioms: set[str]) -> Function:
-    """The same in JAX alone: a zero is added where a gradient is wanted."""
+def by_hand(model: Model, idioms: set[str], scanned: bool = False) -> Function:
+    """The same in JAX alone: a zero is added where a gradient is wanted.
+
+    Where the network is `scanned`, the zeros and the values go through the scan.
+    """
     clipped = clipped_by_hand if "hook" in idioms else same
 
+    def plain(free: Any, still: Any, batch: Any) -> Any:
+        return model.loss(free | still, batch, same, clipped)
+
     def loss(free: Any, zeros: Any, still: Any, batch: Any) -> Any:
-        made = []
+        made = {}
 
         def kept(value: Any) -> Any:
-            made.append(value)
-            return value + zeros
+            made["kept"] = value
+            return value + zeros["kept"]
 
-        if "retain" not in idioms:
-            return model.loss(free | still, batch, same, clipped)
-        return model.loss(free | still, batch, kept, clipped), made[0]
+        return model.loss(free | still, batch, kept, clipped), made
 
-    def step(params: Any, batch: Any) -> Any:
-        free, still = parted(params, idioms)
-        if "retain" not in idioms:
-            return jax.value_and_grad(loss)(free, None, still, batch)
-        gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)
-        (value, made), (grads, kept) = gradient(free, jnp.zeros(model.shape), still, batch)
-        return value, grads, {"kept": (made, kept)}
-
-    return step
-
-
-def scanned_by_hand(model: Model, idioms: set[str]) -> Function:
-    """The recurrent network in JAX alone: the zeros and the values go through the scan."""
-    if "retain" not in idioms:
-        return by_hand(model, idioms)
-    clipped = clipped_by_hand if "hook" in idioms else same
-
-    def loss(free: Any, zeros: Any, still: Any, batch: Any) -> Any:
+    def scan(free: Any, zeros: Any, still: Any, batch: Any) -> Any:
         p = free | still
 
         def cell(h: Any, slices: Any) -> Any:
@@ -259,16 +236,13 @@ def scanned_by_hand(model: Model, idioms: set[str]) -> Function:
             return h, (jnp.mean(h**2), value)
 
         start = jnp.zeros(model.shape[1:])
-        _, (squares, made) = lax.scan(cell, start, (batch[0], zeros))
-        return jnp.mean(squares), made
+        _, (squares, made) = lax.scan(cell, start, (batch[0], zeros["kept"]))
+        return jnp.mean(squares), {"kept": made}
 
-    def step(params: Any, batch: Any) -> Any:
-        free, still = parted(params, idioms)
-        gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)
-        (value, made), (grads, kept) = gradient(free, jnp.zeros(model.shape), still, batch)
-        return value, grads, {"kept": (made, kept)}
-
-    return step
+    zeros = lambda _: {"kept": jnp.zeros(model.shape)}  # noqa: E731
+    retaining = with_zeros(scan if scanned else loss, zeros)
+    gradient = retaining if "retain" in idioms else jax.value_and_grad(plain)
+    return lambda params, batch: gradient(*parted(params, idioms), batch)
 
 
 def frozen(name: str) -> bool:
@@ -282,22 +256,9 @@ def parted(params: Mapping[str, Any], idioms: set[str]) -> tuple[dict[str, Any],
     return {name: p for name, p in params.items() if name not in still}, still
 
 
-Layout = Callable[[np.ndarray], np.ndarray]
-
-
-def as_is(array: np.ndarray) -> np.ndarray:
-    """The layout of an array that is the same in both libraries."""
-    return array
-
-
-def channels_first(array: np.ndarray) -> np.ndarray:
-    """From JAX's layout of images to PyTorch's; what is no image stays as it is."""
-    return np.ascontiguousarray(array.transpose(0, 3, 1, 2)) if array.ndim == 4 else array
-
-
-def kernels_first(array: np.ndarray) -> np.ndarray:
-    """From JAX's layout of a kernel to PyTorch's."""
-    return np.ascontiguousarray(array.transpose(3, 2, 0, 1)) if array.ndim == 4 else array
+def moved(array: np.ndarray, *axes: int) -> np.ndarray:
+    """An image or a kernel in PyTorch's layout; what is neither stays as it is."""
+    return np.ascontiguousarray(array.transpose(axes)) if array.ndim == 4 else array
 
 
 def in_torch(model: Model, idioms: set[str], images: bool, rows: bool) -> Torch:
@@ -377,14 +338,13 @@ def in_torch(model: Model, idioms: set[str], images: bool, rows: bool) -> Torch:
         return view(value, made, (grads, kept))
 
     free, still = parted(model.params, idioms)
-    if images:
-        free, still = ({n: kernels_first(p) for n, p in each.items()} for each in (free, still))
     zeros: np.ndarray = np.zeros(model.shape if retain else (), np.float32)
-    layout = channels_first if images else as_is
-    labelled = [b.astype(np.int64) if b.dtype == np.int32 else layout(b) for b in model.batch]
-    leaves = (0, 1) if retain else (0,)
-    args = (free, layout(zeros), still, tuple(labelled))
-    return Torch(args, leaves, loss, eager, view, eager_view)
+    batch = [b.astype(np.int64) if b.dtype == np.int32 else b for b in model.batch]
+    if images:  # kernels, and images, have their channels in front
+        free, still = ({n: moved(p, 3, 2, 0, 1) for n, p in each.items()} for each in (free, still))
+        zeros, *batch = (moved(array, 0, 3, 1, 2) for array in (zeros, *batch))
+    args = free, zeros, still, tuple(batch)
+    return Torch(args, (0, 1) if retain else (0,), loss, eager, view, eager_view)
 
 
 def flax_mlp(model: Model) -> Function:
@@ -405,58 +365,44 @@ def flax_mlp(model: Model) -> Function:
     network = Network()
 
     def loss(p: Any, zeros: Any, batch: Any) -> Any:
-        held = {"perturbations": {"kept": zeros}}
-        return network.apply(held, p, batch, mutable=["intermediates"])
+        held = {"perturbations": zeros}
+        value, made = network.apply(held, p, batch, mutable=["intermediates"])
+        return value, {"kept": made["intermediates"]["kept"][0]}
 
-    def step(params: Any, batch: Any) -> Any:
-        gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)
-        (value, made), (grads, kept) = gradient(params, jnp.zeros(model.shape), batch)
-        return value, grads, {"kept": (made["intermediates"]["kept"][0], kept)}
-
-    return step
+    return with_zeros(loss, lambda _: {"kept": jnp.zeros(model.shape)})
 
 
 IDIOMS = ("retain", "hook", "mask")
-MODELS: dict[str, tuple[Function, str, dict[str, Size]]] = {
-    "mlp": (
-        mlp,
-        "a perceptron of 3 layers",
-        {"tiny": Size(4, 8), "medium": Size(64, 128), "large": Size(256, 512)},
-    ),
-    "cnn": (
-        cnn,
-        "two convolutions 3x3",
-        {"tiny": Size(2, 4, 6), "medium": Size(8, 16, 16), "large": Size(32, 32, 28)},
-    ),
+MODELS: dict[str, tuple[Function, str, list[Size]]] = {
+    "mlp": (mlp, "a perceptron of 3 layers", [Size(4, 8), Size(64, 128), Size(256, 512)]),
+    "cnn": (cnn, "two convolutions 3x3", [Size(2, 4, 6), Size(8, 16, 16), Size(32, 32, 28)]),
     "rnn": (
         rnn,
         "a scanned recurrent network",
-        {"tiny": Size(2, 8, 4), "medium": Size(16, 64, 8), "large": Size(64, 256, 16)},
+        [Size(2, 8, 4), Size(16, 64, 8), Size(64, 256, 16)],
     ),
     "transformer": (
         transformer,
         "a transformer block",
-        {"tiny": Size(1, 8, 4), "medium": Size(4, 64, 32), "large": Size(8, 256, 128)},
+        [Size(1, 8, 4), Size(4, 64, 32), Size(8, 256, 128)],
     ),
 }
 
 
 def problem(model: str, idioms: set[str], size: Size) -> Problem:
     """A network with some of the idioms."""
-    make, _, _ = MODELS[model]
-    net = make(size)
-    hand = (scanned_by_hand if model == "rnn" else by_hand)(net, idioms)
+    net = MODELS[model][0](size)
+    hand = by_hand(net, idioms, scanned=model == "rnn")
     torch = functools.partial(in_torch, net, idioms, model == "cnn", model == "rnn")
     peers = {"flax": lambda: flax_mlp(net)} if (model, idioms) == ("mlp", {"retain"}) else {}
     return Problem((net.params, net.batch), ours(net, idioms), hand, torch, peers)
 
 
 for _model, (_, _about, _sizes) in MODELS.items():
-    for _idioms in (IDIOMS, *((one,) for one in IDIOMS)):
-        _all = _idioms is IDIOMS
+    for _name, _idioms in {"": IDIOMS, **{f"-{one}": (one,) for one in IDIOMS}}.items():
         case(
-            f"models/{_model}" if _all else f"models/{_model}-{_idioms[0]}",
+            f"models/{_model}{_name}",
             f"{_about}: {', '.join(_idioms)}",
-            _sizes,
-            extra=not _all,
+            dict(zip(("tiny", "medium", "large"), _sizes, strict=True)),
+            extra=bool(_name),
         )(functools.partial(problem, _model, set(_idioms)))

@@ -15,6 +15,7 @@ from jax import lax
 import funcgrad as fg
 
 from .._case import Build, Problem, Torch, case
+from ._shared import with_zeros
 
 X: np.ndarray = np.arange(4, dtype=np.float32)
 SIZES = {"tiny": 4}
@@ -34,15 +35,10 @@ def chain(_: int) -> Problem:
         z = fg.retain_grad(2 * y, "z")
         return z**2
 
-    def hand(x: Any) -> Any:
-        def fun(x: Any, zeros: Any) -> Any:
-            y = 2 * jnp.dot(x, x)
-            z = 2 * (y + zeros["y"])
-            return (z + zeros["z"]) ** 2, {"y": y, "z": z}
-
-        zeros = {"y": jnp.zeros(()), "z": jnp.zeros(())}
-        (h, kept), (dx, dkept) = jax.value_and_grad(fun, (0, 1), has_aux=True)(x, zeros)
-        return h, dx, {name: (kept[name], dkept[name]) for name in kept}
+    def added(x: Any, zeros: Any) -> Any:
+        y = 2 * jnp.dot(x, x)
+        z = 2 * (y + zeros["y"])
+        return (z + zeros["z"]) ** 2, {"y": y, "z": z}
 
     def torch() -> Torch:
         import torch
@@ -68,6 +64,7 @@ def chain(_: int) -> Problem:
         zero: np.ndarray = np.zeros((), np.float32)
         return Torch((X, zero, zero), (0, 1, 2), loss, eager, view)
 
+    hand = with_zeros(added, lambda _: {"y": jnp.zeros(()), "z": jnp.zeros(())})
     return Problem((X,), fg.value_and_grad(nested, retain=("y", "z")), hand, torch)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import funcgrad as fg
 
 from .._case import Problem, Torch, case
-from .models import normal
+from ._shared import normal
 
 SIZES = {"tiny": (4, 8), "medium": (32, 128), "large": (128, 512)}
 TWICE = "does not differentiate a compiled function twice"

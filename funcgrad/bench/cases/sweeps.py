@@ -11,6 +11,7 @@ import numpy as np
 import funcgrad as fg
 
 from .._case import Function, Problem, Torch, case
+from ._shared import with_zeros
 from .loops import tanh_loop
 from .models import Size, by_hand, in_torch, mlp
 from .models import ours as with_idioms
@@ -84,24 +85,19 @@ def depth(n: int) -> Problem:
     return _retained(Size(16, 64), n)
 
 
-def with_zeros(chain: Function, names: Sequence[str]) -> Function:
+def by_zeros(chain: Function, names: Sequence[str]) -> Function:
     """The value, the gradient and what is retained of `chain(x, tap)`, by zeros that are added."""
 
-    def hand(x: Any) -> Any:
-        def fun(x: Any, zeros: Any) -> Any:
-            made = {}
+    def loss(x: Any, zeros: Any) -> Any:
+        made = {}
 
-            def tap(value: Any, name: str) -> Any:
-                made[name] = value
-                return value + zeros[name]
+        def tap(value: Any, name: str) -> Any:
+            made[name] = value
+            return value + zeros[name]
 
-            return chain(x, tap), made
+        return chain(x, tap), made
 
-        zeros = {name: jnp.zeros_like(x) for name in names}
-        (value, made), (dx, kept) = jax.value_and_grad(fun, (0, 1), has_aux=True)(x, zeros)
-        return value, dx, {name: (made[name], kept[name]) for name in names}
-
-    return hand
+    return with_zeros(loss, lambda x: {name: jnp.zeros_like(x) for name in names})
 
 
 def retained(fun: Function) -> Function:
@@ -142,7 +138,7 @@ def tags(n: int, steps: int = 64) -> Problem:
 
     x = np.linspace(0.5, 1.5, 64, dtype=np.float32)
     ours = retained(lambda x: chain(x, fg.retain_grad))
-    return Problem((x,), ours, with_zeros(chain, names), torch, tolerance=1e-3)
+    return Problem((x,), ours, by_zeros(chain, names), torch, tolerance=1e-3)
 
 
 @case(
@@ -189,7 +185,7 @@ def line(size: tuple[int, int]) -> Problem:
         return x.sum()
 
     fun = lambda x: chain(x, fg.retain_grad)  # noqa: E731
-    hand = with_zeros(chain, [f"t{step}" for step in range(0, steps, every)])
+    hand = by_zeros(chain, [f"t{step}" for step in range(0, steps, every)])
     return _traced(np.ones(8, np.float32), fun, hand, fun)
 
 
@@ -212,12 +208,8 @@ def nest(depth: int, equations: int = 20) -> Problem:
         return nested(lambda x: fg.retain_grad(2 * x, "t"))(x).sum()
 
     def zeroed(x: Any, zeros: Any) -> Any:
-        y, made = nested(lambda x, zeros: (2 * x + zeros, 2 * x))(x, zeros)
-        return y.sum(), made
+        y, made = nested(lambda x, zero: (2 * x + zero, 2 * x))(x, zeros["t"])
+        return y.sum(), {"t": made}
 
-    def hand(x: Any) -> Any:
-        gradient = jax.value_and_grad(zeroed, (0, 1), has_aux=True)
-        (value, made), (dx, kept) = gradient(x, jnp.zeros_like(x))
-        return value, dx, {"t": (made, kept)}
-
+    hand = with_zeros(zeroed, lambda x: {"t": jnp.zeros_like(x)})
     return _traced(np.ones(8, np.float32), tagged, hand, tagged)
