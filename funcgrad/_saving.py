@@ -269,7 +269,7 @@ def _with_tangents(body: _jax.Jaxpr, hooked: Hooked, moving: Moving, *operands: 
         return list(kept.linear(values)(*dots))
 
     closed = jax.make_jaxpr(linear)(leaves, dots)
-    held = [_checked(x) if isinstance(x, jax.core.Tracer) else x for x in closed.consts]
+    held = [_checked(x) if _jax.is_tracer(x) else x for x in closed.consts]
     later = _jax.as_function(_jax.without_consts(closed))
     # What is packed is kept, and unpacked when the tangents are there.
     return [*out, *_jax.recomputed(later, [*held, *leaves], dots)]
@@ -280,7 +280,7 @@ def _checked(x: Any) -> Any:
 
     Not so where a program is staged, under `jax.jit`: JAX refuses that at its end.
     """
-    if not isinstance(jax.typeof(x), jax.core.ShapedArray):  # a reference is no result
+    if _jax.is_reference(x):  # which is no result
         return x
     return pack_p.bind(x, body=_jax.trace(lambda x: [x], [x]))[0]
 

@@ -337,7 +337,7 @@ def _trace(task: _Task, held: Any, batch: Any, keys: Any) -> _Program:
     def call(micro: Any, keys: Any) -> _Results:
         return structure.unflatten(program(*jax.tree.leaves((micro, keys))))
 
-    return _Program(call, structure.unflatten(closed.out_avals), *layout)
+    return _Program(call, structure.unflatten(_jax.output_types(closed)), *layout)
 
 
 def _loop(program: _Program, parts: _Parts, batch: Any, keys: Any) -> tuple[_Results, list[Any]]:

@@ -54,7 +54,7 @@ class Out(NamedTuple):
     """A leaf that a program computes: which of its results, and its type."""
 
     number: int
-    aval: Any
+    type: Any
 
 
 class In(NamedTuple):
@@ -102,7 +102,7 @@ class Piece(NamedTuple):
 
 def known(x: Any) -> bool:
     """Whether Python can look at a value now: it is not traced, or only differentiated."""
-    return not isinstance(x, jax.core.Tracer) or x.to_concrete_value() is not None
+    return _jax.is_concrete(x)
 
 
 def staging() -> bool:
@@ -197,7 +197,7 @@ def numeric(leaf: Any) -> bool:
 def type_of(leaf: Any, inputs: Sequence[Any] = ()) -> Any:
     """The type of a leaf that is `numeric`."""
     if isinstance(leaf, Out):
-        return leaf.aval
+        return leaf.type
     return inputs[leaf.number] if isinstance(leaf, In) else jax.typeof(jnp.asarray(leaf))
 
 

@@ -51,7 +51,7 @@ def traced(
     zeros = functools.cache(interpret.Leaf.zeros)
     taps = {name: site.taps(zeros) for name, site in sites.items()}
     # What is shared is compiled once for each jaxpr: where nothing is staged, at each call anew.
-    staged = any(isinstance(tap, jax.core.Tracer) for tap in jax.tree.leaves(taps))
+    staged = any(map(_jax.is_tracer, jax.tree.leaves(taps)))
 
     def run(leaves: list[Any], taps: interpret.Values) -> Any:
         results, values = interpret.run(closed, leaves, taps, share=staged)

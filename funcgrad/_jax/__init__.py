@@ -79,7 +79,10 @@ from .trace import function_name as function_name
 from .trace import input_types as input_types
 from .trace import inputs as inputs
 from .trace import inside_jit as inside_jit
+from .trace import is_concrete as is_concrete
 from .trace import is_literal as is_literal
+from .trace import is_reference as is_reference
+from .trace import is_tracer as is_tracer
 from .trace import once as once
 from .trace import ordered_effect as ordered_effect
 from .trace import output_types as output_types
@@ -87,6 +90,7 @@ from .trace import outputs as outputs
 from .trace import prune as prune
 from .trace import trace as trace
 from .trace import type_of as type_of
+from .trace import typed as typed
 from .trace import types as types
 from .trace import used as used
 from .trace import used_inputs as used_inputs

@@ -22,6 +22,7 @@ from .trace import (
     as_function,
     dependencies,
     input_types,
+    is_reference,
     output_types,
     prune,
     trace,
@@ -46,7 +47,7 @@ def recomputed(
         prevent_cse: whether to keep the compiler from merging what the backward pass computes with
             what the forward pass computed; not needed in the body of a loop.
     """
-    if not all(isinstance(jax.typeof(x), jax.core.ShapedArray) for x in residuals):
+    if any(map(is_reference, residuals)):
         # JAX resolves references in its own primitives alone.
         if getattr(jax.config, "jax_remat3", False):
             raise UsageError(

@@ -153,8 +153,7 @@ def make(
 
 def _row(xs: Any) -> Any:
     """The type of a row of an array or of one of that type."""
-    aval = xs if isinstance(xs, jax.core.ShapedArray) else jax.typeof(xs)
-    return _jax.without_axis(aval, 0)
+    return _jax.without_axis(_jax.typed(xs), 0)
 
 
 def _as_varying_as(x: Any, like: Any) -> Any:

@@ -179,7 +179,7 @@ def _bounds(lower: Any, upper: Any) -> tuple[Any, Any, int | None]:
             raise UsageError(
                 f"`fori_loop` got the bound {describe(bound)}, and wants integer scalars"
             )
-    traced = any(isinstance(bound, jax.core.Tracer) for bound in (lower, upper))
+    traced = any(map(_jax.is_tracer, (lower, upper)))
     known = None if traced else max(0, int(upper) - int(lower))
     dtypes = {jnp.result_type(bound) for bound in (lower, upper) if hasattr(bound, "dtype")}
     if len(dtypes) > 1:
@@ -413,7 +413,7 @@ def _raise_if(bad: Any, max_steps: int) -> None:
         if bad:
             raise GradientError(message)
 
-    if isinstance(bad, jax.core.Tracer):
+    if _jax.is_tracer(bad):
         jax.debug.callback(check, bad)
     else:
         check(bad)

@@ -116,7 +116,7 @@ def _traced(call: Call) -> tuple[_jax.Jaxpr, Parts]:
 
 
 def _check_concrete(arrays: Sequence[Any]) -> None:
-    if any(isinstance(x, jax.core.Tracer) for x in arrays):
+    if any(map(_jax.is_tracer, arrays)):
         raise UsageError(
             "`detect_anomaly` got traced values, inside jit, vmap, grad or another transformation,"
             " and wants values to look at; put it outermost:"

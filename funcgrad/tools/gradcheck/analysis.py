@@ -76,7 +76,7 @@ def analyst(problem: Problem, basis: Bases, modes: list[str]) -> Run:
         return value, found
 
     compiled = run if problem.program is None else jax.jit(run, compiler_options=QUICKLY)
-    like = problem.program.out_avals if problem.program else problem.call(problem.point)
+    like = _jax.output_types(problem.program) if problem.program else problem.call(problem.point)
     outof = leaves_of(basis.outputs, like)
 
     def analyse(point: list[Any]) -> Analysis:

@@ -70,7 +70,7 @@ def pose(
 ) -> Problem:
     """The function of the floating and complex leaves of some arguments; the others are fixed."""
     given = differentiated(fun, args, {}, argnums, function)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
+    if any(map(_jax.is_tracer, jax.tree.leaves(args))):
         raise UsageError(
             f"`{function}` got traced arguments, and wants numbers: call it outside `jax.jit`,"
             " `jax.vmap`, `jax.grad` and the like"
@@ -97,7 +97,7 @@ def pose(
     point = [part for leaf in leaves for part in _reals(leaf)]
     inputs = [p for name, x in zip(names, leaves, strict=True) for p in _parts(name, x)]
     program = traced(call, point)
-    results = program.out_avals if program else call(point)
+    results = _jax.output_types(program) if program else call(point)
     if not sum(math.prod(x.shape) for x in results):
         raise UsageError(
             f"`{function}` got a function whose results have no floating or complex entry, and"
@@ -115,7 +115,7 @@ def widened(problem: Problem) -> Problem | None:
     point = [jnp.asarray(x, jnp.float64) for x in problem.point]
     try:
         program = traced(problem.call, point)
-        results = program.out_avals if program else problem.call(point)
+        results = _jax.output_types(program) if program else problem.call(point)
     except Exception:  # whatever a function does that was not written for float64
         return None
     shapes = [(jnp.float64, leaf.shape) for leaf in problem.outputs]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ... import _taps
+from ... import _jax, _taps
 from ..._grad.backward import Pullback, vjp
 from ..._leaves import takes_gradient
 from ...errors import TagError
@@ -76,7 +76,7 @@ def known(
 
 
 def _has_value(leaf: Any) -> bool:
-    return not isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer)
+    return not isinstance(leaf, jax.ShapeDtypeStruct) and not _jax.is_tracer(leaf)
 
 
 def _words(leaves: Sequence[Any]) -> str:

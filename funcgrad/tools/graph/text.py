@@ -40,7 +40,7 @@ def numbers(array: Any) -> str:
     '-1 to 3, mean 1'
     """
     array = jnp.asarray(array)
-    if isinstance(array, jax.core.Tracer) or jnp.issubdtype(array.dtype, jax.dtypes.extended):
+    if _jax.is_tracer(array) or jnp.issubdtype(array.dtype, jax.dtypes.extended):
         return ""
     if not array.is_fully_addressable:  # parts of it are in other processes
         return ""
