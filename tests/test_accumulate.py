@@ -74,6 +74,7 @@ def test_gradients_with_none_accumulate_as_they_come_from_grad():
     assert_same(fg.accumulate_grad(fun(p), fun(p)), {"w": jnp.full(2, 6.0), "n": None})
 
 
+@pytest.mark.slow
 def test_accumulation_in_scan_and_its_derivative():
     def total(x):
         step = lambda acc, a: (fg.accumulate_grad(acc, a * x), None)
@@ -180,6 +181,7 @@ def test_training_gives_the_parameters_of_the_whole_batch():
         assert_close(got, want)
 
 
+@pytest.mark.slow
 def test_a_donated_accumulator_is_added_to_in_place():
     part = jax.tree.map(lambda x: x[0], PARTS)
     acc = fg.zero_grad(WEIGHTS)

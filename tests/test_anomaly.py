@@ -85,6 +85,7 @@ def test_the_gradient_of_a_gradient_is_told_apart():
     assert "backward pass of a backward pass" in str(error) or "backward pass" in str(error)
 
 
+@pytest.mark.slow
 def test_what_checkpoint_recomputes_is_told_apart():
     block = jax.checkpoint(lambda x: jnp.sum(jnp.sqrt(jnp.sin(x)) * jnp.array([1.0, 0.0])))
     assert "recomputes" in str(found(jax.grad(block), jnp.array([1.0, 0.0])))
@@ -108,6 +109,7 @@ def test_a_line_of_an_installed_package_is_shown_beside_the_users():
     assert str(error).count("File ") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fun", "x", "hint"),
     [
@@ -169,6 +171,7 @@ def test_the_side_of_where_gets_its_own_hint():
         jnp.where(x > 0, jnp.sqrt(x), 0.0))), jnp.zeros(2)).anomaly.hint  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_infinity_that_is_handed_on_is_not_said_to_be_made():
     loop = jax.grad(lambda x: lax.scan(norms, 0.0, x)[0])
     masked_out = lambda x: jax.nn.softmax(jnp.where(x > 1, x, -jnp.inf))
@@ -248,6 +251,7 @@ def test_of_several_the_one_that_reaches_the_output_is_reported(mode):
     assert error.anomaly.operation == "sqrt"
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_loop_that_masks_is_passed_over_where_asked(mode):
     def f(xs):
@@ -316,6 +320,7 @@ def test_a_clean_run_gives_what_the_function_gives(mode):
         assert jax.tree.map(lambda g: g.dtype, got) == jax.tree.map(lambda w: w.dtype, want)
 
 
+@pytest.mark.slow
 @BOTH
 def test_integers_keys_and_empty_arrays_pass(mode):
     def f(key, n, empty):
@@ -458,6 +463,7 @@ def test_the_example_is_told_and_not_guessed(fun, args, examples):
     assert found(fun, *args).anomaly.examples == examples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fun", "examples"),
     [
@@ -565,6 +571,7 @@ def test_a_program_of_arithmetic_is_looked_at_in_its_results_alone():
     assert flags._watched(program, set(), own=True) == set(_jax.outputs(program))
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_function_with_hooks_on_what_it_keeps_is_looked_into(mode):
     root = fg.save_on_cpu(lambda x: jnp.where(x > 0, jnp.sqrt(x), 0.0))

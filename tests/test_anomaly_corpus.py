@@ -30,6 +30,7 @@ def test_there_are_enough_programs():
 CASES = [(program, mode) for program in PROGRAMS for mode in ("interpreted", "compiled")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "mode"),
     slow_but(lambda program, mode: mode == "interpreted" and program in PROGRAMS[::3], CASES),

@@ -79,6 +79,7 @@ def test_python_loops_in_a_compiled_function_have_their_effects_once():
     assert seen == [*pops, ("while", 0), ("while", 1), ("for", "a"), ("for", "b")]
 
 
+@pytest.mark.slow
 def test_under_gradients_that_are_not_jitted_no_max_steps_is_needed():
     def fun(x):
         while x < 100:
@@ -111,6 +112,7 @@ def test_loop_is_python_until_its_test_becomes_traced():
 # Statements.
 
 
+@pytest.mark.slow
 def test_else_of_loops():
     def fun(x, n):
         for i in range(n):
@@ -130,6 +132,7 @@ def test_else_of_loops():
     agrees(fun, (1.0, 3), (1.0, 9), (2.0, 5), (0.0, 0))
 
 
+@pytest.mark.slow
 def test_assignment_in_a_test():
     def fun(x):
         count = 0
@@ -143,6 +146,7 @@ def test_assignment_in_a_test():
     agrees(fun, 3.0, 70.0)
 
 
+@pytest.mark.slow
 def test_range_in_every_direction():
     def fun(start, stop, step):
         total, last = 0, 99
@@ -161,6 +165,7 @@ def test_range_in_every_direction():
     agrees(backwards, 1, 5)
 
 
+@pytest.mark.slow
 def test_traced_step_of_zero_never_ends():
     def fun(x, step):
         for _ in range(0, 3, step):
@@ -186,6 +191,7 @@ def test_range_that_a_traced_break_leaves_needs_no_max_steps():
     assert jax.jit(fg.autograph(fun))(1.0) == fun(1.0)
 
 
+@pytest.mark.slow
 def test_range_whose_index_python_needs_is_unrolled():
     def fun(x):
         for i in range(3):
@@ -197,6 +203,7 @@ def test_range_whose_index_python_needs_is_unrolled():
     agrees(fun, 1.0, 2.0, 6.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "factor",
     [
@@ -218,6 +225,7 @@ def test_range_whose_index_is_a_name_a_key_a_bound_or_a_length_is_unrolled(facto
     agrees(fun, 1.0, 2.0, 6.0)
 
 
+@pytest.mark.slow
 def test_range_in_a_loop_whose_body_takes_items_is_unrolled():
     def fun(x):
         rest, items = [1.0, 2.0, 4.0, 8.0], iter([1.0, 10.0, 100.0, 1000.0])
@@ -248,6 +256,7 @@ def test_inner_range_of_an_index_needs_no_max_steps():
     agrees(fun, 3.0, 4.5, 9.0, max_steps=None)
 
 
+@pytest.mark.slow
 def test_lists_left_early():
     def fun(x):
         for name, scale in {"a": 2.0, "b": 3.0}.items():
@@ -259,6 +268,7 @@ def test_lists_left_early():
     agrees(fun, 1.0, 6.0)
 
 
+@pytest.mark.slow
 def test_variable_first_given_a_value_inside_a_loop():
     def fun(x, n):
         for i in range(n):
@@ -319,6 +329,7 @@ def test_keys_are_carried():
     agrees(fun, (jax.random.key(0), 0), (jax.random.key(0), 3))
 
 
+@pytest.mark.slow
 def test_nested_loops_left_early():
     def fun(x, n):
         for i in range(n):
@@ -335,6 +346,7 @@ def test_nested_loops_left_early():
     agrees(fun, (1.5, 0), (1.5, 3), (1.5, 9), (40.0, 3))
 
 
+@pytest.mark.slow
 def test_return_in_with_and_try():
     def fun(x):
         with jax.named_scope("inner"):
@@ -362,6 +374,7 @@ def test_exceptions_that_are_handled():
     agrees(fun, 3.0, 9.0)
 
 
+@pytest.mark.slow
 def test_what_jax_prints_in_a_loop_does_not_unroll_a_step():
     def fun(x):
         while True:
@@ -419,6 +432,7 @@ def test_each_operand_of_a_chain_is_evaluated_once():
     agrees(fun, 1, 5, -1)
 
 
+@pytest.mark.slow
 def test_truth_of_numbers_and_values_of_and_and_or():
     def fun(n, x):
         while n and x > 0:
@@ -430,6 +444,7 @@ def test_truth_of_numbers_and_values_of_and_and_or():
     agrees(fun, (3, 9.0), (9, 3.0), (2, 2.0))
 
 
+@pytest.mark.slow
 def test_built_in_functions_that_choose():
     def fun(x, y):
         checks = [x > 0, y > 0]
@@ -448,6 +463,7 @@ def test_bool_of_what_python_knows_is_a_bool():
     assert fg.autograph(lambda: bool("text"))() is True
 
 
+@pytest.mark.slow
 def test_enumerate_and_zip_of_arrays():
     def fun(xs, ys):
         total = 0.0
@@ -462,6 +478,7 @@ def test_enumerate_and_zip_of_arrays():
     assert "scan" in str(jax.make_jaxpr(fg.autograph(fun))(xs, ys))
 
 
+@pytest.mark.slow
 def test_comprehensions():
     def fun(xs, x):
         return sum(v * 2 if v > x else v for v in xs) + sum([abs(v) for v in [1, -2] if v < 0])
@@ -676,6 +693,7 @@ def in_shard_map(f):
     return jax.grad(lambda w: jnp.sum(each(w, X)))(W)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [in_vmap, around_vmap, in_scan, in_checkpoint, in_shard_map])
 def test_places(place):
     got = jax.jit(place, static_argnums=0)(fg.autograph(relaxed, max_steps=20))
@@ -691,6 +709,7 @@ def test_second_derivatives():
         np.testing.assert_allclose(jax.jit(second)(1.0), want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("checking_leaks")
 def test_no_tracer_leaks():
     f = jax.jit(jax.grad(fg.autograph(relaxed, max_steps=20)))
@@ -713,6 +732,7 @@ def test_second_call_traces_nothing():
     assert len(traced) == 1
 
 
+@pytest.mark.slow
 def test_compiles_to_what_the_loop_written_by_hand_compiles_to():
     def python(w, x, n):
         i = 0
@@ -765,6 +785,7 @@ def test_in_double_precision():
         assert f(0.1).dtype == jnp.float64
 
 
+@pytest.mark.slow
 def test_branch_not_taken_has_no_part_in_gradients_under_vmap():
     def fun(x):
         return jnp.sqrt(x) if x > 0 else x
@@ -806,6 +827,7 @@ def test_more_steps_than_max_steps_give_nan_and_nan_gradients():
         assert enough(2.0) == (fun(2.0), 1.0), fun
 
 
+@pytest.mark.slow
 def test_weak_types_are_kept():
     def fun(x, n):
         total = 0
@@ -851,6 +873,7 @@ def tagged_in_traced_range(x, n=3):
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fun", [tagged, tagged_until_break, tagged_in_range, tagged_in_traced_range]
 )
@@ -1011,6 +1034,7 @@ def test_taking_items_in_a_traced_loop():
     agrees(of_the_step, jnp.arange(3.0))
 
 
+@pytest.mark.slow
 def test_setting_items_in_a_traced_branch_or_loop():
     def left(x):
         rows = [0.0] * 4
@@ -1114,6 +1138,7 @@ def test_raise_and_assert():
     assert f"`assert` on a traced value at {HERE}:{line_of(asserting, 'assert x')}" in message
 
 
+@pytest.mark.slow
 def test_recursion_under_a_traced_condition():
     def factorial(n):
         return 1 if n == 0 else n * factorial(n - 1)
@@ -1183,6 +1208,7 @@ def test_max_steps_that_is_no_positive_int(bad):
         fg.autograph(doubled, max_steps=bad)
 
 
+@pytest.mark.slow
 def test_without_the_library_it_names_the_extra():
     code = "import sys; sys.modules['malt'] = None\nimport funcgrad\nfuncgrad.autograph(print)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

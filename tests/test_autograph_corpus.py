@@ -634,6 +634,7 @@ def test_integers_batched(case):
     assert got.tolist() == [case.fun(*inputs) for inputs in case.inputs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", slow_but(FLOATS[::3].__contains__, FLOATS), ids=named)
 def test_value_and_gradient_compiled_are_those_of_plain_python(case):
     for inputs in on_jax(case):

@@ -35,6 +35,7 @@ VALUE, AUX, GRADS = jnp.float32(14.0), {"last": jnp.float32(3.0)}, 2 * X
 # What comes back, and in which order.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("around", [lambda f: f, jax.jit], ids=["eager", "jit"])
 def test_order_of_results(around):
     assert_same(around(fg.grad(tagged))(X), GRADS)
@@ -135,6 +136,7 @@ def test_gradient_stands_for_the_output():
     assert_same(got, 2 * X + 10)
 
 
+@pytest.mark.slow
 def test_gradient_may_be_traced():
     assert_same(jax.jit(lambda v: fg.grad(lambda x: x**2, gradient=v)(X))(X), 2 * X * X)
     second = jax.jacrev(lambda v: fg.grad(lambda x: x**2, gradient=v)(X))(X)
@@ -252,6 +254,7 @@ def test_retained_gradients_stand_though_every_input_is_switched_off():
     assert_same(fg.grad(tagged, requires_grad=False, retain="y")(X), (None, KEPT))
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_for_a_leaf_that_is_switched_off():
     a, b = jnp.ones((64, 64)), jnp.ones((64, 64))
     fun = lambda a, b: jnp.sum(jnp.sin(a @ b))
@@ -354,6 +357,7 @@ def test_aux_does_not_count_as_use():
 # Higher order, and inside other transforms.
 
 
+@pytest.mark.slow
 def test_second_order_equals_jax():
     want = jax.hessian(lambda x: jnp.sum(x**3 * x[0]))(X)
     fun = fg.grad(lambda x: jnp.sum(x**3 * x[0]))
@@ -367,6 +371,7 @@ def test_three_levels():
     assert_close(third(2.0), jnp.float32(48.0))
 
 
+@pytest.mark.slow
 def test_vmap_of_grad_is_one_example_at_a_time():
     rows = jnp.stack([X, 2 * X])
     value, grads, kept = jax.vmap(fg.value_and_grad(tagged, retain="y"))(rows)
@@ -386,6 +391,7 @@ def test_grad_inside_scan():
 # Complex numbers: the conjugate of jax.grad.
 
 
+@pytest.mark.slow
 def test_complex_gradient_descends():
     target = jnp.complex64(1 + 2j)
     fun = lambda z: jnp.abs(z - target) ** 2

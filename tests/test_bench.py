@@ -86,6 +86,7 @@ def computed(name, contender):
         return [np.asarray(leaf) for leaf in jax.tree.leaves(problem.view(run(*one.args)))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_but(lambda name: name.startswith("original/"), CASES))
 def test_contenders_agree(name):
     problem = smallest(CASES[name])
@@ -188,6 +189,7 @@ def test_contenders_with_names_of_their_own_are_measured_in_all_stages():
     assert costs["another"].close is costs["another"].times
 
 
+@pytest.mark.slow
 def test_what_is_only_traced_is_not_compiled(monkeypatch):
     monkeypatch.setattr(_measure, "told", lambda *_: pytest.fail("it was compiled"))
     monkeypatch.setattr(_measure, "interleaved", lambda *_: pytest.fail("it was timed"))
@@ -250,6 +252,7 @@ def test_a_missing_compiler_is_named():
     assert _torch.reason(InvalidCxxCompiler("no working compiler")) == "no C++ compiler"
 
 
+@pytest.mark.slow
 def test_the_control_takes_and_gives_what_ours_does():
     problem = smallest(CASES["original/in18-20"])
     args = jax.device_put(problem.args)
@@ -286,6 +289,7 @@ def test_selection():
     assert {name for name, _ in names()} == {c.name for c in CASES.values() if not c.extra}
 
 
+@pytest.mark.slow
 def test_times_are_of_every_call_in_every_round():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
@@ -294,6 +298,7 @@ def test_times_are_of_every_call_in_every_round():
     assert all(len(each.rounds) == 3 and each.minimum > 0 for each in times.values())
 
 
+@pytest.mark.slow
 def test_a_short_call_is_repeated_to_last():
     count = []
     _timer.interleaved({"a": lambda: count.append(1)}, rounds=1, at_least=1e-3)
@@ -447,6 +452,7 @@ def test_every_contender_has_a_colour():
     assert set(_plot.COLORS) == set(CONTENDERS)
 
 
+@pytest.mark.slow
 def test_nothing_to_draw_is_refused():
     with pytest.raises(BenchError, match="nothing was measured"):
         _plot.figure({"header": {}, "results": [{"case": "a", "size": "b", "error": "c"}]})

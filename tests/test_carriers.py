@@ -12,6 +12,7 @@ import pytest
 from carriers import CARRIERS, SIZE
 from closeness import assert_close
 from jax import lax
+from tiers import slow_but
 
 import funcgrad as fg
 from funcgrad import _jax
@@ -112,7 +113,7 @@ def bad_input(name):
     return jnp.full(SIZE, 0.25) if plain is carriers.twice else jnp.array([1.44, 1.44, -1.0, 1.44])
 
 
-@pytest.mark.parametrize("mode", ["interpreted", "compiled"])
+@pytest.mark.parametrize("mode", slow_but("interpreted".__eq__, ["interpreted", "compiled"]))
 @pytest.mark.parametrize("name", CARRIERS)
 def test_detect_anomaly(name, mode):
     carrier = CARRIERS[name]
@@ -358,7 +359,7 @@ def test_register_hook_in_others(name):
     assert_close(got, other.slope * jax.grad(lambda factor: jnp.sum(other.plain(factor)))(TWO))
 
 
-@pytest.mark.parametrize("mode", ["interpreted", "compiled"])
+@pytest.mark.parametrize("mode", slow_but("interpreted".__eq__, ["interpreted", "compiled"]))
 @pytest.mark.parametrize("name", OTHERS)
 def test_detect_anomaly_in_others(name, mode):
     other = OTHERS[name]

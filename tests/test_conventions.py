@@ -83,6 +83,7 @@ def test_jax_gives_what_the_page_says(wide, name):
     assert grid.jax_shown(kinks) == told
 
 
+@pytest.mark.slow
 def test_funcgrad_gives_what_the_page_says(wide):
     assert grid.ours_shown(grid.DIFFERENT) == column("different", grid.ours_shown)
 
@@ -377,6 +378,7 @@ def test_options_take_part_in_the_gradient():
     assert total(**(masked | {"initial": 5.0})) == [[0, 0, 0], [0, 0, 0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["power", "float_power"])
 def test_an_unsigned_exponent_does_not_wrap(name):
     gradient = lambda n: jax.grad(lambda x: jnp.sum(getattr(conventions, name)(x, n)))
@@ -399,12 +401,14 @@ def test_a_median_over_several_axes_shares_among_equals():
     assert apart.tolist() == [0.25, 0.25, 0.25, 0.25]
 
 
+@pytest.mark.slow
 def test_a_running_maximum_in_reverse_gives_to_the_one_next_to_it():
     x = jnp.array([2.0, 2.0, 1.0])
     gradient = jax.jacobian(lambda x: conventions.cummax(x, reverse=True))(x)
     assert gradient.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", [2.0, 2, 0.0, 3.0, np.float32(2.0)])
 def test_a_constant_exponent_of_a_negative_base_brings_no_nan(exponent):
     constant = jnp.float32(exponent)

@@ -92,6 +92,7 @@ def told(programs, compiled):
     return [cost(program) for program in compiled], lines, len(texts) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", slow_but(PROGRAMS[:3].__contains__, PROGRAMS))
 def test_unasked_tags_leave_no_trace_in_the_compiled_gradient(program):
     tagged = hlo(jax.grad(lambda x: program(x, fg.retain_grad)), X)
@@ -106,6 +107,7 @@ def test_transforms_of_ours_compile_to_those_of_jax(program):
     assert hlo(fg.value_and_grad(fun), X) == hlo(jax.value_and_grad(fun), X)
 
 
+@pytest.mark.slow
 def test_a_program_that_differs_is_told_apart():
     hooked = lambda x: mlp(x, lambda y, _: fg.register_hook(y, lambda g: 2 * g))
     assert hlo(jax.grad(hooked), X) != hlo(jax.grad(lambda x: mlp(x, untagged)), X)
@@ -192,6 +194,7 @@ LOOPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_costs_about_what_a_scan_of_known_length_does(name):
     if name == "loops/autograph":
@@ -211,6 +214,7 @@ def sharded(fun, by_hand):
     return [costs(one, w, rows) for one in (fun, by_hand)]
 
 
+@pytest.mark.slow
 def test_on_a_mesh_it_communicates_what_it_does_by_hand():
     def net(w, rows, kept):
         return jnp.mean(kept(jnp.tanh(rows @ w)) ** 2)
@@ -282,6 +286,7 @@ def test_a_slow_idiom_is_found(name):
     assert mine != theirs
 
 
+@pytest.mark.slow
 def test_what_is_not_asked_for_is_not_kept():
     outputs = lambda retain: (
         costs(fg.value_and_grad(lambda x: chain(x, fg.retain_grad), retain=retain), X).outputs
@@ -336,6 +341,7 @@ def test_a_jitted_call_with_retained_values_makes_the_pairs_and_no_more():
     assert python_functions(jitted, X) == [makes_a_pair] * len(retained)
 
 
+@pytest.mark.slow
 def test_python_that_runs_is_noticed():
     eager = fg.grad(loss)
     assert len(python_functions(eager, X, W)) > 50

@@ -30,24 +30,11 @@ def run(block, file, names):
     exec(compile(block, file, "exec"), names)
 
 
-LONG = [
-    "accumulation",
-    "coming-from-pytorch",
-    "debugging",
-    "gradcheck",
-    "gradients-of-gradients",
-    "how-it-works",
-    "kinks",
-    "loops",
-    "parity",
-    "randomness",
-    "requires-grad",
-    "several-backward-passes",
-]
+FIRST = ["index", "start"]
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection", "ignore:Error detected in")
-@pytest.mark.parametrize("page", slow_but(lambda page: page.stem not in LONG, ENGLISH), ids=name)
+@pytest.mark.parametrize("page", slow_but(lambda page: page.stem in FIRST, ENGLISH), ids=name)
 def test_code_of_a_page_runs(page, request, tmp_path, monkeypatch):
     blocks = BLOCK.findall(page.read_text())
     if page in IDIOMS:  # PyTorch's lines and funcgrad's are programs of their own

@@ -45,6 +45,7 @@ def custom_vjp(backward):
     return square
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "fast"),
     slow_but(
@@ -79,11 +80,13 @@ def test_the_error_names_input_output_entry_and_numbers():
     assert "forward mode, outputs 0 to 2 by inputs 0 to 2:" in str(error)
 
 
+@pytest.mark.slow
 def test_the_block_around_the_entry_is_shown_of_large_ones():
     error = found(wrong_by(2.0, jnp.sin, at=17), jnp.linspace(0.1, 1, 20), batched=False)
     assert "outputs 15 to 19 by inputs 15 to 19:" in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fun", [jnp.tanh, lambda x: x @ x, lambda x: jnp.outer(x, x)])
 def test_second_order(fun):
     assert fg.gradgradcheck(fun, (X,), batched=False)
@@ -109,6 +112,7 @@ def test_second_order_of_some_arguments_integers_and_complex():
     assert fg.gradgradcheck(fun, (2, X, z), argnums=(2, 1), batched=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fun",
     [lambda z: z * z, jnp.conj, jnp.abs, lambda z: jnp.real(z) ** 2, lambda z: z * jnp.conj(z)],
@@ -117,6 +121,7 @@ def test_complex_holomorphic_or_not(fun):
     assert fg.gradcheck(fun, (jnp.array([0.3 + 0.5j, -1 + 0.25j]),), batched=False)
 
 
+@pytest.mark.slow
 def test_parts_of_complex_arrays_are_named():
     conj = jax.custom_jvp(jnp.conj)
     conj.defjvp(lambda p, t: (jnp.conj(p[0]), t[0]))
@@ -126,6 +131,7 @@ def test_parts_of_complex_arrays_are_named():
     assert (round(first.got), round(first.wanted)) == (1, -1)
 
 
+@pytest.mark.slow
 def test_integers_are_left_alone_and_argnums_choose():
     bad = lambda x, n, y: x * n + wrong_by(2.0, jnp.sin)(y)
     assert fg.gradcheck(bad, (X, 2, X), argnums=0, batched=False)
@@ -134,6 +140,7 @@ def test_integers_are_left_alone_and_argnums_choose():
     assert first.input == "argument 2"
 
 
+@pytest.mark.slow
 def test_custom_rules_are_checked_in_the_mode_they_have():
     assert fg.gradcheck(custom_vjp(lambda x, g: 2 * x * g), (X,))
     error = found(custom_vjp(lambda x, g: 2.002 * x * g), X)
@@ -142,6 +149,7 @@ def test_custom_rules_are_checked_in_the_mode_they_have():
         fg.gradcheck(custom_vjp(lambda x, g: 2 * x * g), (X,), modes=("fwd",))
 
 
+@pytest.mark.slow
 def test_a_dynamic_loop_is_checked_forward_and_funcgrads_both_ways():
     double = lambda loop: loop(lambda x: jnp.sum(x * x) < 100, lambda x: jnp.sinh(2 * x))
     assert fg.gradcheck(lambda x: double(lambda c, b: lax.while_loop(c, b, x)), (X,), batched=False)
@@ -158,6 +166,7 @@ def test_a_rule_that_fails_is_an_error_and_not_left_out():
         fg.gradcheck(square, (X,))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_batched_is_an_error_that_says_so():
     host = lambda x: jax.pure_callback(np.cos, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
     sine = jax.custom_jvp(lambda x: jnp.sin(x))
@@ -167,6 +176,7 @@ def test_what_cannot_be_batched_is_an_error_that_says_so():
         fg.gradcheck(sine, (X,), modes="fwd")
 
 
+@pytest.mark.slow
 def test_a_batching_rule_that_is_wrong():
     scale = jax.custom_batching.custom_vmap(lambda g: g * 2)
     scale.def_vmap(lambda size, batched, g: (g * 2.1, batched[0]))
@@ -211,6 +221,7 @@ def test_a_hook_is_named_beside_what_forward_mode_finds():
     assert "hooks may change this gradient by intent: `register_hook` at " in text
 
 
+@pytest.mark.slow
 def test_what_packing_loses_is_named():
     wide, narrow = lambda x: x.astype("float32"), lambda x: x.astype("bfloat16")
     packing = fg.saved_tensors_hooks(jnp.sin, narrow, wide)

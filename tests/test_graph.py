@@ -131,6 +131,7 @@ def test_what_nobody_uses_is_left_out():
     assert titles(fg.graph(fun, 1.0)) == ["x", "mul 2", "out"]
 
 
+@pytest.mark.slow
 def test_a_library_function_is_one_operation_and_its_inside_is_shown_on_request():
     def fun(x):
         return jax.nn.softmax(x) + jax.nn.relu(x).mean()
@@ -206,6 +207,7 @@ def looped(x):
     return jnp.sum(jax.lax.scan(step, x, jnp.ones((4, 3)))[0])
 
 
+@pytest.mark.slow
 def test_a_scan():
     picture = fg.graph(looped, jnp.ones(3))
     assert boxes(picture) == {"scan step, 4 iterations"}
@@ -218,6 +220,7 @@ def test_a_scan():
     assert_whole(picture)
 
 
+@pytest.mark.slow
 def test_a_cond():
     picture = fg.graph(
         lambda x: jax.lax.cond(x > 0, jnp.sin, lambda x: x * fg.retain_grad(2 * x, "y"), x), 1.0
@@ -319,6 +322,7 @@ def test_a_shard_map():
     assert_whole(picture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "transform",
     slow_but(

@@ -174,6 +174,7 @@ def test_the_command_line(tmp_path):
         assert "wants --processes of at least 1, then a script" in refused.stderr
 
 
+@pytest.mark.slow
 def test_nothing_says_which_process_this_is():
     code = "from funcgrad.launch import connect; connect(cluster_detection_method='deactivate')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=BOUND)

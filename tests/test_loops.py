@@ -190,6 +190,7 @@ def is_quick(place, mode):
     return place in (alone, in_jit, in_vmap) and mode not in ("reverse over reverse", "third order")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "mode"), slow_but(is_quick, CASES))
 def test_every_mode_in_every_place(place, mode):
     with jax.enable_x64(True):
@@ -609,6 +610,7 @@ def test_gradients_of_gradients_with_checkpoints_keep_no_more_rows():
         assert max(shapes, key=np.prod) == (20, 7)
 
 
+@pytest.mark.slow
 def test_empty_tag_with_checkpoints():
     def fun(x):
         step = lambda state: (state[0] * 2, fg.retain_grad(state[1] * 2, "y"))
@@ -635,6 +637,7 @@ def test_keys_in_the_carry_with_checkpoints():
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_fori_loop_with_checkpoints():
     def f(x, n, known):
         upper = 12 if known else n
@@ -688,6 +691,7 @@ def capped(x, n=3, how="nan"):
     return while_loop(lambda c: c["x"] < 10, step, init, max_steps=n, on_max_steps=how)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
 def test_unfinished_loop_is_nan_and_so_is_its_gradient(wrap):
     out = wrap(capped)(1.0)
@@ -911,6 +915,7 @@ def halved(x):
     return fg.while_loop(lambda y: y >= 1, step, x, max_steps=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("around", [lambda f: f, jax.jit, jax.checkpoint])
 def test_tag_in_a_loop_has_a_row_for_each_step_and_zeros_past_the_last(around):
     _, kept = fg.grad(around(halved), retain="y")(5.0)
@@ -928,6 +933,7 @@ def test_tag_in_a_loop_under_vmap_has_the_gradients_of_each_example():
     assert outside.tolist() == inside.T.tolist() == jnp.stack(want).tolist()
 
 
+@pytest.mark.slow
 def test_tag_in_a_loop_in_a_scan_with_a_pytree_and_an_integer():
     def step(state):
         n, y = state
@@ -944,6 +950,7 @@ def test_tag_in_a_loop_in_a_scan_with_a_pytree_and_an_integer():
     assert t.grad["n"] is None
 
 
+@pytest.mark.slow
 def test_gradient_retained_in_a_loop_can_be_differentiated():
     def squared(x):
         step = lambda y: fg.retain_grad(y * y, "y")
@@ -971,6 +978,7 @@ def test_tag_in_the_condition_of_a_loop_is_refused():
 # Meshes as `jax.make_mesh` makes them: shardings are part of types.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [P(), P("d"), P(None, "m"), P("d", "m")], ids=str)
 @pytest.mark.parametrize("checkpoints", [None, 3])
 def test_gradient_on_a_default_mesh_is_that_without_one(spec, checkpoints):
@@ -987,6 +995,7 @@ def test_gradient_on_a_default_mesh_is_that_without_one(spec, checkpoints):
     assert grads.sharding.is_equivalent_to(on_mesh.sharding, x.ndim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoints", [None, 2])
 def test_examples_on_devices_each_take_their_own_steps(checkpoints):
     def power(n, x):

@@ -62,6 +62,7 @@ def attention(p, x, key):
 ATTENTION = {"qk": normal(0, 4, 4), "v": normal(1, 4, 4)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("devices", "microbatches"), [(1, 4), (8, 3)])
 @pytest.mark.parametrize("model", slow_but("mlp".__eq__, MODELS))
 def test_micro_batched_is_whole_batch(model, devices, microbatches):
@@ -71,6 +72,7 @@ def test_micro_batched_is_whole_batch(model, devices, microbatches):
     assert_close(got, whole(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [5, 12])
 def test_any_number_of_parts_of_any_batch(n):
     fun, x = jax.value_and_grad(lambda w, x: jnp.mean((w * x) ** 2)), normal(0, n)
@@ -133,6 +135,7 @@ def test_dropout_keys_are_split_per_micro_batch(raw, devices):
     assert_close(jax.jit(step)(ATTENTION, x, key), jax.jit(by_hand)(ATTENTION, x, key))
 
 
+@pytest.mark.slow
 def test_a_tree_of_keys_and_a_remainder():
     keys = {"a": jax.random.key(0), "b": jax.random.PRNGKey(1)}
     draw = lambda keys, x: jax.tree.map(jax.random.uniform, keys)
@@ -168,6 +171,7 @@ def token_loss(p, tokens, mask):
     return jnp.sum(jnp.where(mask, (tokens @ p) ** 2, 0.0)) / jnp.sum(mask, dtype=jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", slow_but((8).__eq__, [1, 8]))
 @pytest.mark.parametrize("n", [40])
 def test_masked_tokens_are_weighted_by_their_number(n, devices):
@@ -183,6 +187,7 @@ def test_masked_tokens_are_weighted_by_their_number(n, devices):
     assert not jnp.allclose(unweighted[1], want[1], rtol=1e-3)  # NaN in fact: no tokens in a part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_no_weight_at_all_gives_zeros_and_no_nan(devices):
     p, tokens, mask = jnp.ones(3), normal(1, 16, 3), jnp.zeros(16, bool)
@@ -191,6 +196,7 @@ def test_no_weight_at_all_gives_zeros_and_no_nan(devices):
     assert_close(jax.jit(step)(p, tokens, mask), (jnp.float32(0), jnp.zeros(3)))
 
 
+@pytest.mark.slow
 def test_weights_apply_to_means_alone():
     fun = lambda _, x: (jnp.sum(x), jnp.sum(x), jnp.sum(x))
     step = fg.microbatch(fun, 2, reduce=("mean", "sum", "stack"), weight=lambda x: x[0])
@@ -219,6 +225,7 @@ def test_aux_stacks_in_the_order_of_the_rows(devices):
     assert_close(aux, {"n": jnp.full(8, 2), "x": jnp.arange(16.0).reshape(8, 2)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 4])
 def test_retained_gradients_and_none_pass_through(devices):
     def loss(p, x):
@@ -241,6 +248,7 @@ def test_sums_keep_their_dtype(devices):
     assert_close(step(None, jnp.ones(48)), {"n": jnp.int32(48), "h": jnp.bfloat16(48)})
 
 
+@pytest.mark.slow
 def test_numbers_among_the_results_and_keys_that_stack():
     fun = lambda w, x, key: (jnp.mean(x), 2.0, x.shape[0], key)
     step = fg.microbatch(fun, 2, reduce=("mean", "mean", "stack", "stack"), key_argnums=2)
@@ -251,6 +259,7 @@ def test_numbers_among_the_results_and_keys_that_stack():
     assert_close(jax.random.key_data(keys), jax.random.key_data(want))
 
 
+@pytest.mark.slow
 def test_complex_and_double_in_their_own_precision():
     with jax.enable_x64(True):
         x = jnp.arange(6.0)
@@ -282,6 +291,7 @@ def test_a_thousand_micro_batches_in_bf16():
 # Composition.
 
 
+@pytest.mark.slow
 def test_under_vmap():
     fun, batch = fg.value_and_grad(linear), rows(12)
     step = fg.microbatch(fun, 5)
@@ -290,6 +300,7 @@ def test_under_vmap():
     assert_close(*both)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_vmap_over_batches(devices):
     fun, xs = jax.grad(lambda w, x: jnp.mean((x * w) ** 3)), normal(0, 3, 32)
@@ -297,6 +308,7 @@ def test_vmap_over_batches(devices):
     assert_close(jax.jit(step)(jnp.float32(2), xs), jax.vmap(fun, (None, 0))(jnp.float32(2), xs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", slow_but((1).__eq__, [1, 8]))
 @pytest.mark.parametrize("microbatches", [5, 3])
 def test_derivatives_of_a_micro_batched_gradient(microbatches, devices):
@@ -317,6 +329,7 @@ def test_forward_mode_and_a_gradient_of_a_micro_batched_loss():
     )
 
 
+@pytest.mark.slow
 def test_in_a_users_own_shard_map():
     step = fg.microbatch(jax.value_and_grad(linear), 2)
     mean = lambda w, b: lax.pmean(step(lax.pcast(w, "data", to="varying"), b), "data")
@@ -335,6 +348,7 @@ def test_other_arguments_keywords_and_closures(devices):
     assert_close(got, jnp.float32(45))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_traced_once_and_not_again(devices):
     chex.clear_trace_counter()
@@ -349,6 +363,7 @@ def test_traced_once_and_not_again(devices):
     assert step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_a_remainder_is_one_more_trace():
     chex.clear_trace_counter()
     fun = jax.value_and_grad(chex.assert_max_traces(linear, n=2))
@@ -521,6 +536,7 @@ def test_without_jit_and_with_rows_where_they_are():
     assert_close(step(W, batch), linear_whole(W, rows(32)))
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_placed_yet_on_a_mesh_of_explicit_axes():
     mesh = the_mesh(kind=AxisType.Explicit)
     step = jax.jit(fg.microbatch(fg.value_and_grad(linear), 3, mesh=mesh, batch_axis="data"))

@@ -111,6 +111,7 @@ def broken(folder):
     return re.findall(r"^(.*) BROKEN$", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_sources_keep_the_contracts(copy):
     assert broken(copy) == []
 

@@ -294,6 +294,7 @@ def test_grad_cam_gives_pytorchs_activation_its_gradient_and_the_heat_map(oracle
     oracle.assert_agrees((maps, heat), (oracle.kept(h), want))
 
 
+@pytest.mark.slow
 def test_grad_cam_depends_on_the_class_that_is_asked_for():
     params, images, labels = cnn_inputs()
     maps, heat = jax.jit(grad_cam)(params, images, labels)
@@ -662,6 +663,7 @@ def test_per_example_norms_from_tags_agree_with_pytorchs_loop_over_examples(orac
     oracle.assert_agrees(got, oracle.torch.stack(want))
 
 
+@pytest.mark.slow
 def test_per_example_norms_from_tags_agree_with_vmapped_gradients_at_half_the_cost():
     params, *inputs = classifier_inputs(examples=256, width_in=128, width=128)
     assert_close(
@@ -758,6 +760,7 @@ def lora_shapes(layers=4, width=2048, rank=8, batch=64):
     return [layer] * layers, shape(batch, width)
 
 
+@pytest.mark.slow
 def test_masked_lora_costs_what_stop_gradient_costs_and_less_than_unmasked():
     shapes = lora_shapes()
     masked = compiled_cost(fg.value_and_grad(lora_loss, requires_grad=is_adapter), *shapes)
@@ -777,6 +780,7 @@ def test_masked_lora_costs_what_stop_gradient_costs_and_less_than_unmasked():
     )
 
 
+@pytest.mark.slow
 def test_masked_lora_costs_what_jax_grad_of_the_adapters_alone_costs():
     layers, x = lora_shapes()
     frozen = [{"weight": layer["weight"]} for layer in layers]
@@ -816,6 +820,7 @@ def test_masked_lora_gives_none_for_frozen_weights_and_pytorchs_gradients_for_ad
     oracle.assert_agrees((value, grads), ((h**2).mean(), oracle.grads(theirs)))
 
 
+@pytest.mark.slow
 def test_masked_lora_gives_none_for_frozen_weights_and_the_unmasked_gradients_for_adapters():
     params, x = small_lora()
     masked = jax.jit(fg.grad(lora_loss, requires_grad=is_adapter))(params, x)

@@ -94,6 +94,7 @@ def test_another_shape_is_traced_anew_and_the_first_stays_known():
     assert traces == [(3,), (2,)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("checking_leaks")
 @few
 @pytest.mark.parametrize("around", [lambda f: f, jax.jit], ids=["eager", "jit"])

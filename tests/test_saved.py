@@ -102,6 +102,7 @@ def test_stated_bytes_are_those_the_compiled_program_returns(program):
     assert stated == pytest.approx(kept_by_compiled(PROGRAMS[program], W, X), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mlp", "cnn", "rnn", "bf16", "transformer"])
 def test_stated_bytes_of_models_are_those_compiled(model):
     loss, p, batch = {**models.MODELS, "transformer": models.transformer}[model]()
@@ -119,12 +120,14 @@ LAYERS = normal(2, 64, 32, 32) / 6, normal(1, 64, 32)
 body = lambda x, w: layer(w, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fun", [rnn, checkpointed], ids=["all", "checkpointed"])
 def test_stated_bytes_are_what_the_compiled_gradient_of_an_rnn_has_room_for(fun):
     added = fg.saved_tensors(fun, W, ROWS, argnums=0).added
     assert temporary(jax.grad(fun), W, ROWS) == pytest.approx(added, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [body, jax.checkpoint(body)], ids=["all", "checkpointed"])
 def test_stated_bytes_are_what_the_compiled_gradient_of_layers_has_room_for(step):
     fun = functools.partial(deep, step)
@@ -466,6 +469,7 @@ TRANSFORMS = {
 FEW = ("grad of jit", "ours", "vmap of grad", "in a scan")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", slow_but(FEW.__contains__, TRANSFORMS))
 def test_gradients_are_what_they_were_where_packing_loses_nothing(transform):
     args = (X,) if transform == "closed over" else (W, X)
@@ -476,6 +480,7 @@ def test_gradients_are_what_they_were_where_packing_loses_nothing(transform):
     jax.tree.map(close, compiled(transform, fg.save_on_cpu(mlp))(*args), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("checking_leaks")
 @pytest.mark.parametrize("transform", ["plain", "grad of jit", "vmap of grad"])
 def test_without_jit_it_is_the_same_and_leaks_nothing(transform):
@@ -543,6 +548,7 @@ def counting():
     return seen, pack
 
 
+@pytest.mark.slow
 def test_the_hooks_see_each_kept_value_once_and_no_argument_integer_or_constant():
     def fun(w, x, i):
         h = jnp.exp(x @ w)
@@ -576,6 +582,7 @@ def test_a_tagged_value_is_packed_once_with_the_value_under_it():
     assert seen == plain != []
 
 
+@pytest.mark.slow
 def test_under_vmap_the_hooks_see_one_example():
     for transform in ("vmap of grad", "grad of vmap", "two vmaps"):
         seen, pack = counting()
@@ -584,6 +591,7 @@ def test_under_vmap_the_hooks_see_one_example():
         assert set(seen) == {((8, 16), "float32")}, transform
 
 
+@pytest.mark.slow
 def test_what_pack_returns_may_be_any_pytree_and_hold_what_is_no_array():
     pack = lambda x: {"half": halved(x), "dtype": x.dtype, "text": "as it is", "none": None}
     unpack = lambda p: p["half"].astype(p["dtype"])
@@ -611,6 +619,7 @@ def test_an_input_that_is_not_used_stays_so():
     assert grads[1] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("around", [lambda f: f, jax.jit, jax.checkpoint])
 def test_tags_inside_are_retained(around):
     fun = lambda p, x: tagged(p, x)
@@ -634,6 +643,7 @@ def test_tags_inside_have_an_axis_for_each_vmap_around():
     np.testing.assert_allclose(got.grad, want.grad, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_collective_over_the_axis_of_a_vmap_still_finds_it():
     fun = lambda x: jnp.sum(jnp.exp(x - lax.pmean(x, "i")))
     over = lambda f: lambda x: jnp.sum(jax.vmap(f, axis_name="i")(x))
@@ -668,6 +678,7 @@ def test_a_second_derivative_through_integers_is_refused_and_hooks_around_the_gr
     assert 0 < jnp.max(jnp.abs(got - exact)) < 0.1 * jnp.max(jnp.abs(exact))
 
 
+@pytest.mark.slow
 def test_where_no_second_derivative_reaches_integers_are_no_trouble():
     fun = lambda x, y: jax.grad(eight(lambda y: jnp.sum(jnp.exp(y))))(y).sum() * jnp.sum(x)
     assert jnp.isfinite(jax.grad(fun)(X, X)).all()
@@ -743,6 +754,7 @@ def test_packed_rows_bear_the_name_and_line_of_what_was_packed():
     assert (row.name, row.operation, row.function) == ("first/h", "exp, packed", "tagged")
 
 
+@pytest.mark.slow
 def test_saving_on_the_host_moves_what_is_kept_out_of_the_device():
     ws, x = LAYERS
     forward = lambda step: lambda ws, x: jax.vjp(functools.partial(deep, step), ws, x)
@@ -895,6 +907,7 @@ def test_disconnected_inputs_are_those_torch_gives_no_gradient(torch):
 # What Python functions may be given, and where they may stand.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hooks", [eight, fg.save_on_cpu])
 def test_numbers_of_python_are_handed_on_as_they_are(hooks):
     def f(x, times, train=True):
@@ -948,6 +961,7 @@ def test_under_a_vmap_on_a_mesh_it_is_drawn_and_looked_into():
         fg.detect_anomaly(f)(args[0], -args[1])
 
 
+@pytest.mark.slow
 def test_hooks_stand_around_a_vmap_of_a_cond_that_differs_by_example():
     each = jax.vmap(lambda x: lax.cond(x[0] > 0, jnp.sin, lambda x: x**3, x))
     total = lambda f: jax.grad(lambda x: jnp.sum(f(x)))(X)

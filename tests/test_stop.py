@@ -12,6 +12,7 @@ import funcgrad as fg
 X = jnp.array([1.0, 2.0, 3.0])
 
 
+@pytest.mark.slow
 def test_detach_keeps_the_value_and_stops_the_gradient():
     fun = lambda x: jnp.sum(fg.detach(x * x) * x)
     assert_same(fg.value_and_grad(fun)(X), (jnp.float32(36.0), X * X))
@@ -97,6 +98,7 @@ def test_no_grad_of_an_array_is_refused():
         fg.no_grad(X)
 
 
+@pytest.mark.slow
 def test_set_data_has_the_new_value_and_the_old_gradient():
     fun = lambda x: jnp.sum(fg.set_data(2 * x, x * 100) ** 2)
     # 2 * (100 x) reaches the old value, and 2 of it x.
@@ -109,6 +111,7 @@ def test_no_gradient_reaches_the_new_data():
     assert_same(fg.grad(lambda v: jnp.sum(fg.set_data(X, v) ** 2))(2 * X), jnp.zeros(3))
 
 
+@pytest.mark.slow
 def test_set_data_at_second_order():
     second = jax.hessian(lambda x: fg.set_data(x, 10 * x) ** 3)(jnp.float32(2))
     # The first gradient is 3 u^2 with u = 20, the second 6 u.

@@ -89,6 +89,7 @@ def test_weak_carry_of_scan_may_be_tagged():
     assert_same(kept["y"], Retained(jnp.array([2.0, 4.0, 8.0]), jnp.array([4.0, 2.0, 1.0])))
 
 
+@pytest.mark.slow
 def test_prng_key_may_be_tagged_and_has_no_gradient():
     def fun(x):
         y = retain_grad({"x": x, "key": jax.random.key(3)}, "y")
@@ -115,6 +116,7 @@ def test_forward_mode_is_that_of_the_identity(identity):
     assert_close(jax.linearize(tagged, X)[1](X), jax.linearize(plain, X)[1](X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "identity",
     [
@@ -146,6 +148,7 @@ def test_linear_transpose_passes_through_a_tag_and_runs_a_hook():
     assert_same(jax.linear_transpose(lambda x: register_hook(3 * x, negate), X)(X)[0], -3 * X)
 
 
+@pytest.mark.slow
 def test_forward_derivative_through_scan_cond_and_checkpoint():
     def fun(x):
         y = lax.scan(lambda c, a: (register_hook(retain_grad(c * a, "y"), negate), c), x[0], x)[0]
@@ -311,6 +314,7 @@ def test_scan_without_iterations_gives_no_rows():
     assert_same((grads, kept["y"]), (jnp.ones(3), Retained(jnp.zeros(0), jnp.zeros(0))))
 
 
+@pytest.mark.slow
 def test_tags_on_xs_constant_carry_and_output_of_a_scan():
     w = jnp.array([1.0, 10.0])
 
@@ -331,6 +335,7 @@ def test_tags_on_xs_constant_carry_and_output_of_a_scan():
     assert_same(kept["const"].grad, jnp.array([[4.0, 8.0], [6.0, 8.0]]))
 
 
+@pytest.mark.slow
 def test_scan_with_several_carries_and_an_integer_among_them():
     def fun(x):
         def step(carry, a):
@@ -345,6 +350,7 @@ def test_scan_with_several_carries_and_an_integer_among_them():
     )
 
 
+@pytest.mark.slow
 def test_nested_scans_give_nested_axes():
     def fun(x):
         def outer(c, a):
@@ -358,6 +364,7 @@ def test_nested_scans_give_nested_axes():
     assert_same(kept.grad, jnp.full((3, 2), 132.0))
 
 
+@pytest.mark.slow
 def test_fori_loop_and_map_with_bounds_known_when_tracing():
     def fun(x):
         y = lax.fori_loop(0, 2, lambda i, c: retain_grad(c * 2, "loop"), x[0])
@@ -410,6 +417,7 @@ def test_branch_inside_scan_has_a_row_for_each_iteration():
     )
 
 
+@pytest.mark.slow
 def test_vmap_inside_gives_a_leading_axis_wherever_the_batch_axis_was():
     def fun(x):
         batch = jnp.stack([x, 2 * x], axis=1)
@@ -481,6 +489,7 @@ def test_map_in_batches_with_a_remainder_is_refused():
         retained(fun)
 
 
+@pytest.mark.slow
 def test_spmd_axis_name_is_allowed_around_tags_and_hooks():
     def fun(x):
         f = lambda a: register_hook(retain_grad(a * a, "y"), negate)
@@ -690,6 +699,7 @@ def test_scopes_separate_two_calls_of_one_jitted_function():
 # Nesting of transforms.
 
 
+@pytest.mark.slow
 def test_retained_gradient_is_differentiable():
     def second(x):
         kept = fg.grad(lambda x: jnp.sum(retain_grad(x * x, "y") ** 3), retain="y")(x)[1]
@@ -794,6 +804,7 @@ def test_recomputation_is_one_with_its_own_tag_and_not_with_another_of_that_name
         fg.grad(lambda w: retain_grad(w * 3.0, "y") * pull(w)[0], retain="y")(2.0)
 
 
+@pytest.mark.slow
 def test_axes_of_scans_stand_before_those_of_vmaps_inside_the_function():
     def one(x):
         step = lambda c, a: (retain_grad(c * a, "y"), None)
@@ -835,6 +846,7 @@ def on_eight(fun, *specs):
     return jax.shard_map(fun, mesh=mesh, in_specs=specs, out_specs=P("i"))
 
 
+@pytest.mark.slow
 def test_shard_map_gives_a_leading_axis_for_each_manual_mesh_axis():
     mesh = jax.make_mesh((4, 2), ("i", "j"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     spec = P("i", "j")
@@ -957,6 +969,7 @@ def test_hook_on_integers_alone_is_never_called():
     assert register_hook(3, hook) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("around", [lambda f: f, jax.jit, jax.checkpoint])
 def test_hook_closes_over_what_the_function_computes(around):
     def fun(x):
@@ -976,6 +989,7 @@ def test_hook_closes_over_a_slice_of_scan():
     assert_same(fg.grad(fun)(jnp.float32(1)), jnp.float32(30.0))
 
 
+@pytest.mark.slow
 def test_hook_closes_over_a_key_of_scan_and_over_the_carry():
     keys = jax.random.split(jax.random.key(1), 3)
 
@@ -999,6 +1013,7 @@ def test_hook_closes_over_a_vmapped_mask():
     assert_same(fg.grad(fun)(X), jnp.full(3, 2.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [(0, 0), (0, None)], ids=["own", "shared"])
 def test_hook_under_vmap_sees_the_gradient_of_one_example(axes):
     def norm_one(g):
@@ -1269,6 +1284,7 @@ def test_tag_where_no_gradient_can_be_told_is_ignored_while_nobody_asks(fun):
     assert jnp.all(jnp.isfinite(fg.grad(fun)(X)))
 
 
+@pytest.mark.slow
 def test_value_of_a_branch_not_taken_has_the_sharding_of_one_that_is():
     def fun(x, which):
         named = lambda x: retain_grad(jnp.tanh(x), "y")

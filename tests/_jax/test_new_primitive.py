@@ -80,6 +80,7 @@ def plain(x, y):
     return loss(x, y, lambda fun: fun)
 
 
+@pytest.mark.slow
 def test_it_computes_and_differentiates_what_it_calls():
     assert_close(loss(X, Y), plain(X, Y))
     assert_close(jax.grad(loss, (0, 1))(X, Y), jax.grad(plain, (0, 1))(X, Y))
@@ -155,5 +156,6 @@ def test_graph():
     assert ("y", "exp") not in edges
 
 
+@pytest.mark.slow
 def test_gradcheck():
     assert fg.gradcheck(loss, (X, Y))

@@ -176,6 +176,7 @@ def test_three_thousand_cells_of_which_one_is_missing():
     assert [pair.recorded[0].place for pair in pairs if not pair.port] == [2000]
 
 
+@pytest.mark.slow
 @given(st.text("abcdstuAS", max_size=8), st.text("abcdstuAT", max_size=8))
 @settings(max_examples=150, deadline=None)
 def test_nothing_is_lost_twice_used_or_crossed(recorded, port):

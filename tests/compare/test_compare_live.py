@@ -945,6 +945,7 @@ def test_without_torch_the_extra_is_named(monkeypatch):
         with_torch(lambda x: x, lambda x: x, 1.0)
 
 
+@pytest.mark.slow
 def test_importing_compare_does_not_import_torch():
     code = "import funcgrad.compare, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

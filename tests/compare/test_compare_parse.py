@@ -386,6 +386,7 @@ tokens = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.one_of(st.text(), st.lists(tokens, max_size=30).map("".join)))
 @settings(max_examples=400, deadline=None)
 @example("tensor([1.], size=('a',))")
@@ -457,6 +458,7 @@ def test_reads_back_what_numpy_prints(array):
     assert value.dtype == "float32"
 
 
+@pytest.mark.slow
 @given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=4), elements=floats))
 @settings(max_examples=40, deadline=None)
 def test_reads_back_what_jax_prints(array):

@@ -49,6 +49,7 @@ def folder(tmp_path, notebook):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_test_for_each_recorded_cell(folder):
     code, out = run_pytest(
         folder, "--funcgrad-recordings", ".", "--funcgrad-no-run", "-v", "-rs", "."
@@ -135,6 +136,7 @@ def test_a_missing_library_is_an_error_of_one_line_that_names_the_extra(folder):
     assert "_extras.py" not in out
 
 
+@pytest.mark.slow
 def test_without_the_option_it_does_nothing_and_loads_nothing(folder):
     code, out = run_pytest(folder)
     assert (code, "1 passed" in out) == (0, True)
