@@ -14,16 +14,21 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # A page of wrong calls, for type checkers: `--doctest-modules` would run it.
 collect_ignore = ["types_page.py"]
-TIERS = ("slow", "kernel", "site", "torch", "hosts")
+TIERS = ("slow", "kernel", "site", "torch", "hosts", "nightly")
+NIGHTLY = os.environ.get("FUNCGRAD_NIGHTLY") == "1"
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks that `-m` asks for
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     for item in items:
         if "torch" in getattr(item, "fixturenames", ()):
             item.add_marker("torch")
         if not any(map(item.get_closest_marker, TIERS)):
             item.add_marker("quick")
+    left = [item for item in items if item.get_closest_marker("nightly") and not NIGHTLY]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Derivatives as JAX takes them: forward and in reverse, one direction at a time and in batches."""
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,8 +12,8 @@ from jax import lax
 from ... import _jax
 from ..._mistakes import explained
 from ...errors import GradcheckError
-from .problem import Problem, traced
-from .slopes import QUICKLY, Bases, flat, leaves_of, one_by_one
+from .problem import DOUBLE, Problem, traced
+from .slopes import QUICKLY, Bases, eighths, flat, leaves_of, one_by_one
 
 MODES = {"fwd": "forward mode", "rev": "reverse mode"}
 BATCHED = {"fwd": "forward mode under `vmap`", "rev": "reverse mode under `vmap`"}
@@ -26,12 +27,16 @@ class Analysis(NamedTuple):
 
     Fields:
         value: the outputs, all in one row.
-        jacobians: by the mode in which it was taken, a row for each direction of the outputs, a
-            column for each of the inputs.
+        values: by mode, the outputs as they come with the derivative.
+        jacobians: by mode, a row for each direction of the outputs and a column for each of the
+            inputs.
+        combined: by mode, a row for what the derivative makes of each combination of directions.
     """
 
     value: np.ndarray
+    values: dict[str, np.ndarray]
     jacobians: dict[str, np.ndarray]
+    combined: dict[str, np.ndarray]
 
 
 Run = Callable[[list[Any]], Analysis]
@@ -45,7 +50,9 @@ def analyst(problem: Problem, basis: Bases, modes: list[str]) -> Run:
         basis: the directions.
         modes: the modes to do it in, of `MODES` and `BATCHED`.
     """
-    into = leaves_of(basis.inputs, problem.point)
+    like = _jax.output_types(problem.program) if problem.program else problem.call(problem.point)
+    into = leaves_of(_with_combinations(problem, basis.inputs), problem.point)
+    outof = leaves_of(_with_combinations(problem, basis.outputs), like)
     each = one_by_one if problem.program is None else lax.map
 
     def run(point: list[Any], into: list[Any], outof: list[Any]) -> Any:
@@ -53,15 +60,22 @@ def analyst(problem: Problem, basis: Bases, modes: list[str]) -> Run:
             return problem.call(reals)
 
         def push(dots: list[Any]) -> list[Any]:
-            return jax.jvp(call, (point,), (dots,))[1]
+            return [*itertools.chain(*jax.jvp(call, (point,), (dots,)))]
+
+        def alone(dots: list[Any], basis: np.ndarray) -> list[Any]:
+            return [x[: len(basis)] for x in dots]
 
         found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         if MODES["fwd"] in modes:
-            found[MODES["fwd"]] = each(push, into)
+            both = each(push, into)
+            values[MODES["fwd"]] = [x[0] for x in both[: len(like)]]
+            found[MODES["fwd"]] = both[len(like) :]
         if BATCHED["fwd"] in modes:
-            found[BATCHED["fwd"]] = jax.vmap(push)(into)
+            found[BATCHED["fwd"]] = jax.vmap(push)(alone(into, basis.inputs))[len(like) :]
         if MODES["rev"] in modes or BATCHED["rev"] in modes:
             value, back = jax.vjp(call, point)
+            values[MODES["rev"]] = value
 
             def pull(dots: list[Any]) -> list[Any]:
                 pairs = zip(dots, value, strict=True)
@@ -70,29 +84,51 @@ def analyst(problem: Problem, basis: Bases, modes: list[str]) -> Run:
             if MODES["rev"] in modes:
                 found[MODES["rev"]] = each(pull, outof)
             if BATCHED["rev"] in modes:
-                found[BATCHED["rev"]] = jax.vmap(pull)(outof)
-        else:
-            value = call(point)
-        return value, found
+                found[BATCHED["rev"]] = jax.vmap(pull)(alone(outof, basis.outputs))
+        return call(point), values, found
 
     compiled = run if problem.program is None else jax.jit(run, compiler_options=QUICKLY)
-    like = _jax.output_types(problem.program) if problem.program else problem.call(problem.point)
-    outof = leaves_of(basis.outputs, like)
 
     def analyse(point: list[Any]) -> Analysis:
-        value, found = compiled(point, into, outof)
-        matrices = {mode: _matrix(mode, leaves, basis) for mode, leaves in found.items()}
-        return Analysis(flat(value, 1)[0], matrices)
+        value, values, found = compiled(point, into, outof)
+        jacobians, combined = {}, {}
+        for mode, leaves in found.items():
+            here, there = sides(mode, basis)
+            rows = flat(leaves, len(leaves[0])) if leaves else np.zeros((len(here), 0))
+            rows = rows @ there.T if basis.fast else rows
+            matrix, combined[mode] = rows[: len(here)], rows[len(here) :]
+            jacobians[mode] = matrix.T if here is basis.inputs else matrix
+        plain = {mode: flat(leaves, 1)[0] for mode, leaves in values.items()}
+        return Analysis(flat(value, 1)[0], plain, jacobians, combined)
 
     return analyse
 
 
-def _matrix(mode: str, leaves: list[Any], basis: Bases) -> np.ndarray:
+def sides(mode: str, basis: Bases) -> tuple[np.ndarray, np.ndarray]:
+    """The directions that a mode starts from, and those that it arrives in."""
     forward = mode in (MODES["fwd"], BATCHED["fwd"])
-    rows = flat(leaves, len(basis.inputs if forward else basis.outputs))
-    if forward:
-        return basis.outputs @ rows.T if basis.fast else rows.T
-    return rows @ basis.inputs.T if basis.fast else rows
+    return (basis.inputs, basis.outputs) if forward else (basis.outputs, basis.inputs)
+
+
+def combinations(problem: Problem, count: int) -> dict[str, np.ndarray]:
+    """Factors of `count` directions for some combinations of them, by what is said of each.
+
+    A derivative is linear in the direction. Rules that are not square it, clip it, add to it or
+    take its absolute value; so the factors have both signs, and are none, small, moderate and
+    large. They are eighths times powers of two, which a rule may round without a loss.
+    """
+    draw = np.random.default_rng(3)
+    far = 40 if problem.eps <= DOUBLE else 3  # no more, or float16 overflows
+    some = eighths(draw, count)
+    rows = {"zeros": np.zeros(count), "random numbers": some, "their negatives": -some}
+    for power in (far // 3, far, -far // 3, -far):
+        rows[f"random numbers times 2**{power}"] = 2.0**power * eighths(draw, count)
+    return rows
+
+
+def _with_combinations(problem: Problem, directions: np.ndarray) -> np.ndarray:
+    factors = combinations(problem, len(directions)).values()
+    return np.concatenate([directions, np.stack([*factors]) @ directions])
 
 
 def possible(problem: Problem, basis: Bases, modes: list[str], function: str) -> list[str]:

@@ -16,12 +16,31 @@ from ..._leaves import is_array, takes_gradient
 from ..._mistakes import explained
 from ...errors import GradcheckError, UsageError
 from . import report
-from .analysis import BATCHED, MODES, Analysis, Run, analyst, possible, traces_alike
-from .problem import Problem, pose, widened
-from .slopes import Bases, Samples, array_like, bases, extrapolated, sampler
-from .verdict import NUMERICAL, TRUST, Comparison, Mismatch, mismatches, sizes, tolerances
+from .analysis import (
+    BATCHED,
+    MODES,
+    Analysis,
+    Run,
+    analyst,
+    combinations,
+    possible,
+    sides,
+    traces_alike,
+)
+from .problem import DOUBLE, Problem, pose, widened
+from .slopes import Bases, Samples, array_like, bases, eighths, extrapolated, sampler
+from .verdict import (
+    NUMERICAL,
+    TRUST,
+    Comparison,
+    Mismatch,
+    mismatches,
+    nonlinear,
+    rounding,
+    sizes,
+    tolerances,
+)
 
-DOUBLE = float(np.finfo(np.float64).eps)
 NUDGES = 3
 
 
@@ -52,7 +71,7 @@ def gradcheck(
             to choose by the size of each entry and the dtype.
         atol: derivatives may differ by `atol + rtol * abs(numerical)`, and by the estimated
             error of the numerical one; `None` to choose by dtype: the same share as `rtol`, of
-            the largest derivative in the row.
+            the largest derivative in the row, or less where rounding moves the row by less.
         rtol: `None` to choose by dtype: the square root of its machine epsilon (1.5e-8 in float64).
         modes: `"fwd"`, `"rev"` or both. Where there are both, one that JAX lacks for a part of
             `fun` is left out: forward of a `custom_vjp`, reverse of a `lax.while_loop`.
@@ -66,8 +85,10 @@ def gradcheck(
         `True`. There is no `raise_exception`: what is wrong is in the error.
 
     Raises:
-        GradcheckError: derivatives disagree, differ from run to run, cannot be taken, or finite
-            differences cannot tell them; the error's `mismatches` say where.
+        GradcheckError: derivatives disagree, are not linear, differ from run to run, cannot be
+            taken, or finite differences cannot tell them; the error's `mismatches` say where. Or
+            the function returns something else where it is differentiated, or results of another
+            shape or dtype near the point.
         UsageError: nothing to differentiate, or a call of a wrong form.
 
     A function in less than float64 is evaluated in float64 too, at the same point, if it follows
@@ -213,12 +234,33 @@ class _Measured(NamedTuple):
     sample: Callable[[int], Samples]
 
 
+class _Scatter(NamedTuple):
+    """How far a last place of the arguments moves a result and, in each row, the derivatives."""
+
+    value: np.ndarray
+    jacobians: dict[str, np.ndarray]
+
+
 class _Round(NamedTuple):
     """A problem in one precision, its derivatives, and by how much rounding scatters them."""
 
     problem: Problem
     analysis: Analysis
-    scatter: Analysis | None
+    scatter: _Scatter
+
+    @property
+    def noise(self) -> np.ndarray:
+        """By how much rounding may change each output."""
+        return TRUST * self.scatter.value
+
+    def noises(self, mode: str) -> np.ndarray:
+        """By how much rounding may change the derivatives in a mode, for each row."""
+        return TRUST * self.scatter.jacobians[mode]
+
+    @property
+    def coarse(self) -> bool:
+        """Whether results may be as far off as the noise, beside all else."""
+        return self.problem.eps > DOUBLE
 
 
 def _check(problem: Problem, task: _Task) -> bool:
@@ -229,13 +271,15 @@ def _check(problem: Problem, task: _Task) -> bool:
     if found:
         raise report.error(task.function, problem, basis, found, [], None)
     own = _Round(problem, first, _scatter(problem, analyse, first))
-    wide = _wide(own, basis, task, modes) if problem.eps > DOUBLE else None
+    wide = _wide(own, basis, task, modes) if own.coarse else None
     rounds, measured = wide or ([own], _measure(problem, basis, task))
     for part in rounds:
+        _same_results(part, basis, task)
         found, agreeing = _disagreeing(part, basis, measured, task)
         if found:
             samples = None if found[0].column < 0 else measured.sample(found[0].column)
             raise report.error(task.function, problem, basis, found, agreeing, samples)
+        _linear(part, basis, task)
     return True
 
 
@@ -243,6 +287,8 @@ def _analysed(problem: Problem, basis: Bases, task: _Task) -> tuple[list[str], R
     try:
         analyse = analyst(problem, basis, task.modes)
         return task.modes, analyse, analyse(problem.point)
+    except GradcheckError:
+        raise
     except Exception:  # told apart mode by mode, where it costs something
         problem.call(problem.point)  # an error of the function's own is raised as it is
         modes = possible(problem, basis, task.modes, task.function)
@@ -272,35 +318,35 @@ def _repeated(
         allowed = np.full(matrix.shape, task.nondet_tol)
         names = f"{mode}, run once", "the same, run again"
         both = Comparison(names, np.nan_to_num(matrix), np.nan_to_num(same), allowed)
-        found += mismatches(problem, basis, both, _precision(problem))
+        found += mismatches(problem, basis, both)
     return found
 
 
-def _scatter(problem: Problem, analyse: Run, first: Analysis) -> Analysis | None:
-    """How far a last place of the arguments moves outputs and derivatives, in less than float64.
+def _scatter(problem: Problem, analyse: Run, first: Analysis) -> _Scatter:
+    """Runs a problem where the last places of its arguments differ.
 
-    Derivatives in low precision cannot be better than that, whatever the rule.
+    No derivative can be better than what comes of it, whatever the rule.
     """
-    if problem.eps <= DOUBLE:
-        return None
     draw, moved = np.random.default_rng(1), []
     for _ in range(NUDGES):
-        point = [_nudged(x, draw) for x in problem.point]
+        point = [_nudged(x, draw, problem.eps <= DOUBLE) for x in problem.point]
         moved.append(analyse(point))
-    return Analysis(
+    return _Scatter(
         _spread([m.value for m in moved], first.value),
         {
             mode: np.max(_spread([m.jacobians[mode] for m in moved], matrix), axis=1, keepdims=True)
             for mode, matrix in first.jacobians.items()
-            if matrix.size
         },
     )
 
 
-def _nudged(x: Any, draw: Any) -> Any:
+def _nudged(x: Any, draw: Any, zeros: bool) -> Any:
+    """An array with its last places changed; those of `zeros`, too, as if they were of its size."""
     wide = np.asarray(x).astype(np.float64)
-    eps = float(jnp.finfo(x.dtype).eps)
-    moved = wide * (1 + eps * draw.choice([-1, 1], x.shape))
+    size = np.abs(wide)
+    if zeros:
+        size = np.where(size == 0, np.max(size, initial=0.0) or 1.0, size)
+    moved = wide + float(jnp.finfo(x.dtype).eps) * size * draw.choice([-1, 1], x.shape)
     return x if x.weak_type else array_like(moved, x)
 
 
@@ -326,7 +372,9 @@ def _wide(
             wide = widened(own.problem)
             if wide is None or wide.eps >= own.problem.eps:
                 return None
-            analysis = analyst(wide, basis, plain)(wide.point)
+            analyse = analyst(wide, basis, plain)
+            analysis = analyse(wide.point)
+            part = _Round(wide, analysis, _scatter(wide, analyse, analysis))
         except Exception:  # rules, too, may be written for one dtype
             return None
         if not _same_values(own, analysis.value):
@@ -337,7 +385,7 @@ def _wide(
         with _float64():
             return measured.sample(column)
 
-    return [_Round(wide, analysis, None), own], measured._replace(sample=sample)
+    return [part, own], measured._replace(sample=sample)
 
 
 def _same_values(own: _Round, wide: np.ndarray) -> bool:
@@ -345,9 +393,9 @@ def _same_values(own: _Round, wide: np.ndarray) -> bool:
 
     One that draws random numbers has others.
     """
-    value, scatter = own.analysis.value, own.scatter
+    value = own.analysis.value
     size: Any = np.max(np.abs(np.where(np.isfinite(wide), wide, 0.0)), initial=0.0)
-    allowed = np.sqrt(own.problem.eps) * size + (TRUST * scatter.value if scatter else 0.0)
+    allowed = np.sqrt(own.problem.eps) * size + own.noise
     with np.errstate(invalid="ignore"):
         return bool(np.all((value == wide) | (np.abs(value - wide) <= allowed)))
 
@@ -366,7 +414,7 @@ def _disagreeing(
     found: list[Mismatch] = []
     agreeing = []
     for comparison in _comparisons(part, basis, measured, task):
-        new = mismatches(part.problem, basis, comparison, _precision(part.problem))
+        new = mismatches(part.problem, basis, comparison)
         found += new
         if not new:
             agreeing.append(" against ".join(comparison.names))
@@ -376,18 +424,21 @@ def _disagreeing(
 def _comparisons(
     part: _Round, basis: Bases, measured: _Measured, task: _Task
 ) -> Iterator[Comparison]:
-    _, (value, jacobians), scatter = part
+    value, jacobians, eps = part.analysis.value, part.analysis.jacobians, part.problem.eps
     plain = [mode for mode in MODES.values() if mode in jacobians]
 
     # Rounding at the shortest step alone may be half as much, where nothing depends on the input.
-    scale = 2 * TRUST * np.sqrt(part.problem.eps) * sizes(basis, value)
+    scale = 2 * TRUST * np.sqrt(eps) * sizes(basis, value)
 
-    def allowed(mode: str, wanted: np.ndarray) -> np.ndarray:
-        rounding = tolerances(basis, part.problem.eps, value, wanted, task.atol, task.rtol)
-        return rounding + (TRUST * scatter.jacobians.get(mode, 0.0) if scatter else 0.0)
+    def allowed(mode: str, wanted: np.ndarray, errors: Any = 0.0) -> np.ndarray:
+        noise = part.noises(mode)
+        room = tolerances(
+            basis, eps, value, wanted, task.atol, task.rtol, noise + TRUST**2 * errors
+        )
+        return room + TRUST * errors + (noise if part.coarse else 0.0)
 
     for mode in plain:
-        room = allowed(mode, measured.slopes) + TRUST * measured.errors
+        room = allowed(mode, measured.slopes, measured.errors)
         yield Comparison(
             (mode, NUMERICAL), jacobians[mode], measured.slopes, room, measured.errors, scale
         )
@@ -401,8 +452,48 @@ def _comparisons(
             yield Comparison((mode, MODES[key]), jacobians[mode], one, allowed(mode, one))
 
 
-def _precision(problem: Problem) -> str:
-    return " and ".join(dict.fromkeys(str(x.dtype) for x in problem.point))
+def _same_results(part: _Round, basis: Bases, task: _Task) -> None:
+    """Refuses a rule whose result is another than that of the function it stands for."""
+    problem, value = part.problem, part.analysis.value
+    size = np.abs(np.where(np.isfinite(value), value, 0.0))
+    parts = np.split(size, np.cumsum([leaf.size for leaf in problem.outputs])[:-1])
+    largest = np.concatenate([np.full(len(x), np.max(x, initial=0.0)) for x in parts])
+    relative = np.sqrt(problem.eps) if task.rtol is None else task.rtol
+    room = rounding(problem.eps, largest, np.maximum(1.0, size), part.noise) + relative * size
+    room += task.nondet_tol + (part.noise if part.coarse else 0.0)
+    for mode, other in part.analysis.values.items():
+        with np.errstate(invalid="ignore"):
+            close = (value == other) | (np.abs(value - other) <= room)
+        same = close | (np.isnan(value) & np.isnan(other))
+        if not np.all(same):
+            raise report.other_result(task.function, problem, mode, value, other, ~same)
+
+
+def _linear(part: _Round, basis: Bases, task: _Task) -> None:
+    """Refuses a derivative of a combination of directions that is none of their derivatives."""
+    problem, eps = part.problem, part.problem.eps
+    limit = min(float(jnp.finfo(leaf.dtype).max) for leaf in problem.inputs) / 16
+    for mode in MODES.values():
+        if mode not in part.analysis.combined:
+            continue
+        forward = sides(mode, basis)[0] is basis.inputs
+        jacobian, noise = part.analysis.jacobians[mode], part.noises(mode)
+        noise = np.broadcast_to(noise, jacobian.shape)
+        jacobian, noise = (x.T if forward else x for x in (jacobian, noise))
+        said = combinations(problem, len(jacobian))
+        factors = np.stack([*said.values()])
+        with np.errstate(all="ignore"):
+            wanted, size = factors @ jacobian, np.abs(factors) @ np.abs(jacobian)
+        noise = np.abs(factors) @ noise
+        room = rounding(eps, size, 0.0, noise) + (noise if part.coarse else 0.0)
+        free = (task.atol or 0.0) + task.nondet_tol
+        room += (task.rtol or 0.0) * size + free * np.sum(np.abs(factors), 1)[:, None]
+        got = np.where(size < limit, part.analysis.combined[mode], wanted)
+        names = f"{mode} of all", "the sum of its parts"
+        comparison = Comparison(names, got, wanted, room)
+        found = nonlinear(problem, basis, mode, comparison, [*said])
+        if found:
+            raise report.not_linear(task.function, problem, found)
 
 
 def _modes(modes: Any, batched: bool, function: str) -> list[str]:
@@ -439,9 +530,8 @@ def _random_like(out: Any) -> Any:
         if not takes_gradient(leaf):
             return None
         x = jnp.asarray(leaf)
-        real = draw.integers(4, 9, x.shape) / 8 * draw.choice([-1, 1], x.shape)
-        other = draw.integers(4, 9, x.shape) / 8 if jnp.iscomplexobj(x) else 0.0
-        values = np.asarray(real + 1j * other if jnp.iscomplexobj(x) else real)
-        return array_like(values, x)
+        real = eighths(draw, x.shape)
+        values = real + 1j * eighths(draw, x.shape) if jnp.iscomplexobj(x) else real
+        return array_like(np.asarray(values), x)
 
     return jax.tree.map(like, out)

@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ... import _jax
 from ..._calls import argument, check_arrays, differentiated
 from ..._describe import describe
 from ..._leaves import takes_gradient
-from ...errors import UsageError
+from ...errors import GradcheckError, UsageError
 
+DOUBLE = float(np.finfo(np.float64).eps)
 UNTRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
 
@@ -64,6 +66,11 @@ class Problem(NamedTuple):
     program: _jax.Jaxpr | None
     eps: float
 
+    @property
+    def precision(self) -> str:
+        """The dtypes of the inputs, in words."""
+        return " and ".join(dict.fromkeys(str(x.dtype) for x in self.point))
+
 
 def pose(
     fun: Callable[..., Any], args: Sequence[Any], argnums: Sequence[int], function: str
@@ -82,7 +89,7 @@ def pose(
             f"`{function}` got arguments without an entry that is floating or complex, and wants"
             f" one to differentiate with respect to: {', '.join(map(describe, args)) or 'none'}"
         )
-    seen: list[list[Leaf]] = []
+    seen: dict[tuple[Any, ...], list[Leaf]] = {}
 
     def call(reals: list[Any]) -> list[Any]:
         rest = iter(reals)
@@ -91,7 +98,15 @@ def pose(
             for leaf in leaves
         ]
         named = _outputs(given.run(parts), function)
-        seen.append([part for name, x in named for part in _parts(name, x)])
+        found = [part for name, x in named for part in _parts(name, x)]
+        first = seen.setdefault(tuple(x.dtype for x in reals), found)
+        if found != first:
+            raise GradcheckError(
+                f"`{function}` got a function whose results are others for other values of its"
+                f" arguments: {_listed(first)} at first, then {_listed(found)}; a derivative wants"
+                " the same names, shapes and dtypes at the point and around it, so check what is"
+                " computed on each path as a function of its own"
+            )
         return [part for _, x in named for part in _reals(x)]
 
     point = [part for leaf in leaves for part in _reals(leaf)]
@@ -103,7 +118,8 @@ def pose(
             f"`{function}` got a function whose results have no floating or complex entry, and"
             " wants one that can be differentiated"
         )
-    return Problem(call, point, inputs, seen[-1], program, _eps(program, [*point, *results]))
+    outputs = next(iter(seen.values()))
+    return Problem(call, point, inputs, outputs, program, _eps(program, [*point, *results]))
 
 
 def widened(problem: Problem) -> Problem | None:
@@ -145,6 +161,10 @@ def _outputs(out: Any, function: str) -> list[tuple[str, Any]]:
 def _parts(name: str, x: Any) -> list[Leaf]:
     words = ("real", "imaginary") if jnp.iscomplexobj(x) else ("",)
     return [Leaf(name, word, x.dtype, x.shape) for word in words]
+
+
+def _listed(leaves: list[Leaf]) -> str:
+    return ", ".join(f"{leaf}: {leaf.dtype}{list(leaf.shape)}" for leaf in leaves) or "none"
 
 
 def _reals(x: Any) -> list[Any]:

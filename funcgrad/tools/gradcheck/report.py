@@ -11,7 +11,7 @@ from ...errors import GradcheckError
 from .analysis import MODES
 from .problem import Problem
 from .slopes import Bases, Samples, one_sided
-from .verdict import NUMERICAL, Mismatch
+from .verdict import NUMERICAL, GradientMismatch, Mismatch
 
 SHOWN = 5  # rows and columns of a block
 ALSO = 5  # further pairs of arrays
@@ -63,6 +63,50 @@ def error(
     lines += _block(first) if not basis.fast else []
     lines += _also(found[1:])
     return GradcheckError("\n".join(lines), tuple(mismatch.public for mismatch in found))
+
+
+def other_result(
+    function: str,
+    problem: Problem,
+    mode: str,
+    value: np.ndarray,
+    other: np.ndarray,
+    wrong: np.ndarray,
+) -> GradcheckError:
+    """The error for a result that is another where the function is differentiated."""
+    at = int(np.argmax(np.where(wrong, np.nan_to_num(np.abs(value - other), nan=np.inf), -1.0)))
+    ends = np.cumsum([leaf.size for leaf in problem.outputs])
+    which = int(np.searchsorted(ends, at, side="right"))
+    leaf = problem.outputs[which]
+    index = np.unravel_index(at - int(ends[which]) + leaf.size, leaf.shape)
+    return GradcheckError(
+        f"`{function}` got a function whose result in {problem.precision} is another where it is"
+        f" differentiated, at {np.sum(wrong)} of {len(wrong)} entries:"
+        f" {_entry(str(leaf), tuple(map(int, index)))} is {value[at]:.12g}, and {other[at]:.12g} in"
+        f" {mode}; the forward rule of a `custom_vjp`, and the rule of a `custom_jvp`, must return"
+        " what the function itself returns"
+    )
+
+
+def not_linear(function: str, problem: Problem, found: GradientMismatch) -> GradcheckError:
+    """The error for a derivative that is not linear in the direction."""
+    what = "tangent" if found.check.startswith(MODES["fwd"]) else "gradient"
+    lines = [
+        f"`{function}` found a derivative in {found.precision} that is not linear in the"
+        f" {what} that comes in: {found.check}, at {found.wrong} of {found.entries} entries",
+        f"  input:      {_entry(found.input, found.input_index or ())}",
+        f"  output:     {_entry(found.output, found.output_index or ())}",
+        f"  got:        {found.got:.12g}",
+        f"  wanted:     {found.wanted:.12g}",
+        f"  difference: {abs(found.got - found.wanted):.3g}",
+        f"  tolerance:  {found.tolerance:.3g}",
+        f"  note: a rule must give twice as much for twice the {what}, its negative for the"
+        " negative, and zeros for zeros; look for a square, an absolute value, a clip, a threshold"
+        " or a constant in it",
+    ]
+    if problem.program is not None:
+        lines += [f"  note: {note}" for note in _intents(problem.program, what == "gradient", ())]
+    return GradcheckError("\n".join(lines), (found,))
 
 
 def _entry(name: str, index: tuple[int, ...] | None) -> str:

@@ -64,11 +64,14 @@ def _directions(leaves: list[Leaf], fast: bool, draw: Any) -> tuple[np.ndarray, 
     filled = [place for place in places if place.stop > place.start]
     rows = np.zeros((len(filled), ends[-1]))
     for row, place in zip(rows, filled, strict=True):
-        # Eighths from 1/2 to 1, which every dtype holds exactly, of either sign.
-        size = place.stop - place.start
-        row[place] = draw.integers(4, 9, size) / 8 * draw.choice([-1, 1], size)
+        row[place] = eighths(draw, place.stop - place.start)
     starts = np.cumsum([0, *(place in filled for place in places)])
     return rows, [slice(*pair) for pair in itertools.pairwise(starts)]
+
+
+def eighths(draw: np.random.Generator, shape: Any) -> np.ndarray:
+    """Random eighths from 1/2 to 1 of either sign, which every dtype holds exactly."""
+    return draw.integers(4, 9, shape) / 8 * draw.choice([-1, 1], shape)
 
 
 def leaves_of(rows: np.ndarray, like: list[Any]) -> list[Any]:

@@ -1,14 +1,17 @@
 """Compares derivatives, block by block, and picks the entry that is furthest off."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .analysis import sides
 from .problem import Problem
 from .slopes import Bases
 
 NUMERICAL = "finite differences"
 TRUST = 4  # times the estimated errors
+ROUNDINGS = 256  # last places of the largest number that rounding may change
 
 
 class GradientMismatch(NamedTuple):
@@ -81,13 +84,18 @@ class Mismatch(NamedTuple):
 
 
 def tolerances(
-    basis: Bases, eps: float, value: np.ndarray, wanted: np.ndarray, atol: Any, rtol: Any
+    basis: Bases,
+    eps: float,
+    value: np.ndarray,
+    wanted: np.ndarray,
+    atol: Any,
+    rtol: Any,
+    noise: Any,
 ) -> np.ndarray:
     """By how much each entry may differ from `wanted`: `atol + rtol * abs(wanted)`.
 
-    By default `rtol` is the square root of the machine epsilon, and `atol` the same share of the
-    largest derivative of the same output by the same array, since rounding errors are of its size,
-    with a few roundings of the output itself.
+    By default `rtol` is the square root of the machine epsilon, and `atol` what rounding may change
+    beside the largest derivative of the same output by the same array.
     """
     relative = np.sqrt(eps) if rtol is None else rtol
     size = np.abs(wanted)
@@ -96,8 +104,18 @@ def tolerances(
     largest = np.zeros_like(size)
     for column in basis.columns:
         largest[:, column] = np.max(_finite(size[:, column]), axis=1, keepdims=True, initial=0.0)
-    rounding = 8 * eps * sizes(basis, value)
-    return np.sqrt(eps) * largest + rounding + relative * _finite(size)
+    return relative * _finite(size) + rounding(eps, largest, sizes(basis, value), noise)
+
+
+def rounding(eps: float, largest: np.ndarray, size: Any, noise: Any) -> np.ndarray:
+    """By how much rounding may change numbers, the largest of which is given.
+
+    The square root of the machine epsilon is the share that rounding errors seldom exceed, and a
+    few roundings of the output come with it. Where the noise that was measured is less, it counts
+    instead: so a number is judged that is tiny, or tiny beside another.
+    """
+    seldom = np.sqrt(eps) * largest + 8 * eps * size
+    return np.minimum(seldom, noise + ROUNDINGS * eps * largest)
 
 
 def sizes(basis: Bases, value: np.ndarray) -> np.ndarray:
@@ -110,9 +128,7 @@ def _finite(x: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(x), x, 0.0)
 
 
-def mismatches(
-    problem: Problem, basis: Bases, comparison: Comparison, precision: str
-) -> list[Mismatch]:
+def mismatches(problem: Problem, basis: Bases, comparison: Comparison) -> list[Mismatch]:
     """Every pair of arrays for which a comparison fails, with the entry furthest off."""
     with np.errstate(invalid="ignore", divide="ignore"):
         off = np.abs(comparison.got - comparison.wanted)
@@ -142,11 +158,48 @@ def mismatches(
                 0.0 if comparison.error is None else float(comparison.error[row, column]),
                 int(np.sum(bad[block])),
                 bad[block].size,
-                precision,
+                problem.precision,
             )
             unknown = bool(vague[row, column])
             found.append(Mismatch(public, comparison, row, column, block, bad[block], unknown))
     return found
+
+
+def nonlinear(
+    problem: Problem, basis: Bases, mode: str, comparison: Comparison, said: Sequence[str]
+) -> GradientMismatch | None:
+    """The entry at which the derivative of a combination is furthest from that of its parts.
+
+    A row of the comparison is a combination, of which `said` says what it was.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        off = np.abs(comparison.got - comparison.wanted)
+        excess = np.where(off == 0, 0.0, off / comparison.allowed)
+        excess = np.where(np.isnan(excess), np.inf, excess)
+    bad = excess > 1
+    if not np.any(bad):
+        return None
+    row, column = map(int, np.unravel_index(np.argmax(excess), excess.shape))
+    forward = sides(mode, basis)[0] is basis.inputs
+    leaves, places = (problem.outputs, basis.rows) if forward else (problem.inputs, basis.columns)
+    which = next(i for i, place in enumerate(places) if place.start <= column < place.stop)
+    name = str(leaves[which])
+    index = _index(column - places[which].start, leaves[which].shape, basis)
+    whole = f"all together, with {said[row]} as the {'tangent' if forward else 'gradient'}"
+    return GradientMismatch(
+        " against ".join(comparison.names),
+        whole if forward else name,
+        name if forward else whole,
+        None if forward else index,
+        index if forward else None,
+        float(comparison.got[row, column]),
+        float(comparison.wanted[row, column]),
+        float(comparison.allowed[row, column]),
+        0.0,
+        int(np.sum(bad)),
+        bad.size,
+        problem.precision,
+    )
 
 
 def _index(flat: int, shape: tuple[int, ...], basis: Bases) -> tuple[int, ...] | None:
