@@ -167,7 +167,10 @@ class _Found:
         inside = item(token)
         if isinstance(inside, Container) and not inside.printed:
             self.words_end = token.end_pos
-        self.values.extend(_flat(inside))
+        values = _flat(inside)
+        if isinstance(inside, Container):
+            values = (value._replace(root=token.start_pos) for value in values)
+        self.values.extend(values)
 
     def _add_row(self, token: Any) -> None:
         try:

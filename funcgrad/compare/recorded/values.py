@@ -28,6 +28,7 @@ class Value(NamedTuple):
         text: the text itself.
         label: the name that a report gives it, where one is known: the expression, or the words
             before it.
+        root: where in the text the outermost container around it begins; -1 where it is in none.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Value(NamedTuple):
     end: int = 0
     text: str = ""
     label: str = ""
+    root: int = -1
 
     @property
     def elided(self) -> bool:
@@ -97,3 +99,41 @@ def container_and_key(step: str) -> tuple[str, str]:
     """
     container, _, key = step.removesuffix("]").partition("[")
     return container, key
+
+
+def keys_in_dict(value: Value) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The containers around the outermost dict that a value is in, and its keys from there on.
+
+    Both are empty where it is in none. Keys are one if they are equal in Python, whatever the
+    quotes. What holds a single thing, such as `Parameter containing:`, has no key.
+
+    >>> keys_in_dict(Value("none", path=("tuple[1]", "dict['w']", "list[0]")))
+    (('tuple[1]',), ("'w'", '0'))
+    """
+    for place, step in enumerate(value.path):
+        if _is_in_dict(*container_and_key(step)):
+            steps = map(container_and_key, value.path[place:])
+            keys = tuple(_plain(key) for name, key in steps if name != "Parameter")
+            return value.path[:place], keys
+    return (), ()
+
+
+def dict_keys(value: Value) -> tuple[str, ...]:
+    """The keys of a value in dicts only, without its places in lists.
+
+    >>> dict_keys(Value("none", path=("tuple[1]", "dict['w']", "list[0]")))
+    ("'w'",)
+    """
+    steps = map(container_and_key, value.path)
+    return tuple(_plain(key) for name, key in steps if _is_in_dict(name, key))
+
+
+def _is_in_dict(container: str, key: str) -> bool:
+    """Whether a step of a path goes into a dict; `FrozenDict({...})` is a call, its item no key."""
+    return container == "dict" or ("dict" in container.lower() and not key.isdecimal())
+
+
+def _plain(key: str) -> str:
+    """A key with the quotes that Python writes first."""
+    quoted = len(key) > 1 and key[0] == key[-1] == '"' and "'" not in key
+    return f"'{key[1:-1]}'" if quoted else key
