@@ -268,9 +268,9 @@ def test_a_hung_cell_has_a_limit(live):
         run(live("import time\ntime.sleep(60)"), timeout=1)
 
 
-def test_a_result_in_full_is_exact_and_a_print_is_rounded(notebook):
+def test_a_result_in_full_is_exact_and_a_formatted_print_is_rounded(notebook):
     full = notebook("a.ipynb", (1, "", "3.5"))
-    printed = notebook("b.ipynb", (1, "", new_output("stream", text="3.5")))
+    printed = notebook("b.ipynb", (1, "print(f'{x:.1f}')", new_output("stream", text="3.5")))
     port = notebook("c.ipynb", (1, "", "3.54"))
     assert not compare(full, port, fresh=False).agrees
     assert compare(printed, port, fresh=False).agrees

@@ -12,6 +12,9 @@ from .values import Container, Item, Value
 _TENSORS = {"tensor": "tensor", "array": "array", "Array": "array", "DeviceArray": "array"}
 _KNOWN = ("OrderedDict", "defaultdict", "deque", "frozenset", "set", "nested_tensor")
 
+_BEHIND = {"dtype", "device", "requires_grad", "grad_fn", "size", "layout", "names", "tensor_meta"}
+_DECIMALS = ({4}, {0})
+
 
 @dataclass(frozen=True)
 class Keyword:
@@ -45,6 +48,8 @@ def called(name: str, arguments: list[Any]) -> Item:
         special = _of_one(name, positional[0])
         if special is not None:
             return special
+    if _is_subclass(name, positional, keywords):
+        return _tensor("tensor", positional, keywords)
     items: list[tuple[Any, Item | None]] = [
         (one.name, item(one.token)) if isinstance(one, Keyword) else (place, item(one))
         for place, one in enumerate(arguments)
@@ -63,6 +68,25 @@ def _is_printed(name: str, positional: list[Any], items: list[tuple[Any, Item | 
         isinstance(one, Value) and one.form in ("tensor", "array") for _, one in items
     )
     return holds_array and not positional
+
+
+def _is_subclass(name: str, positional: list[Any], keywords: dict[str, Any]) -> bool:
+    """Whether a subclass of `torch.Tensor` printed this, `TensorImage([0.1235, 0.9877])`.
+
+    Only PyTorch writes these words behind the numbers, or has all floats with four decimals (or
+    with none, `1.`). A single number does not tell, so there the name has to.
+    """
+    if len(positional) != 1 or not keywords.keys() <= _BEHIND or name in _KNOWN:
+        return False
+    token = positional[0]
+    if token.type in ("NUMBER", "BOOL"):
+        return bool(keywords) or "Tensor" in name
+    try:
+        numbers = numbers_of(token)
+    except Unfit:
+        return False
+    as_torch = numbers.kind == "float" and {one.decimals for one in numbers.precisions} in _DECIMALS
+    return numbers.commas and bool(numbers.numbers) and (bool(keywords) or as_torch)
 
 
 def _of_one(name: str, token: Any) -> Item | None:

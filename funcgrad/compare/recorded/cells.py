@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
+from .formats import Formats
+
 # Colours and other sequences for a terminal: CSI, OSC, the choice of a character set, the rest.
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*+[ -/]*+[@-~]|\][^\x07\x1b]*+(?:\x07|\x1b\\)?+|[()*+].|[^\x1b])?+", re.DOTALL
@@ -36,6 +38,7 @@ class Cell(NamedTuple):
         source: its code, where a notebook has it.
         tags: its tags, where a notebook has them.
         place: which cell of the file it is, counted from 1.
+        formats: how its code prints floats, where that is known.
     """
 
     number: int | None
@@ -43,6 +46,7 @@ class Cell(NamedTuple):
     source: str = ""
     tags: tuple[str, ...] = ()
     place: int = 0
+    formats: Formats = Formats()
 
 
 def syntax_tree(code: str) -> ast.Module:

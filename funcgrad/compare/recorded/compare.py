@@ -15,6 +15,7 @@ from .map import read_map
 from .marks import spans
 from .read import read
 from .report import CellReport, Report, Row
+from .rounding import with_formats
 from .run import DEFAULT_TIMEOUT, Progress, run
 from .values import Value
 
@@ -22,7 +23,7 @@ _RANDOM = re.compile(r"(?:^|\s)#+[ \t]*random[ \t]*(?::.*)?$", re.MULTILINE | re
 _LEFT_OUT = "the map says that the port has nothing for this"
 _SHOWS_NOTHING = "end each cell with what it is to show"
 _NOT_RUN = "run it afresh, without --no-run"
-_NEVER = "a progress bar, a timing, an address or a module: not compared"
+_NEVER = "a progress bar, a timing, an address, a device or a module: not compared"
 _FOLDERS = (
     Path(__file__).parents[2] / "notebooks",  # where a wheel puts them
     Path(__file__).parents[3] / "notebooks",  # in a source checkout
@@ -74,7 +75,7 @@ def compare(
     >>> report.agrees, len(report.cells), report.count("agree")
     (True, 13, 31)
     """
-    recorded = read(recording)
+    recorded = with_formats(read(recording))
     _require_values(recording, recorded, _to_execute(Path(recording)))
     stored = read(port)
     places = None if mapping is None else read_map(mapping, recorded, stored)

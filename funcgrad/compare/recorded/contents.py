@@ -9,12 +9,25 @@ from typing import NamedTuple
 
 from .cells import Cell, Output, syntax_tree
 from .parse import parse
+from .rounding import in_full, settled
 from .values import Parsed, Value, container_and_key
 
 _LONGEST_NAME = 40
 
-# Lines whose numbers say nothing about the computation. What must be in the text for it to be
-# searched, and the pattern; a layer's settings are those of a module that was printed.
+_CLOCK = r"[0-9]{1,6}:[0-9]{2}(?::[0-9]{2})?"
+_RATE = r"[0-9.?]{1,12} ?[A-Za-z]{1,20}/[A-Za-z]{1,12}"
+_BAR = rf"\[{_CLOCK}(?:<(?:{_CLOCK}|\?))?, *{_RATE}\]?"
+_BEFORE_BAR = re.compile(
+    r"(?:[0-9]{1,3}%(?:\|[^|\n]*+\|)?)? ?[0-9.]{1,15}[kMGTP]?(?:it|/[0-9.?]{1,15}[kMGTP]?)? ?$"
+)
+_LONGEST_BAR = 400  # characters that a bar may have before its times
+_TIME = r"(?:ns|[uµμ]s|ms|s)"
+_DEVICE = (
+    r"(?:cuda|mps|xpu|hpu|meta|tpu|gpu):[0-9]{1,4}|TFRT_CPU_[0-9]{1,4}"
+    r"|(?:Cpu|Cuda|Gpu|Tpu|Rocm)Device\([^()\n]{1,200}\)"
+)
+# Code and prose in a text whose numbers say nothing about the computation. What must be in the
+# text for it to be searched, and the pattern; a layer's settings are those of a printed module.
 _LAYERS = (
     r"(?:Lazy)?(?:Linear|Bilinear|Embedding(?:Bag)?|(?:Alpha|Feature)?Dropout|Conv(?:Transpose)?"
     r"|(?:Sync)?Batch(?:Norm)?|Layer(?:Norm)?|Group(?:Norm)?|Instance(?:Norm)?|RMSNorm|(?:Adaptive)?"
@@ -23,15 +36,26 @@ _LAYERS = (
 _SKIPPED = tuple(
     (needle, re.compile(pattern, re.MULTILINE))
     for needle, pattern in [
-        ("[", r"\[[0-9]{1,6}:[0-9]{2}(?::[0-9]{2})?[<,] ?[^]\n]{1,40}(?:it|s|B)/"),  # tqdm
-        ("±", r"(?<![0-9.])[0-9.]++ ?(?:ns|[uµμ]s|ms|s) ±"),  # %timeit
-        (": ", r"^(?:CPU times|Wall time): "),
-        ("://", r"^Downloading \S{1,200}+://|^Downloading https?://"),
+        ("[", _BAR),  # tqdm, from its times on; what stands after its rate is the user's
+        (
+            "±",  # %timeit
+            rf"(?<![0-9.])[0-9.]++ ?{_TIME} ± [0-9.]++ ?{_TIME}"
+            r"(?: per loop(?: \(mean ± [^()\n]{1,80}\))?)?",
+        ),
+        (": ", r"^(?:CPU times|Wall time): [^\n]*+"),
+        ("://", r"^Downloading (?:\S{1,200}+://|https?://)[^\n]*+"),
         ("id(", r"\bid\([^()\n]{0,60}\) ?[:=]? ?[0-9]{9,}"),
-        ("(", r"^[ \t]*+\([A-Za-z0-9_.]+\): (?:[0-9]+ x )?[A-Z]\w*+\("),  # a line of a module
+        ("(", r"^[ \t]*+\([A-Za-z0-9_.]+\): (?:[0-9]+ x )?[A-Z]\w*+\([^\n]*+"),  # in a module
         ("(", rf"^(?:\[|\()?{_LAYERS}\([^()\n]*+(?:\([^()\n]*+\)[^()\n]*+)*+\)[\])]?$"),
+        ("s", rf"(?<![\w.])[0-9]{{1,4}}m [0-9]{{1,2}}s|(?<![\w.])[0-9.]++{_TIME}(?![\w(=])"),
+        ("(type=", r"device\(type='[a-z]{1,12}'(?:, index=[0-9]{1,4})?\)"),
+        ("_", rf"(?<![\w'\"]){_DEVICE}"),
+        (":", rf"(?<![\w'\"]){_DEVICE}"),
+        ("Device(", rf"(?<![\w'\"]){_DEVICE}"),
     ]
 )
+_QUOTED_DEVICE = re.compile(rf"(['\"])(?:{_DEVICE}|cpu|cuda|mps|gpu|tpu)\1")
+_STRING = re.compile(r"'(?:[^'\\\n]|\\.)*+'|\"(?:[^\"\\\n]|\\.)*+\"")
 
 
 class Contents(NamedTuple):
@@ -39,7 +63,7 @@ class Contents(NamedTuple):
 
     Attributes:
         values: its values in order, each with its name as `label`.
-        skipped: the lines that are never comparable: progress bars, timings, addresses, modules.
+        skipped: what is never comparable: progress bars, timings, addresses, modules, devices.
     """
 
     values: tuple[Value, ...]
@@ -61,20 +85,24 @@ def contents_of(cell: Cell) -> Contents:
         if output.kind in ("stdout", "result"):
             spans = list(_skipped(output.text))
             skipped += [output.text[start:end].strip() for start, end in spans]
-            values += _values(cell, output, spans)
+            shown = list(_values(cell, output, spans))
+            skipped += [value.text for value in shown if _is_device(value)]
+            values += (value for value in shown if not _is_device(value))
     return Contents(tuple(values), tuple(skipped))
 
 
 def _skipped(text: str) -> Iterator[tuple[int, int]]:
-    """Start and end of the lines whose numbers differ from run to run."""
-    spans = []
+    """Start and end of what differs from run to run."""
+    spans = set()
     for needle, pattern in _SKIPPED:
         done = 0
         for match in pattern.finditer(text) if needle in text else ():
-            if match.start() >= done:
-                start = text.rfind("\n", done, match.start()) + 1 or done
-                done = text.find("\n", match.end()) + 1 or len(text) + 1
-                spans.append((start, done - 1))
+            start = match.start()
+            if pattern.pattern == _BAR:
+                begin = max(done, text.rfind("\n", done, start) + 1, start - _LONGEST_BAR)
+                start = _start_of_bar(text, begin, start)
+            done = match.end()
+            spans.add((start, done))
     end = 0
     for start, stop in sorted(spans):
         if start >= end:
@@ -82,21 +110,57 @@ def _skipped(text: str) -> Iterator[tuple[int, int]]:
             end = stop
 
 
+def _start_of_bar(text: str, begin: int, end: int) -> int:
+    """Where a progress bar begins whose times begin at `end`: at its percentage or its count."""
+    percent = text.rfind("%", begin, end)
+    while percent > begin and text[percent - 1].isdecimal():
+        percent -= 1
+    match = _BEFORE_BAR.fullmatch(text, percent, end) if percent >= begin else None
+    match = match or _BEFORE_BAR.search(text, max(begin, end - 40), end)
+    return match.start() if match else end
+
+
+def _is_device(value: Value) -> bool:
+    return value.kind == "string" and bool(_QUOTED_DEVICE.fullmatch(value.text))
+
+
 def _values(cell: Cell, output: Output, skipped: list[tuple[int, int]]) -> Iterator[Value]:
+    """The values of an output, with their names and units, but for those in what is skipped."""
     parsed = parse(output.text)
     starts = [start for start, _ in skipped]
-    for value, name in zip(parsed.values, _names(cell, output, parsed), strict=True):
-        before = bisect_left(starts, value.end)
-        if not before or skipped[before - 1][1] <= value.start:
-            value = value._replace(label=name)
-            yield _in_full(value) if output.kind == "result" else value
+    named = [
+        value._replace(label=name)
+        for value, name in zip(parsed.values, _names(cell, output, parsed), strict=True)
+        if not _lies_in(value, starts, skipped)
+    ]
+    words = _words_of_string(output, parsed)
+    if output.kind == "result" and words is None:
+        return map(_in_full, named)
+    return iter([*settled(named, cell.formats), *([words] if words else [])])
+
+
+def _lies_in(value: Value, starts: list[int], spans: list[tuple[int, int]]) -> bool:
+    """Whether a value has a part in one of some spans, and does not hold it."""
+    before = bisect_left(starts, value.end)
+    if not before or spans[before - 1][1] <= value.start:
+        return False
+    start, end = spans[before - 1]
+    return not (value.start <= start and end <= value.end and value.end - value.start > end - start)
+
+
+def _words_of_string(output: Output, parsed: Parsed) -> Value | None:
+    """The words of a string that is a cell's result, the numbers in it left out."""
+    text = output.text.strip()
+    if output.kind != "result" or not parsed.values or not _STRING.fullmatch(text):
+        return None
+    if parsed.values[0].kind == "string":
+        return None
+    return Value("string", text="…".join(parsed.words).strip(), label="the words of the string")
 
 
 def _in_full(value: Value) -> Value:
     """A Python float that is a cell's result, which Python prints in full."""
-    if value.form != "scalar" or not value.units:
-        return value
-    return value._replace(units=(0.0,) * len(value.units))
+    return in_full(value) if value.form == "scalar" and value.units else value
 
 
 def _names(cell: Cell, output: Output, parsed: Parsed) -> Iterator[str]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..tolerances import RESOLUTION, allowed_in_print, distance, resolution
 from .explain import explain
-from .values import Number, Value
+from .values import UNIT, Number, Value, dict_keys
 
 _TORCH_DEFAULTS = {"float": "float32", "int": "int64", "complex": "complex64", "bool": "bool"}
 _NUMBERS = ("float", "int", "bool", "complex", "size")
@@ -48,7 +48,8 @@ class Verdict(NamedTuple):
         hint: what the difference looks like: a flipped sign, swapped axes, a factor.
         marks: where the numbers differ: their positions in `numbers`, recorded and ours; the
             first thousand.
-        what: what differs: `kind` (a number and `None`), `dtype`, `shape`, `value`; else empty.
+        what: what differs: `key` (of a dict), `unit`, `kind` (a number and `None`), `dtype`,
+            `shape`, `value`; else empty.
     """
 
     agrees: bool
@@ -95,10 +96,17 @@ def judge(recorded: Value, actual: Value, *, strict: bool = False, random: bool 
     if verdict.agrees:
         return verdict
     hint = explain(recorded, actual, lambda one, other: _judge(one, other, random).agrees)
-    return verdict._replace(hint=hint or _in_units(verdict))
+    return verdict._replace(hint=hint or _in_units(verdict) or _rounded(recorded, verdict))
 
 
 def _judge(recorded: Value, actual: Value, random: bool) -> Verdict:
+    keys, units = (dict_keys(recorded), dict_keys(actual)), (_unit(recorded), _unit(actual))
+    if all(keys) and keys[0] != keys[1]:
+        theirs, ours = (f"[{']['.join(one)}]" for one in keys)
+        said = f"recorded under the key {theirs}, ours is under {ours}"
+        return Verdict(False, said, what="key")
+    if all(units) and units[0] != units[1]:
+        return Verdict(False, f"recorded in {units[0]}, ours is in {units[1]}", what="unit")
     kinds = {recorded.kind, actual.kind}
     if "size" in kinds:
         kinds = (kinds - {"size"}) | {"int"}
@@ -118,6 +126,10 @@ def _judge(recorded: Value, actual: Value, random: bool) -> Verdict:
     if random and recorded.kind != "size":
         return Verdict(True, _RANDOM, notes=notes)
     return _judge_numbers(recorded, actual, notes)
+
+
+def _unit(value: Value) -> str:
+    return dict(value.suffixes).get(UNIT, "")
 
 
 def _kind(value: Value) -> str:
@@ -303,6 +315,21 @@ def _in_units(verdict: Verdict) -> str:
     if units > _FEW_UNITS:
         return ""
     return f"by {units:.2g} unit{'s' if units > 1.005 else ''} in the last printed place"
+
+
+def _rounded(recorded: Value, verdict: Verdict) -> str:
+    """That the recording may show our number rounded, which nothing in its code says."""
+    if recorded.form != "scalar" or not isinstance(verdict.actual, float):
+        return ""
+    _, point, decimals = recorded.text.partition(".")
+    if not point or not decimals.isdecimal() or verdict.recorded == verdict.actual:
+        return ""
+    if round(verdict.actual, len(decimals)) != verdict.recorded:
+        return ""
+    return (
+        f"ours rounded to {len(decimals)} decimals is the recorded one: print it so, or mark the"
+        " cell `# atol`"
+    )
 
 
 def _reason(verdict: Verdict) -> str:

@@ -7,18 +7,20 @@ turns out to be words, the pairs around it are words too, at once.
 
 from collections import deque
 from collections.abc import Iterator
+from string import ascii_letters
 from typing import Any
 
-from .build import item, scalar
+from .build import item, number, scalar
 from .grammar import fit, grammar
 from .legacy import legacy
-from .literals import Unfit
-from .values import Container, Item, Parsed, Value
+from .literals import Unfit, literal
+from .values import UNIT, Container, Item, Parsed, Value
 
 _OPENS = {"LSQB": "RSQB", "LPAR": "RPAR", "LBRACE": "RBRACE", "NAME_OPEN": "RPAR"}
 _CLOSES = frozenset(_OPENS.values())
 _ITEMS = frozenset({"NUMBER", "BOOL", "NONE", "DTYPE"})
-_NEVER_INSIDE = frozenset({"OTHER", "LEGACY"})
+_NEVER_INSIDE = frozenset({"OTHER", "LEGACY", "UNIT", "GLUED"})
+_LETTERS = ascii_letters + "\u00b5\u03bc"
 _MOST_OPEN = 256  # more than an array of the highest rank in containers of the greatest depth
 
 
@@ -146,6 +148,8 @@ class _Found:
             self._add_row(token)
         elif token.type in _ITEMS:
             self._add_scalar(token)
+        elif token.type == "UNIT":
+            self._add_with_unit(token)
         elif token.type == "STRING" and self.strings:
             self._add_string(token)
         elif token.type == "LEGACY":
@@ -188,6 +192,18 @@ class _Found:
             self.values.append(scalar(token, full=False))
         except Unfit:
             self.words_end = token.end_pos
+
+    def _add_with_unit(self, token: Any) -> None:
+        """A number with its unit in one word, which may also be a word: `2.5x`, `3D`."""
+        digits = str(token).rstrip(_LETTERS)
+        unit = str(token)[len(digits) :]
+        self.words_end = token.end_pos
+        try:
+            value = number(literal(digits), full=False)
+        except Unfit:
+            return
+        span = {"start": token.start_pos, "end": token.end_pos}
+        self.values.append(value._replace(**span, suffixes=((UNIT, unit),)))
 
     def _add_string(self, token: Any) -> None:
         """A quoted string: what it says is read, and if that is the whole text it is a value."""

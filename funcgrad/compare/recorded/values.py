@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 Number = bool | int | float | complex
+UNIT = "unit"  # the suffix of a number that was printed with its unit in one word, `2.5x`
 
 
 class Value(NamedTuple):
@@ -21,7 +22,8 @@ class Value(NamedTuple):
             commas), `list` (Python brackets), `scalar`.
         places: for an elided array the index of each number, counted from the back (negative)
             where it stands after the `...`; otherwise `None`.
-        suffixes: what else was printed in the brackets, `("grad_fn", "<MulBackward0>")`.
+        suffixes: what else was printed in the brackets, `("grad_fn", "<MulBackward0>")`; the unit
+            of a number, `("unit", "dB")`.
         path: the containers around it, outermost first: `("tuple[1]", "dict['weight']")`.
         start: where it begins in the text.
         end: where it ends.
