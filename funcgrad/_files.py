@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 from .errors import FileError
@@ -26,7 +27,7 @@ def writable(path: str | os.PathLike[str]) -> Path:
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Writes beside the file first, then puts it in its place.
+    """Writes beside the file first, then puts it in its place, under the mode that it has.
 
     Raises:
         FileError: it cannot be written; what stood there is untouched.
@@ -35,13 +36,20 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with beside.open("xb") as file:
-            file.write(content if isinstance(content, bytes) else content.encode())
+            file.write(content if isinstance(content, bytes) else encoded(content))
+        if target.exists():
+            beside.chmod(stat.S_IMODE(target.stat().st_mode))
         beside.replace(target)
     except OSError as error:
         raise _refused(path, error) from None
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def encoded(text: str) -> bytes:
+    """A text as UTF-8; the name of a file may hold bytes that are none, shown as `?`."""
+    return text.encode("utf-8", "replace")
 
 
 def _refused(path: object, error: Exception) -> FileError:

@@ -4,7 +4,10 @@ Whatever stops a command is one line on the standard error stream and exit statu
 behind it come with the extras `funcgrad[compare]` and `funcgrad[bench]`.
 """
 
+import contextlib
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -41,7 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: the command and its arguments; those of the process by default.
     """
-    sys.exit(status(arguments))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # one that a program put there
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    found = status(arguments)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        found = _stopped(error)
+    sys.exit(found)
 
 
 def status(arguments: Sequence[str] | None = None) -> int:
@@ -66,6 +77,18 @@ def status(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; Python would complain about it once more at exit
         return 2
+    except OSError as error:
+        return _stopped(error)
+    except Exception:  # a fault of funcgrad: 1 would say that something differs
+        traceback.print_exc()
+        return _refuse("stopped by a fault of its own, shown above; please report it")
+
+
+def _stopped(error: OSError) -> int:
+    """Refuses where a stream takes no more, and keeps Python from trying again at exit."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    where = error.filename or "standard output"
+    return _refuse(f"stopped by the system at {where}: {error.strerror or error}")
 
 
 def _refuse(reason: str) -> int:

@@ -2,7 +2,8 @@
 
 What `torchrun --nproc-per-node 4 train.py` does, and `torch.distributed.init_process_group` in the
 script is [`connect`][funcgrad.launch.connect]. The launcher starts the script so many times, tells
-each which of them it is, and when one fails ends the others and says which one it was. The same
+each which of them it is, and when one fails, or a signal ends the launcher, ends the others with
+whatever they started, and says which one it was. The same
 script runs without the launcher, on several machines: where JAX itself detects what surrounds it
 (Cloud TPU, Slurm, Open MPI, Kubernetes) as it is, and elsewhere with the three variables that the
 launcher sets.
@@ -15,6 +16,7 @@ JAX's is to wait for the others, which wait for this one.
 """
 
 import argparse
+import contextlib
 import functools
 import os
 import signal
@@ -23,12 +25,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .errors import UsageError
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 GRACE = 5.0  # seconds from the request to end to the end
 
 
@@ -120,20 +123,74 @@ def launch(command: Sequence[str], processes: int, timeout: float | None = None)
 
     Returns:
         0 if all ended with 0; else the status of the first that failed (128 and the number of the
-        signal, where a signal ended it), or 124 if the time was up.
+        signal, where a signal ended it, or the launcher), 124 if the time was up, or 1 if a process
+        could not be started.
     """
     address = f"127.0.0.1:{_free_port()}"
     start = time.monotonic()
-    running = {
-        index: subprocess.Popen(
-            [sys.executable, *command], env=_environment(address, processes, index)
-        )
-        for index in range(processes)
-    }
+    started: dict[int, subprocess.Popen[bytes]] = {}
+    status = 1
+    with _stopped_by_signals():
+        try:
+            for index in range(processes):
+                started[index] = _start(command, _environment(address, processes, index))
+            status = _watch(dict(started), processes, start, timeout)
+            return status
+        except _Stopped as stopped:
+            _say(f"`launch` got {_name(stopped.number)}, and ends its processes")
+            return 128 + stopped.number
+        except OSError as error:
+            _say(
+                f"`launch` could not start process {len(started)} of {processes}"
+                f" ({error.strerror or error}), and ends the others"
+            )
+            return 1
+        finally:
+            if status:
+                _end(list(started.values()))
+
+
+class _Stopped(BaseException):
+    """A signal asked the launcher to end; no `except Exception` on its way out holds it up."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Turns the signals that ask for an end into `_Stopped`, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)  # once is enough: the end is under way
+        raise _Stopped(number)
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number in before:
+        signal.signal(number, stop)
     try:
-        return _watch(running, processes, start, timeout)
+        yield
     finally:
-        _end(list(running.values()))
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _start(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Starts one process, with a group of its own for what it starts in turn."""
+    return subprocess.Popen([sys.executable, *command], env=environment, start_new_session=True)
+
+
+def _name(number: int) -> str:
+    """A signal by its name; those of real time have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _free_port() -> int:
@@ -158,7 +215,7 @@ def _watch(
             if status is not None:
                 del running[index]
             if status:
-                how = signal.Signals(-status).name if status < 0 else f"status {status}"
+                how = _name(-status) if status < 0 else f"status {status}"
                 _say(
                     f"`launch` got {how} from process {index} of {processes} after"
                     f" {time.monotonic() - start:.1f} s, and ends the others; the cause is the"
@@ -180,16 +237,22 @@ def _say(message: str) -> None:
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Asks processes to end, and ends those that have not after a while."""
+    """Asks processes and what they started to end, and ends what has not after a while."""
     for process in processes:
-        process.terminate()
+        _send(process, signal.SIGTERM)
     deadline = time.monotonic() + GRACE
     for process in processes:
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(deadline - time.monotonic(), 0))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    for process in processes:
+        _send(process, signal.SIGKILL)
+        process.wait()
+
+
+def _send(process: subprocess.Popen[bytes], number: int) -> None:
+    """Sends a signal to the group of a process, which outlives it while it has members."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

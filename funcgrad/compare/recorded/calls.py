@@ -76,7 +76,7 @@ def _is_subclass(name: str, positional: list[Any], keywords: dict[str, Any]) -> 
     Only PyTorch writes these words behind the numbers, or has all floats with four decimals (or
     with none, `1.`). A single number does not tell, so there the name has to.
     """
-    if len(positional) != 1 or not keywords.keys() <= _BEHIND or name in _KNOWN:
+    if len(positional) != 1 or not keywords.keys() <= _BEHIND or name in (*_KNOWN, "matrix"):
         return False
     token = positional[0]
     if token.type in ("NUMBER", "BOOL"):
@@ -86,7 +86,8 @@ def _is_subclass(name: str, positional: list[Any], keywords: dict[str, Any]) -> 
     except Unfit:
         return False
     as_torch = numbers.kind == "float" and {one.decimals for one in numbers.precisions} in _DECIMALS
-    return numbers.commas and bool(numbers.numbers) and (bool(keywords) or as_torch)
+    with_commas = numbers.commas or len(numbers.numbers) == 1
+    return with_commas and bool(numbers.numbers) and (bool(keywords) or as_torch)
 
 
 def _of_one(name: str, token: Any) -> Item | None:

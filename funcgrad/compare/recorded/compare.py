@@ -13,7 +13,7 @@ from .contents import contents_of
 from .judge import judge
 from .map import read_map
 from .marks import spans
-from .read import read
+from .read import MAX_SIZE, read
 from .report import CellReport, Report, Row
 from .rounding import with_formats
 from .run import DEFAULT_TIMEOUT, Progress, run
@@ -51,6 +51,7 @@ def compare(
     strict: bool = False,
     mapping: str | Path | None = None,
     progress: Progress | None = None,
+    max_size: float = MAX_SIZE,
 ) -> Report:
     """Compare a port with the recorded outputs of what it ports.
 
@@ -63,6 +64,7 @@ def compare(
         strict: another width of a dtype, `int32` for `int64`, is a difference.
         mapping: a file that says which cells belong together; `map.py` tells its format.
         progress: called with the number of cells run and of all.
+        max_size: the most megabytes that a file may have.
 
     Returns:
         What came of it, cell by cell, as plain data.
@@ -75,11 +77,13 @@ def compare(
     >>> report.agrees, len(report.cells), report.count("agree")
     (True, 13, 31)
     """
-    recorded = with_formats(read(recording))
+    recorded = with_formats(read(recording, max_size=max_size))
     _require_values(recording, recorded, _to_execute(Path(recording)))
-    stored = read(port)
+    stored = read(port, max_size=max_size)
     places = None if mapping is None else read_map(mapping, recorded, stored)
-    ours = run(port, timeout=timeout, progress=progress) if fresh else stored
+    ours = stored
+    if fresh:
+        ours = run(port, timeout=timeout, progress=progress, max_size=max_size)
     _require_values(port, ours, _SHOWS_NOTHING if fresh else _NOT_RUN)
     pairs = pair_cells(recorded, ours, places)
     cells = tuple(_cell_report(pair, strict) for pair in pairs)

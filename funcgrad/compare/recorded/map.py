@@ -46,6 +46,8 @@ def read_map(
         entries = tomllib.loads(text_of(path))
     except tomllib.TOMLDecodeError as error:
         raise CompareError(f"{path}: not a map: {error}") from None
+    except RecursionError:
+        raise CompareError(f"{path}: not a map: its brackets are nested too deeply") from None
     mapping: dict[int, list[int]] = {}
     for key, named in entries.items():
         place = _place(path, key, recorded, "recording")

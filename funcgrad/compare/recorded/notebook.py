@@ -1,5 +1,6 @@
 """Notebooks: `.ipynb` of any version, with whatever metadata, and `.py` in percent format."""
 
+import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,8 @@ from .cells import Cell, Output, clean, without_surrogates
 
 _PERCENT = re.compile(r"^# ?%%", re.MULTILINE)
 _STREAMS = ("stdout", "stderr")
+_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+_MARKDOWN = "a line `# %%` or the header at its top is malformed"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -29,23 +32,55 @@ def notebook_of(path: Path, text: str) -> Any:
 
 
 def _of_json(path: Path, text: str) -> Any:
-    need(["nbformat"], "reading notebooks", "compare")
+    try:
+        held = json.loads(text)
+    except RecursionError:
+        raise CompareError(f"{path}: not a notebook: its JSON is nested too deeply") from None
+    except ValueError:
+        raise CompareError(f"{path}: not a notebook: it is not valid JSON") from None
+    _want(path, held, dict, "the file")
+    version = held.get("nbformat", 4 if "cells" in held else 3)
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise CompareError(f"{path}: not a notebook: its `nbformat` is no whole number")
+    notebook = held if version >= 4 else _converted(path, held, version)
+    for place, cell in enumerate(_want(path, notebook.get("cells"), list, "`cells`"), start=1):
+        _want(path, cell, dict, f"cell {place}")
+        if not isinstance(cell.get("cell_type"), str):
+            raise CompareError(f"{path}: not a notebook: cell {place} has no `cell_type`")
+        cell["source"] = _joined(cell.get("source"))
+    return notebook
+
+
+def _converted(path: Path, held: Any, version: int) -> Any:
+    """A notebook of an older format as nbformat 4."""
+    need(["nbformat"], "reading notebooks before nbformat 4", "compare")
     import nbformat
-    import nbformat.reader
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old files lack cell ids; that is no concern here
-            notebook = nbformat.convert(nbformat.reader.reads(text), 4)
-        for cell in notebook["cells"]:
-            if "cell_type" not in cell:
-                raise KeyError("cell_type")
-            cell["source"] = _joined(cell.get("source"))
-    except nbformat.reader.NotJSONError:
-        raise CompareError(f"{path}: not a notebook: it is not valid JSON") from None
-    except Exception as error:  # nbformat raises whatever a malformed file makes it stumble over
-        raise CompareError(f"{path}: not a notebook ({_first_line(error)})") from None
-    return notebook
+            warnings.simplefilter("ignore")
+            return nbformat.convert(nbformat.from_dict({"nbformat": version, **held}), 4)
+    except Exception:  # nbformat raises whatever a malformed file makes it stumble over
+        raise CompareError(
+            f"{path}: not a notebook: it has no `cells`, nor what a notebook of nbformat {version}"
+            " has in their place"
+        ) from None
+
+
+def _want(path: Path, found: Any, kind: type, what: str) -> Any:
+    """What was found, which must be an object or a list of JSON.
+
+    Raises:
+        CompareError: it is something else.
+    """
+    if isinstance(found, kind):
+        return found
+    wanted = _KINDS[kind]
+    got = next((said for one, said in _KINDS.items() if isinstance(found, one)), "a number")
+    raise CompareError(
+        f"{path}: not a notebook: {what} is {'missing' if found is None else got}, and {wanted} is"
+        " wanted"
+    )
 
 
 def _of_percent(path: Path, text: str) -> Any:
@@ -59,12 +94,8 @@ def _of_percent(path: Path, text: str) -> Any:
 
     try:
         return jupytext.reads(text, fmt="py:percent")
-    except Exception as error:  # jupytext raises whatever a malformed file makes it stumble over
-        raise CompareError(f"{path}: not in percent format ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    except Exception:  # jupytext raises whatever a malformed file makes it stumble over
+        raise CompareError(f"{path}: not in percent format: {_MARKDOWN}") from None
 
 
 def cells_of(notebook: Any, path: Path) -> list[Cell]:
@@ -73,22 +104,25 @@ def cells_of(notebook: Any, path: Path) -> list[Cell]:
     Raises:
         CompareError: a cell is not made as cells are; `path` says of which file.
     """
-    try:
-        return [
-            _cell(cell, place)
-            for place, cell in enumerate(notebook["cells"], start=1)
-            if cell["cell_type"] == "code"
-        ]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CompareError(f"{path}: not a notebook ({_first_line(error)})") from None
+    return [
+        _cell(cell, place, path)
+        for place, cell in enumerate(notebook["cells"], start=1)
+        if cell["cell_type"] == "code"
+    ]
 
 
-def _cell(cell: Any, place: int) -> Cell:
+def _cell(cell: Any, place: int, path: Path) -> Cell:
+    outputs = _want(path, cell.get("outputs") or [], list, f"`outputs` of cell {place}")
+    for output in outputs:
+        _want(path, output, dict, f"an output of cell {place}")
+        _want(path, output.get("data") or {}, dict, f"`data` in an output of cell {place}")
+    metadata = _want(path, cell.get("metadata") or {}, dict, f"`metadata` of cell {place}")
+    tags = _want(path, metadata.get("tags") or [], list, f"`tags` of cell {place}")
     return Cell(
         _count(cell.get("execution_count")),
-        tuple(_merged(_outputs(cell.get("outputs") or []))),
+        tuple(_merged(_outputs(outputs))),
         _joined(cell.get("source")),
-        tuple(_joined(str(tag)) for tag in (cell.get("metadata") or {}).get("tags") or []),
+        tuple(_joined(str(tag)) for tag in tags),
         place,
     )
 

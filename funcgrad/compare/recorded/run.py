@@ -6,6 +6,7 @@ shut down however the run ends.
 """
 
 import asyncio
+import atexit
 import signal
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from ..._mistakes import fix_for
 from ...errors import CompareError
 from .cells import Cell
 from .notebook import cells_of, notebook_of
-from .read import text_of
+from .read import MAX_SIZE, text_of
 
 Progress = Callable[[int, int], None]
 DEFAULT_TIMEOUT = 600
@@ -27,7 +28,11 @@ _PACKAGE_ROOT = Path(__file__).parents[3]
 
 
 def run(
-    path: str | Path, *, timeout: int = DEFAULT_TIMEOUT, progress: Progress | None = None
+    path: str | Path,
+    *,
+    timeout: int = DEFAULT_TIMEOUT,
+    progress: Progress | None = None,
+    max_size: float = MAX_SIZE,
 ) -> list[Cell]:
     r"""Execute a notebook and read what it shows now.
 
@@ -35,6 +40,7 @@ def run(
         path: the notebook.
         timeout: the limit for each cell, in whole seconds.
         progress: called with the number of code cells done and of all.
+        max_size: the most megabytes that the file may have.
 
     Returns:
         Its cells with the new outputs, under the numbers that the file gives them.
@@ -53,9 +59,13 @@ def run(
     """
     need(["nbformat", "nbclient", "ipykernel"], "running a notebook", "compare")
     path = Path(path)
-    notebook = notebook_of(path, text_of(path))
+    import nbformat
+
+    notebook = nbformat.from_dict(notebook_of(path, text_of(path, max_size)))
     numbers = [cell.number for cell in cells_of(notebook, path)]
+    notebook.setdefault("metadata", nbformat.from_dict({}))
     for cell in notebook["cells"]:
+        cell.setdefault("metadata", nbformat.from_dict({}))
         if cell["cell_type"] == "code":
             cell["outputs"], cell["execution_count"] = [], None
     _execute(notebook, path, timeout, progress or (lambda done, total: None))
@@ -106,6 +116,8 @@ def _execute(notebook: Any, path: Path, timeout: int, progress: Progress) -> Non
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CompareError(f"{path}: the kernel stopped at {watch.where()}: {reason[-1]}") from None
     finally:
+        # It would shut the kernel down at exit, once more, and complain where there is none.
+        atexit.unregister(client._cleanup_kernel)
         if manager.has_kernel:  # it was stopped while it started, where nbclient does not clean up
             run_sync(manager.shutdown_kernel)(now=True)
 
