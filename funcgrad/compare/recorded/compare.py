@@ -77,6 +77,24 @@ def compare(
     >>> report.agrees, len(report.cells), report.count("agree")
     (True, 13, 31)
     """
+    try:
+        return _compare(
+            recording, port, fresh, timeout, strict, mapping, progress, max_size
+        )
+    finally:
+        contents_of.cache_clear()
+
+
+def _compare(
+    recording: str | Path,
+    port: str | Path,
+    fresh: bool,
+    timeout: int,
+    strict: bool,
+    mapping: str | Path | None,
+    progress: Progress | None,
+    max_size: float,
+) -> Report:
     recorded = with_formats(read(recording, max_size=max_size))
     _require_values(recording, recorded, _to_execute(Path(recording)))
     stored = read(port, max_size=max_size)

@@ -13,6 +13,7 @@ from .rounding import in_full, settled
 from .values import Parsed, Value, container_and_key
 
 _LONGEST_NAME = 40
+_MOST_CELLS = 2**16  # whose contents are remembered, until a comparison is done
 
 _CLOCK = r"[0-9]{1,6}:[0-9]{2}(?::[0-9]{2})?"
 _RATE = r"[0-9.?]{1,12} ?[A-Za-z]{1,20}/[A-Za-z]{1,12}"
@@ -70,7 +71,7 @@ class Contents(NamedTuple):
     skipped: tuple[str, ...]
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=_MOST_CELLS)
 def contents_of(cell: Cell) -> Contents:
     r"""The values and skipped lines in what a cell printed and in its result, in order.
 

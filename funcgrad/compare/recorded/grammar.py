@@ -18,16 +18,25 @@ from .values import Container, Item, Value
 
 @cache
 def grammar() -> Any:
-    """The compiled grammar: `lex` gives tokens, `parse_interactive` reads one pair of brackets."""
+    """The compiled grammar: `parse_interactive` reads one pair of brackets."""
+    return _compiled(parser="lalr", transformer=_Actions)
+
+
+@cache
+def lexer() -> Any:
+    """The grammar's terminals alone: `lex` gives tokens, without making a lexer for each text."""
+    return _compiled(parser=None)
+
+
+def _compiled(**options: Any) -> Any:
     need(["lark"], "`funcgrad.compare.parse`", "compare")
     import lark
 
     return lark.Lark(
         files("funcgrad.compare.recorded").joinpath("grammar.lark").read_text(encoding="utf-8"),
-        parser="lalr",
         lexer="basic",
         start=["pair_of_brackets", "outside"],
-        transformer=_Actions,
+        **options,
     )
 
 

@@ -11,7 +11,7 @@ from string import ascii_letters
 from typing import Any
 
 from .build import item, number, scalar
-from .grammar import fit, grammar
+from .grammar import fit, lexer
 from .legacy import legacy
 from .literals import Unfit, literal
 from .values import UNIT, Container, Item, Parsed, Value
@@ -57,7 +57,7 @@ def last_words(text: str) -> tuple[int, tuple[Value, ...], list[tuple[int, int]]
 def _find(text: str, *, strings: bool) -> "_Found":
     found = _Found(text, strings=strings)
     brackets = _Brackets(found)
-    for token in grammar().lex(text):
+    for token in lexer().lex(text):
         brackets.feed(token)
     brackets.finish()
     return found

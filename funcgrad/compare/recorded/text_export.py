@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from .cells import Cell, Output, syntax_tree
 from .parse import last_words
 
-_HEADING = re.compile(r"^(In|Out)[ ]?\[[ ]*(\d{0,9}|\*)[ ]*\]:[ \t]*", re.MULTILINE)
+_HEADING = re.compile(r"^(In|Out)[ ]?\[[ ]*+(\d{0,9}+|\*)[ ]*+\]:[ \t]*+", re.MULTILINE)
 _BLANK = re.compile(r"\n(?:[ \t]*+\n)++")
 _MAX_TRIES = 64  # each try reads the whole code, so this bounds the work
 
@@ -48,6 +48,8 @@ def split(text: str) -> tuple[str, str]:
     ("x = 2\n\n'a docstring'", '')
     """
     text = text.strip("\n")
+    if not text.strip():
+        return "", ""
     breaks = [match.span() for match in _BLANK.finditer(text)]
     at = _values_at_the_end(text, breaks) or _not_python(text, breaks)
     if at is None:
