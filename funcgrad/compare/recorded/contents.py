@@ -5,12 +5,13 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import zip_longest
 from typing import NamedTuple
 
 from .cells import Cell, Output, syntax_tree
 from .parse import parse
 from .rounding import in_full, settled
-from .values import Parsed, Value, container_and_key
+from .values import Parsed, Value, container_and_key, unit_of
 
 _LONGEST_NAME = 40
 _MOST_CELLS = 2**16  # whose contents are remembered, until a comparison is done
@@ -23,8 +24,9 @@ _BEFORE_BAR = re.compile(
 )
 _LONGEST_BAR = 400  # characters that a bar may have before its times
 _TIME = r"(?:ns|[uµμ]s|ms|s)"
+_TIMES = ("ns", "us", "µs", "μs", "ms", "s")
 _DEVICE = (
-    r"(?:cuda|mps|xpu|hpu|meta|tpu|gpu):[0-9]{1,4}|TFRT_CPU_[0-9]{1,4}"
+    r"(?:cuda|mps|xpu|hpu):[0-9]{1,4}|TFRT_CPU_[0-9]{1,4}"
     r"|(?:Cpu|Cuda|Gpu|Tpu|Rocm)Device\([^()\n]{1,200}\)"
 )
 # Code and prose in a text whose numbers say nothing about the computation. What must be in the
@@ -48,11 +50,8 @@ _SKIPPED = tuple(
         ("id(", r"\bid\([^()\n]{0,60}\) ?[:=]? ?[0-9]{9,}"),
         ("(", r"^[ \t]*+\([A-Za-z0-9_.]+\): (?:[0-9]+ x )?[A-Z]\w*+\([^\n]*+"),  # in a module
         ("(", rf"^(?:\[|\()?{_LAYERS}\([^()\n]*+(?:\([^()\n]*+\)[^()\n]*+)*+\)[\])]?$"),
-        ("s", rf"(?<![\w.])[0-9]{{1,4}}m [0-9]{{1,2}}s|(?<![\w.])[0-9.]++{_TIME}(?![\w(=])"),
         ("(type=", r"device\(type='[a-z]{1,12}'(?:, index=[0-9]{1,4})?\)"),
-        ("_", rf"(?<![\w'\"]){_DEVICE}"),
-        (":", rf"(?<![\w'\"]){_DEVICE}"),
-        ("Device(", rf"(?<![\w'\"]){_DEVICE}"),
+        *((needle, rf"(?<![\w'\"])(?:{_DEVICE})") for needle in ("cuda:", "TFRT_", "Device(")),
     ]
 )
 _QUOTED_DEVICE = re.compile(rf"(['\"])(?:{_DEVICE}|cpu|cuda|mps|gpu|tpu)\1")
@@ -87,8 +86,9 @@ def contents_of(cell: Cell) -> Contents:
             spans = list(_skipped(output.text))
             skipped += [output.text[start:end].strip() for start, end in spans]
             shown = list(_values(cell, output, spans))
-            skipped += [value.text for value in shown if _is_device(value)]
-            values += (value for value in shown if not _is_device(value))
+            never = [_is_device(one) or _is_time(one, after) for one, after in _with_next(shown)]
+            skipped += [one.text for one, out in zip(shown, never, strict=True) if out]
+            values += [one for one, out in zip(shown, never, strict=True) if not out]
     return Contents(tuple(values), tuple(skipped))
 
 
@@ -119,6 +119,19 @@ def _start_of_bar(text: str, begin: int, end: int) -> int:
     match = _BEFORE_BAR.fullmatch(text, percent, end) if percent >= begin else None
     match = match or _BEFORE_BAR.search(text, max(begin, end - 40), end)
     return match.start() if match else end
+
+
+def _with_next(values: list[Value]) -> Iterator[tuple[Value, Value | None]]:
+    """Each value with the one after it."""
+    return zip_longest(values, values[1:])
+
+
+def _is_time(value: Value, after: Value | None) -> bool:
+    """Whether a value is a time, `12.3s`, or the minutes before its seconds, `2m 35s`."""
+    unit = unit_of(value)
+    if unit in ("m", "h"):
+        return after is not None and after.start == value.end + 1 and unit_of(after) in ("m", "s")
+    return unit in _TIMES
 
 
 def _is_device(value: Value) -> bool:

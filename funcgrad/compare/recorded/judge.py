@@ -12,13 +12,13 @@ with `strict` it is a difference. Of random numbers only kind, shape and dtype a
 import math
 import struct
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..tolerances import RESOLUTION, allowed_in_print, distance, resolution
 from .explain import explain
-from .values import UNIT, Number, Value, dict_keys
+from .values import Number, Value, dict_keys, unit_of
 
 _TORCH_DEFAULTS = {"float": "float32", "int": "int64", "complex": "complex64", "bool": "bool"}
 _NUMBERS = ("float", "int", "bool", "complex", "size")
@@ -100,7 +100,7 @@ def judge(recorded: Value, actual: Value, *, strict: bool = False, random: bool 
 
 
 def _judge(recorded: Value, actual: Value, random: bool) -> Verdict:
-    keys, units = (dict_keys(recorded), dict_keys(actual)), (_unit(recorded), _unit(actual))
+    keys, units = (dict_keys(recorded), dict_keys(actual)), (unit_of(recorded), unit_of(actual))
     if all(keys) and keys[0] != keys[1]:
         theirs, ours = (f"[{']['.join(one)}]" for one in keys)
         said = f"recorded under the key {theirs}, ours is under {ours}"
@@ -126,10 +126,6 @@ def _judge(recorded: Value, actual: Value, random: bool) -> Verdict:
     if random and recorded.kind != "size":
         return Verdict(True, _RANDOM, notes=notes)
     return _judge_numbers(recorded, actual, notes)
-
-
-def _unit(value: Value) -> str:
-    return dict(value.suffixes).get(UNIT, "")
 
 
 def _kind(value: Value) -> str:
@@ -218,7 +214,7 @@ def _gaps(
     recorded: Value, actual: Value, theirs: Sequence[int], ours: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Difference, what is allowed, and by how much it is over that: a row for each number."""
-    left, right = [recorded.numbers[i] for i in theirs], [actual.numbers[i] for i in ours]
+    left, right = _at(recorded.numbers, theirs), _at(actual.numbers, ours)
     rows, columns = _parts(left, recorded.kind), _parts(right, recorded.kind)
     apart = distance(rows, columns)
     if recorded.kind in _EXACT_KINDS:
@@ -226,7 +222,7 @@ def _gaps(
         unequal = [[a != b and (a == a or b == b)] for a, b in pairs]
         apart = np.where(unequal, np.maximum(apart, 1.0), 0.0)
         return apart, np.zeros_like(apart), apart
-    units = _parts([recorded.units[i] for i in theirs], recorded.kind)
+    units = _parts(_at(recorded.units, theirs), recorded.kind)
     allowed = allowed_in_print(
         rows, units, resolution(_float_dtype(recorded), _float_dtype(actual))
     )
@@ -237,11 +233,19 @@ def _gaps(
         return apart, allowed, apart - allowed - reading
 
 
+def _at(items: Sequence[Any], places: Sequence[int]) -> Sequence[Any]:
+    """The items at some places, without a copy where these are all of them."""
+    return items if places == range(len(items)) else [items[place] for place in places]
+
+
 def _parts(numbers: Sequence[Number], kind: str) -> np.ndarray:
     """A row for each number: itself, or its real and imaginary part."""
     if kind == "complex":
-        return np.array([(_as_float(n), _as_float(n.imag)) for n in numbers])
-    return np.array([[_as_float(n)] for n in numbers])
+        return np.array(numbers, dtype=complex).reshape(-1, 1).view(float)
+    try:
+        return np.array(numbers, dtype=float).reshape(-1, 1)
+    except (OverflowError, TypeError):  # an integer longer than any float; a complex number
+        return np.array([[_as_float(n)] for n in numbers])
 
 
 def _as_float(number: Number) -> float:
@@ -274,11 +278,11 @@ def _is_double(number: float) -> bool:
         return True
 
 
-def _common(recorded: Value, actual: Value) -> tuple[list[int], list[int]]:
+def _common(recorded: Value, actual: Value) -> tuple[Sequence[int], Sequence[int]]:
     """Positions of the numbers that both show, in either; all unless one is elided."""
     if not recorded.elided and not actual.elided:
         shown = range(min(len(recorded.numbers), len(actual.numbers)))
-        return list(shown), list(shown)
+        return shown, shown
     shape = tuple(
         a if a is not None else b for a, b in zip(recorded.shape, actual.shape, strict=True)
     )

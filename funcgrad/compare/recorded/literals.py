@@ -14,6 +14,7 @@ UNSIGNED = r"(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++|inf|nan)(?:[eE][-+]?+[0-9]++)?+
 _MAX_DIGITS = 4000  # Python itself refuses to read longer integers
 _NUMPY_DECIMALS = 8  # NumPy's and JAX's default precision; fewer decimals are the whole number
 _COMPLEX = re.compile(rf"\(?(?:([-+]?{UNSIGNED})\s*(?=[-+]))?([-+]?{UNSIGNED})j\)?")
+_DECIMALS = re.compile(r"(?:\s*+[-+]?+[0-9]{1,30}+\.[0-9]{0,30}+(?:,|(?=\s)|$))++")
 ELEMENT = re.compile(rf"\.\.\.|True|False|\([^()]*+\)|[-+]?+{UNSIGNED}(?:j|\s*+[-+]{UNSIGNED}j)?+")
 
 
@@ -164,6 +165,8 @@ def row(text: str) -> Block:
     [(0,), (1,), (-1,)]
     """
     inside = text[1:-1]
+    if _DECIMALS.fullmatch(inside):
+        return _decimals(inside)
     parts = ELEMENT.findall(inside) if "j" in inside else inside.replace(",", " ").split()
     gap = parts.index("...") if "..." in parts else None
     found = [literal(part) for part in parts if part != "..."]
@@ -174,6 +177,13 @@ def row(text: str) -> Block:
         return block(found, (len(found),), None, commas)
     places = [(place,) for place in gap_places(len(found), gap)]
     return block(found, (None,), places, commas)
+
+
+def _decimals(inside: str) -> Block:
+    """A row of decimal numbers, of which a large tensor has thousands, all at once."""
+    parts = inside.replace(",", " ").split()
+    precisions = [_shared(len(part) - part.index(".") - 1, 0) for part in parts]
+    return Block("float", list(map(float, parts)), precisions, (len(parts),), None, "," in inside)
 
 
 def gap_places(count: int, gap: int) -> list[int]:

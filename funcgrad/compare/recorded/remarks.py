@@ -1,20 +1,26 @@
 """The sentences of a report, for the terminal, the page and pytest alike."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 from .report import STATUSES, CellReport, Report, Row
 
+_MOST_LINES = 2000
+_MOST_CELLS = 500  # in a terminal's table, those that differ first; --html and --json have all
 _MOST_ROWS = 200  # of one cell that agree, and as many that do not; the rest is counted
 
 
 def remarks(report: Report) -> Iterator[tuple[str, str]]:
     """A line and its status for each value that does not plainly agree, and for each note."""
-    for cell in report.cells:
-        if not cell.only_ours:
-            yield from lines_of(cell)
+    lines = (line for cell in report.cells if not cell.only_ours for line in lines_of(cell))
+    yield from islice(lines, _MOST_LINES)
+    if next(lines, None):
+        yield f"there is more to say than in these {_MOST_LINES} lines; --html has it all", "note"
     ours = [f"{cell.label} ({len(cell.rows)})" for cell in report.cells if cell.only_ours]
     if ours:
-        yield f"only in the port, not compared: {', '.join(ours)}", "note"
+        more = f" and {len(ours) - _MOST_CELLS} more" if len(ours) > _MOST_CELLS else ""
+        said = ", ".join(ours[:_MOST_CELLS]) + more
+        yield f"only in the port, not compared: {said}", "note"
     for note in report.notes:
         yield f"recording: note: {note}", "note"
 
@@ -53,6 +59,22 @@ def closing_line(report: Report) -> str:
     total = counts["agree"] + counts["differ"] + counts["missing"]
     line = f"{cells} recorded cells, {total} values, port {how}: {counts['agree']} agree"
     return line + f", {counts['differ']} differ, {counts['missing']} missing"
+
+
+def cells_shown(report: Report) -> tuple[list[CellReport], str]:
+    """The cells to show in a terminal, and in words what is left out.
+
+    >>> cell = CellReport("In [1]", ())
+    >>> shown, left = cells_shown(Report("recorded.ipynb", "port.py", True, (cell,) * 600))
+    >>> len(shown), left
+    (500, '100 more cells, of which 0 do not agree')
+    """
+    cells = report.cells
+    order = sorted(range(len(cells)), key=lambda place: (cells[place].agrees, place))
+    kept, left = sorted(order[:_MOST_CELLS]), order[_MOST_CELLS:]
+    wrong = sum(not cells[place].agrees for place in left)
+    more = f"{len(left)} more cells, of which {wrong} do not agree" if left else ""
+    return [cells[place] for place in kept], more
 
 
 def rows_shown(cell: CellReport) -> tuple[list[Row], str]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .judge import Verdict
-from .remarks import closing_line, remarks, rows_shown
+from .remarks import cells_shown, closing_line, remarks, rows_shown
 from .report import Report
 
 _STYLES = {"agree": "green", "differ": "bold red", "missing": "bold red", "note": "yellow"}
@@ -46,7 +46,8 @@ def table(report: Report) -> Any:
     for name in ("largest difference", "allowed"):
         drawn.add_column(name, overflow="fold", justify="right", max_width=10)
     drawn.add_column("verdict", overflow="fold", min_width=7)
-    for cell in report.cells:
+    shown, left = cells_shown(report)
+    for cell in shown:
         rows, more = ([], "") if cell.only_ours else rows_shown(cell)
         for place, row in enumerate(rows):
             drawn.add_row(
@@ -59,6 +60,8 @@ def table(report: Report) -> Any:
             )
         if more:
             drawn.add_row("", Text(f"[{more}]"), "", "", "", "", end_section=True)
+    if left:
+        drawn.add_row("", Text(f"[{left}]"), "", "", "", "")
     return drawn
 
 

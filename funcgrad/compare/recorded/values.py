@@ -103,6 +103,11 @@ def container_and_key(step: str) -> tuple[str, str]:
     return container, key
 
 
+def unit_of(value: Value) -> str:
+    """The unit that a number was printed with in one word; empty where it has none."""
+    return next((text for name, text in value.suffixes if name == UNIT), "")
+
+
 def keys_in_dict(value: Value) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The containers around the outermost dict that a value is in, and its keys from there on.
 
