@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from ..tolerances import kind_of_dtype
 from .build import array, container, dtype_name, item, numbers_of, tensor_numbers
 from .literals import Unfit
-from .values import Container, Item, Value
+from .values import SIZE, Container, Item, Value
 
 _TENSORS = {"tensor": "tensor", "array": "array", "Array": "array", "DeviceArray": "array"}
 _KNOWN = ("OrderedDict", "defaultdict", "deque", "frozenset", "set", "nested_tensor")
@@ -126,6 +126,8 @@ def _tensor(name: str, positional: list[Any], keywords: dict[str, Any]) -> Item:
     if len(positional) != 1:
         if positional or not parts:
             raise Unfit
+        size = str(_shape_of(keywords["size"])) if "size" in keywords else ""
+        parts = [(key, one._replace(suffixes=((SIZE, size),))) for key, one in parts]
         return container(name, parts)
     here = positional[0]
     try:

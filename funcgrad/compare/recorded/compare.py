@@ -1,7 +1,7 @@
 """`compare`: reads a recording, runs or reads the port, pairs what they show, and judges it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -103,9 +103,18 @@ def _compare(
     if fresh:
         ours = run(port, timeout=timeout, progress=progress, max_size=max_size)
     _require_values(port, ours, _SHOWS_NOTHING if fresh else _NOT_RUN)
-    pairs = pair_cells(recorded, ours, places)
-    cells = tuple(_cell_report(pair, strict) for pair in pairs)
+    cells = compare_cells(recorded, ours, strict, places)
     return Report(str(recording), str(port), fresh, cells, tuple(order_notes(recorded)))
+
+
+def compare_cells(
+    recorded: Sequence[Cell],
+    ours: Sequence[Cell],
+    strict: bool = False,
+    mapping: Mapping[int, Sequence[int]] | None = None,
+) -> tuple[CellReport, ...]:
+    """Compare cells that have been read; `mapping` is as for `pair_cells`."""
+    return tuple(_cell_report(pair, strict) for pair in pair_cells(recorded, ours, mapping))
 
 
 def _require_values(path: str | Path, cells: Sequence[Cell], fix: str) -> None:

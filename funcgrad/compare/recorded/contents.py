@@ -11,7 +11,7 @@ from typing import NamedTuple
 from .cells import Cell, Output, syntax_tree
 from .parse import parse
 from .rounding import in_full, settled
-from .values import Parsed, Value, container_and_key, unit_of
+from .values import UNIT, Parsed, Value, container_and_key, suffix_of
 
 _LONGEST_NAME = 40
 _MOST_CELLS = 2**16  # whose contents are remembered, until a comparison is done
@@ -128,9 +128,9 @@ def _with_next(values: list[Value]) -> Iterator[tuple[Value, Value | None]]:
 
 def _is_time(value: Value, after: Value | None) -> bool:
     """Whether a value is a time, `12.3s`, or the minutes before its seconds, `2m 35s`."""
-    unit = unit_of(value)
+    unit = suffix_of(value, UNIT)
     if unit in ("m", "h"):
-        return after is not None and after.start == value.end + 1 and unit_of(after) in ("m", "s")
+        return after is not None and after.start == value.end + 1 and suffix_of(after, UNIT) in ("m", "s")
     return unit in _TIMES
 
 

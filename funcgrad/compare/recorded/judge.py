@@ -18,7 +18,7 @@ import numpy as np
 
 from ..tolerances import RESOLUTION, allowed_in_print, distance, resolution
 from .explain import explain
-from .values import Number, Value, dict_keys, unit_of
+from .values import SIZE, UNIT, Number, Value, dict_keys, suffix_of
 
 _TORCH_DEFAULTS = {"float": "float32", "int": "int64", "complex": "complex64", "bool": "bool"}
 _NUMBERS = ("float", "int", "bool", "complex", "size")
@@ -100,13 +100,15 @@ def judge(recorded: Value, actual: Value, *, strict: bool = False, random: bool 
 
 
 def _judge(recorded: Value, actual: Value, random: bool) -> Verdict:
-    keys, units = (dict_keys(recorded), dict_keys(actual)), (unit_of(recorded), unit_of(actual))
+    keys = dict_keys(recorded), dict_keys(actual)
     if all(keys) and keys[0] != keys[1]:
         theirs, ours = (f"[{']['.join(one)}]" for one in keys)
         said = f"recorded under the key {theirs}, ours is under {ours}"
         return Verdict(False, said, what="key")
-    if all(units) and units[0] != units[1]:
-        return Verdict(False, f"recorded in {units[0]}, ours is in {units[1]}", what="unit")
+    for name, what in ((UNIT, "unit"), (SIZE, "shape")):
+        theirs, ours = suffix_of(recorded, name), suffix_of(actual, name)
+        if theirs and ours and theirs != ours:
+            return Verdict(False, f"recorded {name} {theirs}, ours is {ours}", what=what)
     kinds = {recorded.kind, actual.kind}
     if "size" in kinds:
         kinds = (kinds - {"size"}) | {"int"}

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 Number = bool | int | float | complex
+SIZE = "size of the whole"  # the suffix of the parts of a sparse tensor
 UNIT = "unit"  # the suffix of a number that was printed with its unit in one word, `2.5x`
 
 
@@ -103,9 +104,9 @@ def container_and_key(step: str) -> tuple[str, str]:
     return container, key
 
 
-def unit_of(value: Value) -> str:
-    """The unit that a number was printed with in one word; empty where it has none."""
-    return next((text for name, text in value.suffixes if name == UNIT), "")
+def suffix_of(value: Value, wanted: str) -> str:
+    """A suffix of a value, such as the `UNIT` of a number; empty where it has none."""
+    return next((text for name, text in value.suffixes if name == wanted), "")
 
 
 def keys_in_dict(value: Value) -> tuple[tuple[str, ...], tuple[str, ...]]:
