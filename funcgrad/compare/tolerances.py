@@ -78,7 +78,7 @@ def allowed_in_print(numbers: np.ndarray, units: np.ndarray, resolution: float) 
 
 
 class Tolerance(NamedTuple):
-    """The tolerances of a live comparison.
+    """A tolerance that the user gave, in a live comparison or for a cell of a recording.
 
     Attributes:
         rtol, atol: what the user gave; `None` for what follows from the dtypes.
@@ -93,6 +93,11 @@ class Tolerance(NamedTuple):
     def given(self) -> bool:
         """Whether the user gave any."""
         return self.rtol is not None or self.atol is not None
+
+    def told(self) -> str:
+        """What the user gave, `rtol 0.001`."""
+        given = {"rtol": self.rtol, "atol": self.atol}
+        return ", ".join(f"{name} {one:g}" for name, one in given.items() if one is not None)
 
     def resolve(
         self, theirs: np.ndarray, ours: np.ndarray, scale: float = 0.0

@@ -4,14 +4,17 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from ...errors import CompareError
+from ..tolerances import Tolerance
 from .align_cells import Pair, pair_cells
 from .align_values import pair_values
+from .asked import allowed_by, is_random, widest
 from .cells import Cell, order_notes
 from .contents import contents_of
 from .judge import judge
-from .map import read_map
+from .map import read_map, read_tolerances
 from .marks import spans
 from .read import MAX_SIZE, read
 from .report import CellReport, Report, Row
@@ -19,7 +22,7 @@ from .rounding import with_formats
 from .run import DEFAULT_TIMEOUT, Progress, run
 from .values import Value
 
-_RANDOM = re.compile(r"(?:^|\s)#+[ \t]*random[ \t]*(?::.*)?$", re.MULTILINE | re.IGNORECASE)
+_STATE = re.compile(r"\.(requires_grad|is_leaf|retains_grad|grad_fn|is_cuda|device)\b")
 _LEFT_OUT = "the map says that the port has nothing for this"
 _SHOWS_NOTHING = "end each cell with what it is to show"
 _NOT_RUN = "run it afresh, without --no-run"
@@ -103,7 +106,8 @@ def _compare(
     if fresh:
         ours = run(port, timeout=timeout, progress=progress, max_size=max_size)
     _require_values(port, ours, _SHOWS_NOTHING if fresh else _NOT_RUN)
-    cells = compare_cells(recorded, ours, strict, places)
+    allowed = None if mapping is None else read_tolerances(mapping, recorded)
+    cells = compare_cells(recorded, ours, strict, places, allowed)
     return Report(str(recording), str(port), fresh, cells, tuple(order_notes(recorded)))
 
 
@@ -112,9 +116,19 @@ def compare_cells(
     ours: Sequence[Cell],
     strict: bool = False,
     mapping: Mapping[int, Sequence[int]] | None = None,
+    allowed: Mapping[int, Tolerance] | None = None,
 ) -> tuple[CellReport, ...]:
-    """Compare cells that have been read; `mapping` is as for `pair_cells`."""
-    return tuple(_cell_report(pair, strict) for pair in pair_cells(recorded, ours, mapping))
+    """Compare cells that have been read, as `compare` does.
+
+    Args:
+        recorded: the cells of the recording.
+        ours: the cells of the port.
+        strict: as for `compare`.
+        mapping: as for `pair_cells`.
+        allowed: for places of recorded cells the tolerance that the map asks for.
+    """
+    pairs = pair_cells(recorded, ours, mapping)
+    return tuple(_cell_report(pair, strict, allowed or {}) for pair in pairs)
 
 
 def _require_values(path: str | Path, cells: Sequence[Cell], fix: str) -> None:
@@ -133,24 +147,19 @@ def _to_execute(recording: Path) -> str:
     return "run it where PyTorch is installed, and compare with that: " + " && ".join(steps)
 
 
-def is_random(cell: Cell) -> bool:
-    r"""Whether a cell is marked random: with a comment `# random`, or a tag `random`.
-
-    >>> is_random(Cell(1, (), "torch.rand(2)  # random"))
-    True
-    >>> is_random(Cell(1, (), "# Random: no seed\nx")), is_random(Cell(1, (), "# random walks"))
-    (True, False)
-    """
-    return any(tag.strip().lower() == "random" for tag in cell.tags) or bool(
-        _RANDOM.search(cell.source)
-    )
-
-
-def _cell_report(pair: Pair, strict: bool) -> CellReport:
+def _cell_report(pair: Pair, strict: bool, allowed: Mapping[int, Tolerance]) -> CellReport:
     recorded = [value for cell in pair.recorded for value in contents_of(cell).values]
     ours = [value for cell in pair.port for value in contents_of(cell).values]
-    random = any(map(is_random, (*pair.recorded, *pair.port)))
-    rows = [_row(one, other, pair, strict, random) for one, other in pair_values(recorded, ours)]
+    asked = [allowed.get(cell.place, Tolerance()) for cell in pair.recorded]
+    options = {
+        "strict": strict,
+        "random": any(map(is_random, (*pair.recorded, *pair.port))),
+        "tolerance": widest([*asked, *map(allowed_by, pair.port)]),
+    }
+    rows = [_row(one, other, pair, options) for one, other in pair_values(recorded, ours)]
+    if any(row.status in ("differ", "missing") for row in rows):
+        said = _only_state(pair.recorded, recorded)
+        rows = [row if row.status == "agree" else _with(row, said) for row in rows]
     rows += _incomparable(pair)
     return CellReport(
         pair.label,
@@ -161,7 +170,9 @@ def _cell_report(pair: Pair, strict: bool) -> CellReport:
     )
 
 
-def _row(recorded: Value | None, ours: Value | None, pair: Pair, strict: bool, random: bool) -> Row:
+def _row(
+    recorded: Value | None, ours: Value | None, pair: Pair, options: Mapping[str, Any]
+) -> Row:
     if recorded is None:
         assert ours is not None
         where = "not in the recorded cell" if pair.recorded else "no recorded cell answers to this"
@@ -171,7 +182,7 @@ def _row(recorded: Value | None, ours: Value | None, pair: Pair, strict: bool, r
             return Row(recorded.text, "", "note", recorded.label, reason=_LEFT_OUT)
         where = "the port's cell lacks this" if pair.port else "the port has no such cell"
         return Row(recorded.text, "", "missing", recorded.label, reason=where)
-    verdict = judge(recorded, ours, strict=strict, random=random)
+    verdict = judge(recorded, ours, **options)
     status = "agree" if verdict.agrees else "differ"
     if verdict.agrees and verdict.reason:
         status = "note"
@@ -181,6 +192,24 @@ def _row(recorded: Value | None, ours: Value | None, pair: Pair, strict: bool, r
         spans(ours, (other for _, other in verdict.marks)),
     )
     return Row(recorded.text, ours.text, status, recorded.label, verdict, reason, marks)
+
+
+def _only_state(cells: Sequence[Cell], values: Sequence[Value]) -> str:
+    """That recorded cells only show what JAX has not, and the line of a map that leaves them out.
+
+    A flag of a tensor is a bool, and `grad_fn` or a gradient that is not there a `None`.
+    """
+    kinds = {value.kind for value in values}
+    named = dict.fromkeys(name for cell in cells for name in _STATE.findall(cell.source))
+    if not kinds or not kinds <= {"bool", "none"} or ("bool" in kinds and not named):
+        return ""
+    shown = " and ".join(f"`{name}`" for name in named) if "bool" in kinds else "`None`"
+    lines = ", ".join(f'`"cell {cell.place}" = []`' for cell in cells)
+    return f"this cell only shows {shown}, which a port may lack; a map leaves it out: {lines}"
+
+
+def _with(row: Row, said: str) -> Row:
+    return row._replace(reason=f"{row.reason}; {said}") if said else row
 
 
 def _incomparable(pair: Pair) -> list[Row]:

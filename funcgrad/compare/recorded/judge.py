@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..tolerances import RESOLUTION, allowed_in_print, distance, resolution
+from ..tolerances import RESOLUTION, Tolerance, allowed_in_print, distance, resolution
 from .explain import explain
 from .values import SIZE, UNIT, Number, Value, dict_keys, suffix_of
 
@@ -26,6 +26,7 @@ _EXACT_KINDS = ("int", "bool", "size")
 _DOUBLE_DIGITS = 12
 _MOST_MARKS = 1000
 _FEW_UNITS = 100
+_NONE_GIVEN = Tolerance()
 _RANDOM = "marked random: kind, shape and dtype agree, numbers are not compared"
 
 
@@ -68,7 +69,14 @@ class Verdict(NamedTuple):
     what: str = ""
 
 
-def judge(recorded: Value, actual: Value, *, strict: bool = False, random: bool = False) -> Verdict:
+def judge(
+    recorded: Value,
+    actual: Value,
+    *,
+    strict: bool = False,
+    random: bool = False,
+    tolerance: Tolerance = _NONE_GIVEN,
+) -> Verdict:
     """Compare one value of the port with the one that was recorded.
 
     Args:
@@ -76,6 +84,8 @@ def judge(recorded: Value, actual: Value, *, strict: bool = False, random: bool 
         actual: what the port printed.
         strict: another width of the same kind of dtype, as `int32` for `int64`, is a difference.
         random: the numbers are random; only kind, shape and dtype are compared.
+        tolerance: one of the user's own: floats that would else differ may be
+            `atol + rtol * |recorded|` apart. A note says where that was needed.
 
     Returns:
         The verdict; `suffixes` such as `requires_grad` and `grad_fn` are not compared.
@@ -90,16 +100,23 @@ def judge(recorded: Value, actual: Value, *, strict: bool = False, random: bool 
     'by 1 unit in the last printed place'
     """
     verdict = _judge(recorded, actual, random)
+    asked = ""
+    if tolerance.given and verdict.what == "value":
+        wider = _judge(recorded, actual, random, tolerance)
+        if wider.agrees:
+            verdict, asked = wider, f"agrees by the tolerance asked for, {tolerance.told()}"
     if strict and verdict.agrees and verdict.notes:
         reason, *notes = verdict.notes
         return verdict._replace(agrees=False, reason=reason, notes=tuple(notes), what="dtype")
     if verdict.agrees:
-        return verdict
+        return verdict._replace(notes=(*verdict.notes, asked)) if asked else verdict
     hint = explain(recorded, actual, lambda one, other: _judge(one, other, random).agrees)
     return verdict._replace(hint=hint or _in_units(verdict) or _rounded(recorded, verdict))
 
 
-def _judge(recorded: Value, actual: Value, random: bool) -> Verdict:
+def _judge(
+    recorded: Value, actual: Value, random: bool, tolerance: Tolerance = _NONE_GIVEN
+) -> Verdict:
     keys = dict_keys(recorded), dict_keys(actual)
     if all(keys) and keys[0] != keys[1]:
         theirs, ours = (f"[{']['.join(one)}]" for one in keys)
@@ -127,7 +144,7 @@ def _judge(recorded: Value, actual: Value, random: bool) -> Verdict:
     notes = _width_notes(recorded, actual)
     if random and recorded.kind != "size":
         return Verdict(True, _RANDOM, notes=notes)
-    return _judge_numbers(recorded, actual, notes)
+    return _judge_numbers(recorded, actual, notes, tolerance)
 
 
 def _kind(value: Value) -> str:
@@ -185,12 +202,14 @@ def _dtype(value: Value) -> str | None:
     return value.dtype or (_TORCH_DEFAULTS.get(value.kind) if value.form == "tensor" else None)
 
 
-def _judge_numbers(recorded: Value, actual: Value, notes: tuple[str, ...]) -> Verdict:
+def _judge_numbers(
+    recorded: Value, actual: Value, notes: tuple[str, ...], tolerance: Tolerance
+) -> Verdict:
     theirs, ours = _common(recorded, actual)
     if not theirs:
         hidden = recorded.numbers or actual.numbers or recorded.elided
         return Verdict(True, "no number is shown on both sides" if hidden else "", notes=notes)
-    apart, allowed, excess = _gaps(recorded, actual, theirs, ours)
+    apart, allowed, excess = _gaps(recorded, actual, theirs, ours, tolerance)
     wrong = np.flatnonzero(np.any(excess > 0, axis=1))
     # The number furthest over what is allowed; where none is over, the largest difference.
     worst = np.lexsort((-allowed.ravel(), -apart.ravel(), -np.fmax(excess, 0).ravel()))[0]
@@ -213,7 +232,11 @@ def _judge_numbers(recorded: Value, actual: Value, notes: tuple[str, ...]) -> Ve
 
 
 def _gaps(
-    recorded: Value, actual: Value, theirs: Sequence[int], ours: Sequence[int]
+    recorded: Value,
+    actual: Value,
+    theirs: Sequence[int],
+    ours: Sequence[int],
+    tolerance: Tolerance,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Difference, what is allowed, and by how much it is over that: a row for each number."""
     left, right = _at(recorded.numbers, theirs), _at(actual.numbers, ours)
@@ -228,6 +251,9 @@ def _gaps(
     allowed = allowed_in_print(
         rows, units, resolution(_float_dtype(recorded), _float_dtype(actual))
     )
+    if tolerance.given:
+        wide = (tolerance.atol or 0.0) + (tolerance.rtol or 0.0) * np.abs(rows)
+        allowed = np.where(np.isfinite(rows), np.maximum(allowed, wide), allowed)
     # What reading decimals and subtracting them may add: 0.5 - 0.49995 is not quite 0.00005.
     sizes = np.maximum(np.abs(rows), np.abs(columns))
     reading = 4 * 2.0**-52 * np.where(np.isfinite(sizes), sizes, 0.0)

@@ -6,6 +6,8 @@ reports use: `In [16]` by execution count, `cell 7` by place in the file.
     "In [16]" = "cell 3"
     "In [17]" = ["cell 4", "cell 6"]   # both together
     "cell 12" = []                     # the port has nothing for it, and that is meant
+    "In [18]" = { rtol = 1e-3 }        # its floats may be so far apart
+    "In [19]" = { cells = "cell 8", rtol = 1e-3, atol = 1e-6 }
 
 Two keys with one cell of the port are read together. What the map does not name is paired as if
 there were no map.
@@ -18,9 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CompareError
+from ..tolerances import Tolerance
+from .asked import tolerance
 from .cells import Cell
 from .read import text_of
 
+_FIELDS = ("cells", "rtol", "atol")
 _NAME = re.compile(r"\s*(?:in\s*\[\s*([0-9]{1,9})\s*\]|cell\s*([0-9]{1,9}))\s*", re.IGNORECASE)
 
 
@@ -42,19 +47,58 @@ def read_map(
             that two cells go by.
     """
     path = Path(path)
+    mapping: dict[int, list[int]] = {}
+    seen = set()
+    for key, entry in _entries(path).items():
+        place = _place(path, key, recorded, "recording")
+        if place in seen:
+            raise CompareError(f"{path}: not a map: two keys name the recording's `{key}`")
+        seen.add(place)
+        if "cells" in entry:
+            names = _names(path, key, entry["cells"])
+            mapping[place] = [_place(path, name, port, "port") for name in names]
+    return mapping
+
+
+def read_tolerances(path: str | Path, recorded: Sequence[Cell]) -> dict[int, Tolerance]:
+    """Read which tolerances a map asks for, by the places of recorded cells.
+
+    Raises:
+        CompareError: as `read_map`, or one is no number from 0 to below 1.
+    """
+    path = Path(path)
+    found = {}
+    for key, entry in _entries(path).items():
+        where = f"{path}: not a map: `{key}` has "
+        given = {
+            name: tolerance(entry[name], f"{where}{name} = {entry[name]!r}", f"`{name} = 1e-3`")
+            for name in ("rtol", "atol")
+            if name in entry
+        }
+        if given:
+            found[_place(path, key, recorded, "recording")] = Tolerance(**given)
+    return found
+
+
+def _entries(path: Path) -> dict[str, dict[str, Any]]:
+    """The entries of a map, each as a table of `cells`, `rtol` and `atol`."""
     try:
         entries = tomllib.loads(text_of(path))
     except tomllib.TOMLDecodeError as error:
         raise CompareError(f"{path}: not a map: {error}") from None
     except RecursionError:
         raise CompareError(f"{path}: not a map: its brackets are nested too deeply") from None
-    mapping: dict[int, list[int]] = {}
-    for key, named in entries.items():
-        place = _place(path, key, recorded, "recording")
-        if place in mapping:
-            raise CompareError(f"{path}: not a map: two keys name the recording's `{key}`")
-        mapping[place] = [_place(path, name, port, "port") for name in _names(path, key, named)]
-    return mapping
+    tables = {
+        key: entry if isinstance(entry, dict) else {"cells": entry}
+        for key, entry in entries.items()
+    }
+    for key, entry in tables.items():
+        unknown = next((name for name in entry if name not in _FIELDS), None)
+        if unknown is not None:
+            raise CompareError(
+                f"{path}: not a map: `{key}` has `{unknown}`; write cells, rtol or atol"
+            )
+    return tables
 
 
 def _names(path: Path, key: str, named: Any) -> list[str]:
