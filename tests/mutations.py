@@ -53,6 +53,8 @@ def mutations(text):
             yield "sign", place, place, "-"
     for one, two in zip(numbers, numbers[1:], strict=False):
         between = text[one.end() : two.start()]
+        if "\n" in between:
+            continue
         yield "exchange", one.start(), two.end(), two[0] + between + one[0]
     for match in re.finditer(r"'[\w.]*(\w)'(?=:)|\('[\w.]*(\w)'(?=, tensor)", text):
         end = match.end() - 1

@@ -385,19 +385,42 @@ def test_a_cell_may_raise_where_it_is_tagged(tmp_path, notebook):
 
 @pytest.mark.slow
 def test_a_very_long_cell_is_cut_and_counted(notebook, tmp_path):
-    lines = [f"step {i} loss {i}.5" for i in range(2000)]
+    lines = [f"({i}) {i}.5" for i in range(2000)]
     recorded = notebook("a.ipynb", (1, "", new_output("stream", text="\n".join(lines))))
     ours = [line.replace(".5", ".7") if place > 1500 else line for place, line in enumerate(lines)]
     port = notebook("b.ipynb", (1, "", new_output("stream", text="\n".join(ours))))
     code, out = invoke("compare", recorded, port, "--no-run", "--html", tmp_path / "a.html")
     assert code == 1
     assert "3501 agree, 499 differ, 0 missing" in out
-    assert "In [1], value 3004 (loss): differ: recorded 1501.5, ours 1501.7" in out
+    assert "In [1], value 3004: differ: recorded 1501.5, ours 1501.7" in out
     assert "In [1]: there is more to say than of these 200 values" in out
     assert len(out.splitlines()) < 1000
     page = (tmp_path / "a.html").read_text()
     assert "3600 more values, of which 299 do not agree" in page
     assert page.count("<tr") == 401
+
+
+def test_a_training_log_is_summed_up(notebook, tmp_path):
+    lines = [f"Epoch {i}, loss {2 / (i + 1):.4f}" for i in range(200)]
+    code = "print(f'Epoch {i}, loss {loss:.4f}')"
+    recorded = notebook("a.ipynb", (1, code, new_output("stream", text="\n".join(lines))))
+    ours = [f"Epoch {i}, loss {2 / (i + 1) + (i > 150) / 1e3:.4f}" for i in range(200)]
+    port = notebook("b.ipynb", (1, code, new_output("stream", text="\n".join(ours))))
+    target = tmp_path / "a.json"
+    page = tmp_path / "a.html"
+    code, out = invoke(
+        "compare", recorded, port, "--no-run", "--json", target, "--html", page
+    )
+    assert code == 1
+    assert (
+        "In [1], values 2 to 400 (loss): differ: 151 of 200 agree, 49 differ, from value 304 on;"
+        " the worst is value "
+    ) in out
+    assert "they are 0.001 apart, 5e-05 is allowed" in out
+    assert len(out.splitlines()) < 20
+    assert page.read_text().count("<tr") == 3  # the head, the epochs, the losses
+    assert "200 values: 2.0000 ... 0.0100" in page.read_text()
+    assert len(json.loads(target.read_text())["cells"][0]["values"]) == 400
 
 
 # --- stopping it ---------------------------------------------------------------------------------

@@ -129,7 +129,8 @@ def test_faults_in_the_option_and_in_a_recording(folder):
 @pytest.mark.slow
 def test_a_missing_library_is_an_error_of_one_line_that_names_the_extra(folder):
     (folder / "conftest.py").write_text("import sys\nsys.modules['nbformat'] = None\n")
-    code, out = run_pytest(folder, "--funcgrad-recordings", ".", "good.ipynb")
+    (folder / "old.ipynb").write_text('{"nbformat": 3, "worksheets": []}')
+    code, out = run_pytest(folder, "--funcgrad-recordings", ".", "old.ipynb")
     assert code == 2
     assert "needs nbformat, which is not installed" in out
     assert "pip install 'funcgrad[compare]'" in out

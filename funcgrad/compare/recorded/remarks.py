@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from .report import STATUSES, CellReport, Report, Row
+from .series import shown_rows
 
 _MOST_LINES = 2000
 _MOST_CELLS = 500  # in a terminal's table, those that differ first; --html and --json have all
@@ -28,7 +29,7 @@ def remarks(report: Report) -> Iterator[tuple[str, str]]:
 def lines_of(cell: CellReport) -> Iterator[tuple[str, str]]:
     """A line and its status for each value of a cell that does not plainly agree."""
     told = 0
-    for place, row in enumerate(cell.rows, start=1):
+    for which, row in shown_rows(cell):
         notes = row.verdict.notes if row.verdict else ()
         if row.status == "agree" and not notes:
             continue
@@ -36,7 +37,7 @@ def lines_of(cell: CellReport) -> Iterator[tuple[str, str]]:
         if told > _MOST_ROWS:
             yield f"{cell.label}: there is more to say than of these {_MOST_ROWS} values", "note"
             return
-        where = f"{cell.label}, value {place}{f' ({row.name})' if row.name else ''}"
+        where = f"{cell.label}, {which}{f' ({row.name})' if row.name else ''}"
         if row.status != "agree":
             yield f"{where}: {row.status}: {row.reason}{by_how_much(row)}", row.status
         for note in notes:
@@ -80,15 +81,18 @@ def cells_shown(report: Report) -> tuple[list[CellReport], str]:
 def rows_shown(cell: CellReport) -> tuple[list[Row], str]:
     """The rows of a cell to show, and in words what is left out; a usual cell is shown whole.
 
+    What a log shows under one name is summed up in one row.
+
     >>> from funcgrad.compare import Row
     >>> rows = (Row("1", "1", "agree"),) * 300 + (Row("1", "2", "differ"),)
     >>> shown, more = rows_shown(CellReport("In [1]", rows))
     >>> len(shown), shown[-1].status, more
     (201, 'differ', '100 more values, of which 0 do not agree')
     """
-    fine = [place for place, row in enumerate(cell.rows) if row.status == "agree"]
-    other = [place for place, row in enumerate(cell.rows) if row.status != "agree"]
+    all_rows = [row for _, row in shown_rows(cell)]
+    fine = [place for place, row in enumerate(all_rows) if row.status == "agree"]
+    other = [place for place, row in enumerate(all_rows) if row.status != "agree"]
     kept = sorted(fine[:_MOST_ROWS] + other[:_MOST_ROWS])
-    left = len(cell.rows) - len(kept)
+    left = len(all_rows) - len(kept)
     more = f"{left} more values, of which {len(other[_MOST_ROWS:])} do not agree" if left else ""
-    return [cell.rows[place] for place in kept], more
+    return [all_rows[place] for place in kept], more
