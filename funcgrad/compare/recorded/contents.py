@@ -24,10 +24,11 @@ _BEFORE_BAR = re.compile(
 )
 _LONGEST_BAR = 400  # characters that a bar may have before its times
 _TIME = r"(?:ns|[uµμ]s|ms|s)"
+_DEVICES = ("cuda:", "mps:", "xpu:", "hpu:", "xla:", "TFRT_", "Device(")
 _TIMES = ("ns", "us", "µs", "μs", "ms", "s")
 _DEVICE = (
-    r"(?:cuda|mps|xpu|hpu):[0-9]{1,4}|TFRT_CPU_[0-9]{1,4}"
-    r"|(?:Cpu|Cuda|Gpu|Tpu|Rocm)Device\([^()\n]{1,200}\)"
+    r"(?:cuda|mps|xpu|hpu|xla):[0-9]{1,4}|TFRT_CPU_[0-9]{1,4}"
+    r"|(?:Cpu|Cuda|Tpu|Rocm|StreamExecutorGpu)Device\([^()\n]{1,200}\)"
 )
 # Code and prose in a text whose numbers say nothing about the computation. What must be in the
 # text for it to be searched, and the pattern; a layer's settings are those of a printed module.
@@ -51,7 +52,7 @@ _SKIPPED = tuple(
         ("(", r"^[ \t]*+\([A-Za-z0-9_.]+\): (?:[0-9]+ x )?[A-Z]\w*+\([^\n]*+"),  # in a module
         ("(", rf"^(?:\[|\()?{_LAYERS}\([^()\n]*+(?:\([^()\n]*+\)[^()\n]*+)*+\)[\])]?$"),
         ("(type=", r"device\(type='[a-z]{1,12}'(?:, index=[0-9]{1,4})?\)"),
-        *((needle, rf"(?<![\w'\"])(?:{_DEVICE})") for needle in ("cuda:", "TFRT_", "Device(")),
+        *((needle, rf"(?<![\w'\"])(?:{_DEVICE})") for needle in _DEVICES),
     ]
 )
 _QUOTED_DEVICE = re.compile(rf"(['\"])(?:{_DEVICE}|cpu|cuda|mps|gpu|tpu)\1")

@@ -15,6 +15,7 @@ there were no map.
 
 import re
 import tomllib
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,15 @@ def read_map(
     path = Path(path)
     mapping: dict[int, list[int]] = {}
     seen = set()
+    theirs, ours = _Names(path, recorded, "recording"), _Names(path, port, "port")
     for key, entry in _entries(path).items():
-        place = _place(path, key, recorded, "recording")
+        place = theirs.place(key)
         if place in seen:
             raise CompareError(f"{path}: not a map: two keys name the recording's `{key}`")
         seen.add(place)
         if "cells" in entry:
             names = _names(path, key, entry["cells"])
-            mapping[place] = [_place(path, name, port, "port") for name in names]
+            mapping[place] = list(map(ours.place, names))
     return mapping
 
 
@@ -67,6 +69,7 @@ def read_tolerances(path: str | Path, recorded: Sequence[Cell]) -> dict[int, Tol
         CompareError: as `read_map`, or one is no number from 0 to below 1.
     """
     path = Path(path)
+    names = _Names(path, recorded, "recording")
     found = {}
     for key, entry in _entries(path).items():
         where = f"{path}: not a map: `{key}` has "
@@ -76,7 +79,7 @@ def read_tolerances(path: str | Path, recorded: Sequence[Cell]) -> dict[int, Tol
             if name in entry
         }
         if given:
-            found[_place(path, key, recorded, "recording")] = Tolerance(**given)
+            found[names.place(key)] = Tolerance(**given)
     return found
 
 
@@ -110,20 +113,32 @@ def _names(path: Path, key: str, named: Any) -> list[str]:
     return names
 
 
-def _place(path: Path, name: str, cells: Sequence[Cell], side: str) -> int:
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise CompareError(
-            f"{path}: not a map: `{name}` names no cell; write `In [16]` for an execution count,"
-            " `cell 7` for a place in the file"
-        )
-    if match.group(1):
-        found = [cell.place for cell in cells if cell.number == int(match.group(1))]
-    else:
-        found = [cell.place for cell in cells if cell.place == int(match.group(2))]
-    if not found:
-        raise CompareError(f"{path}: the {side} has no code cell `{name.strip()}`")
-    if len(found) > 1:
-        places = ", ".join(f"`cell {one}`" for one in found)
-        raise CompareError(f"{path}: `{name.strip()}` names {len(found)} cells; use {places}")
-    return found[0]
+class _Names:
+    """The cells of one side, by the names that reports use."""
+
+    def __init__(self, path: Path, cells: Sequence[Cell], side: str) -> None:
+        self.path, self.side = path, side
+        self.by_number: defaultdict[int | None, list[int]] = defaultdict(list)
+        for cell in cells:
+            self.by_number[cell.number].append(cell.place)
+        self.places = {cell.place for cell in cells}
+
+    def place(self, name: str) -> int:
+        """The place of the one cell of this name."""
+        path, side = self.path, self.side
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise CompareError(
+                f"{path}: not a map: `{name}` names no cell; write `In [16]` for an execution"
+                " count, `cell 7` for a place in the file"
+            )
+        if match.group(1):
+            found = self.by_number.get(int(match.group(1)), [])
+        else:
+            found = [int(match.group(2))] if int(match.group(2)) in self.places else []
+        if not found:
+            raise CompareError(f"{path}: the {side} has no code cell `{name.strip()}`")
+        if len(found) > 1:
+            places = ", ".join(f"`cell {one}`" for one in found)
+            raise CompareError(f"{path}: `{name.strip()}` names {len(found)} cells; use {places}")
+        return found[0]

@@ -9,6 +9,7 @@ import asyncio
 import atexit
 import signal
 import sys
+from bisect import bisect
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -137,7 +138,7 @@ class _Watch:
         self.at = cell_index
 
     def completed(self, cell: Any, cell_index: int) -> None:
-        self.progress(sum(place <= cell_index for place in self.places), len(self.places))
+        self.progress(bisect(self.places, cell_index), len(self.places))
 
     def where(self) -> str:
         """The running cell, for a person: which one it is and how it begins."""

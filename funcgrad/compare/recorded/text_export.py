@@ -16,7 +16,8 @@ from .parse import last_words
 
 _HEADING = re.compile(r"^(In|Out)[ ]?\[[ ]*+(\d{0,9}+|\*)[ ]*+\]:[ \t]*+", re.MULTILINE)
 _BLANK = re.compile(r"\n(?:[ \t]*+\n)++")
-_MAX_TRIES = 64  # each try reads the whole code, so this bounds the work
+_MAX_TRIES = 64  # of a short cell; of a long one as many as read its text
+_MOST_READ = 4  # times, since each try reads the whole code
 
 
 def cells_of_export(text: str) -> Iterator[Cell]:
@@ -77,7 +78,11 @@ def _not_python(text: str, breaks: list[tuple[int, int]]) -> tuple[int, int] | N
         return None
     error_end = sum(len(line) for line in text.splitlines(keepends=True)[:error])
     before = [one for one in breaks if one[0] <= error_end]
+    left = max(_MOST_READ * len(text), _MAX_TRIES * 1000)
     for start, end in reversed(before[-_MAX_TRIES:]):
+        left -= start
+        if left < 0:
+            return None
         if _first_error(text[:start]) is None:
             return start, end
     return None

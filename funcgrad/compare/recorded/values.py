@@ -112,16 +112,18 @@ def suffix_of(value: Value, wanted: str) -> str:
 def keys_in_dict(value: Value) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The containers around the outermost dict that a value is in, and its keys from there on.
 
-    Both are empty where it is in none. Keys are one if they are equal in Python, whatever the
-    quotes. What holds a single thing, such as `Parameter containing:`, has no key.
+    A named tuple is as good as a dict. Both are empty where it is in neither. Keys are one if they
+    are equal in Python, whatever the quotes, or a name and the text of it. What holds a single
+    thing, such as `Parameter containing:`, has no key.
 
     >>> keys_in_dict(Value("none", path=("tuple[1]", "dict['w']", "list[0]")))
-    (('tuple[1]',), ("'w'", '0'))
+    (('tuple[1]',), ('w', '0'))
     """
     for place, step in enumerate(value.path):
-        if _is_in_dict(*container_and_key(step)):
+        name, key = container_and_key(step)
+        if key.isidentifier() or _is_in_dict(name, key):
             steps = map(container_and_key, value.path[place:])
-            keys = tuple(_plain(key) for name, key in steps if name != "Parameter")
+            keys = tuple(_bare(_plain(key)) for name, key in steps if name != "Parameter")
             return value.path[:place], keys
     return (), ()
 
@@ -139,6 +141,11 @@ def dict_keys(value: Value) -> tuple[str, ...]:
 def _is_in_dict(container: str, key: str) -> bool:
     """Whether a step of a path goes into a dict; `FrozenDict({...})` is a call, its item no key."""
     return container == "dict" or ("dict" in container.lower() and not key.isdecimal())
+
+
+def _bare(key: str) -> str:
+    """A key that could be a name, without its quotes."""
+    return key[1:-1] if key[:1] == "'" and key[1:-1].isidentifier() else key
 
 
 def _plain(key: str) -> str:
