@@ -1,16 +1,20 @@
 """Pairs the cells of a recording with the cells of the port that answer to them."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from .align_values import alike_in_order, near_in_order, opened
+from .align_values import alike_in_order, near_in_order, opened, value_key
 from .cells import Cell
 from .contents import contents_of
 from .sequence import line_up
+from .values import Value
 
-_MARKER = re.compile(r"#\s*In\s*(\[\s*\d+\s*\](?:\s*(?:,|and|&)\s*(?:In\s*)?\[\s*\d+\s*\])*)\s*")
-_TAG = re.compile(r"in[-_ ]?\[?(\d+)\]?", re.IGNORECASE)
+_MARKER = re.compile(
+    r"#\s*+In\s*+(\[\s*+\d++\s*+\](?:\s*+(?:,|and|&)\s*+(?:In\s*+)?+\[\s*+\d++\s*+\])*+)"
+)
+_TAG = re.compile(r"in[-_ ]?\[?(\d++)\]?", re.IGNORECASE)
+_LOOKED_AT = 16  # values that tell whether two cells are near
 _Keys = Sequence[Sequence[int]]
 
 
@@ -195,9 +199,14 @@ def _by_order(recorded: list[Cell], port: list[Cell]) -> list[Pair]:
     )
     return [
         Pair(_label(recorded[i]), (recorded[i],), () if j is None else (port[j],))
-        for i, j in line_up(theirs, ours, alike_in_order, near_in_order)
+        for i, j in line_up(theirs, ours, alike_in_order, near_in_order, _key)
         if i is not None
     ]
+
+
+def _key(values: Sequence[Value]) -> Hashable:
+    """What two cells that show the same usually have in common."""
+    return tuple(map(value_key, values[:_LOOKED_AT]))
 
 
 def _label(cell: Cell) -> str:

@@ -11,9 +11,9 @@ from ...errors import CompareError
 from ..tolerances import Tolerance
 from .cells import Cell
 
-_RANDOM = re.compile(r"(?:^|\s)#+[ \t]*random[ \t]*(?::.*)?$", re.MULTILINE | re.IGNORECASE)
-_COMMENT = re.compile(r"(?:^|\s)#+[ \t]*((?:rtol|atol)\b[^\n]*)", re.MULTILINE)
-_ONE = re.compile(r"\b(rtol|atol)\b[ \t]*[:=]?[ \t]*([^\s,;]*)")
+_RANDOM = re.compile(r"(?:^|\s)#++[ \t]*+random[ \t]*+(?::.*+)?$", re.MULTILINE | re.IGNORECASE)
+_COMMENT = re.compile(r"(?:^|\s)#++[ \t]*+((?:rtol|atol)\b[^\n]*+)", re.MULTILINE)
+_ONE = re.compile(r"\b(rtol|atol)\b[ \t]*+[:=]?[ \t]*+([^\s,;]*+)")
 
 
 def is_random(cell: Cell) -> bool:

@@ -14,7 +14,7 @@ _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*+[ -/]*+[@-~]|\][^\x07\x1b]*+(?:\x07|\x1b\\)?+|[()*+].|[^\x1b])?+", re.DOTALL
 )
 _CONTROLS = dict.fromkeys([*range(9), 11, 12, *range(14, 32), *range(127, 160)])
-_MAGIC = re.compile(r"^(\s*)[%!?].*$", re.MULTILINE)
+_MAGIC = re.compile(r"^([ \t]*+)[%!?].*+$", re.MULTILINE)
 
 
 class Output(NamedTuple):

@@ -18,7 +18,7 @@ _MOST_CELLS = 2**16  # whose contents are remembered, until a comparison is done
 
 _CLOCK = r"[0-9]{1,6}:[0-9]{2}(?::[0-9]{2})?"
 _RATE = r"[0-9.?]{1,12} ?[A-Za-z]{1,20}/[A-Za-z]{1,12}"
-_BAR = rf"\[{_CLOCK}(?:<(?:{_CLOCK}|\?))?, *{_RATE}\]?"
+_BAR = rf"\[{_CLOCK}(?:<(?:{_CLOCK}|\?))?, *+{_RATE}\]?"
 _BEFORE_BAR = re.compile(
     r"(?:[0-9]{1,3}%(?:\|[^|\n]*+\|)?)? ?[0-9.]{1,15}[kMGTP]?(?:it|/[0-9.?]{1,15}[kMGTP]?)? ?$"
 )
@@ -48,8 +48,8 @@ _SKIPPED = tuple(
         ),
         (": ", r"^(?:CPU times|Wall time): [^\n]*+"),
         ("://", r"^Downloading (?:\S{1,200}+://|https?://)[^\n]*+"),
-        ("id(", r"\bid\([^()\n]{0,60}\) ?[:=]? ?[0-9]{9,}"),
-        ("(", r"^[ \t]*+\([A-Za-z0-9_.]+\): (?:[0-9]+ x )?[A-Z]\w*+\([^\n]*+"),  # in a module
+        ("id(", r"\bid\([^()\n]{0,60}\) ?[:=]? ?[0-9]{9,}+"),
+        ("(", r"^[ \t]*+\([A-Za-z0-9_.]++\): (?:[0-9]++ x )?[A-Z]\w*+\([^\n]*+"),  # in a module
         ("(", rf"^(?:\[|\()?{_LAYERS}\([^()\n]*+(?:\([^()\n]*+\)[^()\n]*+)*+\)[\])]?$"),
         ("(type=", r"device\(type='[a-z]{1,12}'(?:, index=[0-9]{1,4})?\)"),
         *((needle, rf"(?<![\w'\"])(?:{_DEVICE})") for needle in _DEVICES),

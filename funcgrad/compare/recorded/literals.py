@@ -13,7 +13,7 @@ MAX_RANK = 64
 UNSIGNED = r"(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++|inf|nan)(?:[eE][-+]?+[0-9]++)?+"
 _MAX_DIGITS = 4000  # Python itself refuses to read longer integers
 _NUMPY_DECIMALS = 8  # NumPy's and JAX's default precision; fewer decimals are the whole number
-_COMPLEX = re.compile(rf"\(?(?:([-+]?{UNSIGNED})\s*(?=[-+]))?([-+]?{UNSIGNED})j\)?")
+_COMPLEX = re.compile(rf"\(?(?:([-+]?{UNSIGNED})\s*+(?=[-+]))?([-+]?{UNSIGNED})j\)?")
 _DECIMALS = re.compile(r"(?:\s*+[-+]?+[0-9]{1,30}+\.[0-9]{0,30}+(?:,|(?=\s)|$))++")
 ELEMENT = re.compile(rf"\.\.\.|True|False|\([^()]*+\)|[-+]?+{UNSIGNED}(?:j|\s*+[-+]{UNSIGNED}j)?+")
 

@@ -27,7 +27,7 @@ from .cells import Cell
 from .read import text_of
 
 _FIELDS = ("cells", "rtol", "atol")
-_NAME = re.compile(r"\s*(?:in\s*\[\s*([0-9]{1,9})\s*\]|cell\s*([0-9]{1,9}))\s*", re.IGNORECASE)
+_NAME = re.compile(r"\s*+(?:in\s*+\[\s*+([0-9]{1,9})\s*+\]|cell\s*+([0-9]{1,9}))\s*+", re.IGNORECASE)
 
 
 def read_map(

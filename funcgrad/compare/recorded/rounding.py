@@ -13,9 +13,9 @@ from .cells import Cell
 from .formats import Formats, formats_of
 from .values import Value
 
-_DEFINED = re.compile(r"^\s*(?:async\s+)?(?:def|class)\s+(\w+)|^(\w+)\s*=\s*lambda", re.MULTILINE)
-_NAME = re.compile(r"[^\W\d]\w*")
-_NUMBER = re.compile(r"(?P<whole>[0-9]*)\.?(?P<decimals>[0-9]*)(?:[eE](?P<exponent>[-+]?[0-9]+))?")
+_DEFINED = re.compile(r"^[ \t]*+(?:async\s++)?(?:def|class)\s++(\w++)|^(\w++)\s*+=\s*+lambda", re.MULTILINE)
+_NAME = re.compile(r"[^\W\d]\w*+")
+_NUMBER = re.compile(r"(?P<whole>[0-9]*+)\.?(?P<decimals>[0-9]*+)(?:[eE](?P<exponent>[-+]?[0-9]++))?")
 _WHOLE = 8  # decimals of NumPy and JAX; fewer are the whole number
 
 
