@@ -263,6 +263,8 @@ def _same_form(one: Value, other: Value) -> bool:
 
 def _near_values(one: Value, other: Value) -> bool:
     """Whether the first numbers of two values agree, about as `judge` would have it."""
+    if (one.kind == "bool") != (other.kind == "bool"):
+        return False
     if not one.numbers and not other.numbers:
         return one.kind != "string" or one.text[1:-1] == other.text[1:-1]
     triples = zip(one.numbers[:_LOOKED_AT], other.numbers, one.units, strict=False)

@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 _FORMAT = re.compile(
-    r"[:%][-+ #0<>=^_,]*+[0-9]*+,?(?:\.(?P<digits>[0-9]{1,2}))?(?P<type>[eEfFgG%]?)"
+    r"(?::[-+ #0<>=^_,]*+|%[-+#0]*+)[0-9]*+,?(?:\.(?P<digits>[0-9]{1,2}))?(?P<type>[eEfFgG%]?)"
     r"(?=(?P<end>[}]?))"
 )
 _ROUND = re.compile(r",\s*+(?:n?(?:digits|decimals)\s*+=\s*+)?([0-9]{1,2})\s*+\)|\.round\(\s*+([0-9]{1,2})\s*+\)")
@@ -47,8 +47,8 @@ def formats_of(source: str) -> Formats:
             continue
         if kind == "%" and digits is None:
             continue
-        if kind and digits is None and match[0][0] == ":" and not end:
-            continue  # a slice or an annotation, `x[:e]`
+        if digits is None and match[0][0] == ":" and (not end or " " in match[0]):
+            continue  # a slice, an annotation or a dict, `x[:e]`, `{"a": f}`
         kind = {"%": "f", "": "g"}.get(kind, kind)
         found[kind].add(int(digits) if digits else _DEFAULT)
     rounded = {int(one or two) for one, two in _PRECISION.findall(source)}
