@@ -19,6 +19,7 @@ from funcgrad.compare.tolerances import RESOLUTION
 
 HERE = Path(__file__).parent / "compare" / "recordings"
 RECORDINGS = sorted(path for path in HERE.glob("*.ipynb") if ".port" not in path.name)
+SEEN = ("stdout", "result")  # outputs whose values are compared
 KINDS = ("digit", "sign", "exchange", "key", "shape", "drop")
 NUMBER = re.compile(r"(?<![\w.])(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?(?![^\Wj]|\.\d)")
 EXCUSED = re.compile(
@@ -101,32 +102,44 @@ def numbers_near(text, start, end):
     return found
 
 
+def texts(path):
+    """The texts of a recording in which there are values."""
+    for cell in read(path):
+        for output in cell.outputs:
+            if output.kind in SEEN and not is_random(cell):
+                yield output.text
+
+
 def unseen(path, every=1, first=0):
     """How many mutations were tried, and those that were not seen in the right cell alone."""
     cells = with_formats(read(path))
-    tried, missed = 0, []
-    count = 0
-    for place, cell in enumerate(cells):
-        if is_random(cell):
+    missed = []
+    tried = 0
+    for count, (place, number, one) in enumerate(_all(cells)):
+        output = cells[place].outputs[number]
+        if count % every != first or is_excused(output.text, *one):
             continue
-        for number, output in enumerate(cell.outputs):
-            if output.kind not in ("stdout", "result"):
-                continue
-            for kind, start, end, new in mutations(output.text):
-                count += 1
-                if count % every != first % every or is_excused(output.text, kind, start, end, new):
-                    continue
-                tried += 1
-                text = output.text[:start] + new + output.text[end:]
-                outputs = list(cell.outputs)
-                outputs[number] = Output(output.kind, text)
-                port = [*cells]
-                port[place] = cell._replace(outputs=tuple(outputs))
-                found = {place for one in compare_cells(cells, port) if not one.agrees for place in one.places}
-                if found != {cell.place}:
-                    context = f"{output.text[max(0, start - 30) : start]}>>{output.text[start:end]}|{new}<<{output.text[end : end + 20]}"
-                    missed.append((path.stem, cell.place, kind, context, sorted(found)))
+        tried += 1
+        kind, start, end, new = one
+        outputs = list(cells[place].outputs)
+        outputs[number] = Output(output.kind, output.text[:start] + new + output.text[end:])
+        port = [*cells]
+        port[place] = cells[place]._replace(outputs=tuple(outputs))
+        wrong = [cell for cell in compare_cells(cells, port) if not cell.agrees]
+        if [cell.places for cell in wrong] != [(cells[place].place,)]:
+            before, after = output.text[max(0, start - 30) : start], output.text[end : end + 20]
+            shown = f"{before}>>{output.text[start:end]}|{new}<<{after}"
+            missed.append((path.stem, cells[place].place, kind, shown, [one.label for one in wrong]))
     return tried, missed
+
+
+def _all(cells):
+    """Each mutation, with the cell and the output that it is of."""
+    for place, cell in enumerate(cells):
+        for number, output in enumerate(cell.outputs):
+            if output.kind in SEEN and not is_random(cell):
+                for one in mutations(output.text):
+                    yield place, number, one
 
 
 def main(names):

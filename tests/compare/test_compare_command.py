@@ -423,6 +423,108 @@ def test_a_training_log_is_summed_up(notebook, tmp_path):
     assert len(json.loads(target.read_text())["cells"][0]["values"]) == 400
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1"])
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_standard_output_takes_a_file_and_standard_error_the_table(recording, stored, name, option):
+    done = CliRunner().invoke(
+        cli.group(), ["compare", str(recording), str(stored()), "--no-run", option, name]
+    )
+    assert done.exit_code == 0
+    if option == "--json":
+        assert json.loads(done.stdout)["counts"]["agree"] == 5
+    else:
+        assert done.stdout.startswith("<!doctype html>")
+    assert "5 agree, 0 differ" in done.stderr
+    assert not Path("-").exists()
+
+
+def test_standard_output_cannot_hold_both(recording, stored, capsys):
+    line = refused(
+        capsys, "compare", recording, stored(), "--no-run", "--json", "-", "--html", "/dev/stdout"
+    )
+    assert "cannot hold both the JSON and the page" in line
+
+
+def test_a_file_keeps_its_mode(recording, stored, tmp_path):
+    target = tmp_path / "a.json"
+    target.touch(0o600)
+    invoke("compare", recording, stored(), "--no-run", "--json", target)
+    assert json.loads(target.read_text())["agrees"]
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_size_above_the_limit_is_one_line(recording, stored, capsys):
+    line = refused(
+        capsys, "compare", recording, stored(), "--no-run", "--max-size", "0.0001"
+    )
+    assert "at most 0.0001 MB are read; show less in its cells, or raise `--max-size`" in line
+    for given in ("0", "-1", "x"):
+        line = refused(capsys, "compare", recording, stored(), "--no-run", "--max-size", given)
+        assert "Invalid value for '--max-size'" in line
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
+def test_what_goes_wrong_in_a_process_is_never_taken_for_a_difference(recording, stored, tmp_path):
+    port = stored()
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/p\xff.ipynb"))
+    shutil.copy(port, odd)
+    shutil.copy(port, tmp_path / "é.ipynb")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+    def status(file, out=subprocess.PIPE, options=(), **environment):
+        command = [sys.executable, "-m", "funcgrad", "compare", recording, file, "--no-run", *options]
+        done = subprocess.run(
+            command, stdout=out, stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        )  # fmt: skip
+        return done.returncode, (done.stdout or b"").decode(), done.stderr.decode()
+
+    with open("/dev/full", "wb") as full:
+        code, _, err = status(port, full)
+    assert (code, "funcgrad: stopped by the system at standard output: No space left" in err) == (2, True)
+    assert len(err.splitlines()) == 1
+    for name in ("--json", "--html"):
+        assert status(odd, options=[name, tmp_path / "out"])[0] == 0
+        assert status(tmp_path / "é.ipynb", options=[name, tmp_path / "out"], **ascii_only)[0] == 0
+    code, out, _ = status(port, COLUMNS="0")
+    assert (code, "5 agree" in out) == (0, True)
+
+
+def test_a_fault_of_funcgrad_is_no_difference(recording, stored, monkeypatch, capsys):
+    from funcgrad.compare import _command
+
+    monkeypatch.setattr(_command, "compare", lambda *given, **more: 1 / 0)
+    assert cli.status(["compare", str(recording), str(stored()), "--no-run"]) == 2
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError" in err
+    assert err.splitlines()[-1].startswith("funcgrad: stopped by a fault of its own")
+
+
+def test_a_report_of_many_cells_is_bounded_in_a_terminal(notebook):
+    path = notebook("a.ipynb", *[(i, "", f"{i}.5") for i in range(600)])
+    code, out = invoke("compare", path, path, "--no-run")
+    assert code == 0
+    assert "[100 more cells, of which 0 do not agree]" in " ".join(out.split())
+
+
+@pytest.mark.kernel
+def test_a_kernel_that_does_not_start_is_one_line(recording, tmp_path):
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "ipykernel_launcher.py").write_text("import sys; sys.exit(3)")
+    port = tmp_path / "port.py"
+    port.write_text("# %%\n1.5\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "funcgrad", "compare", recording, port],
+        capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path / 'evil'}:{ROOT}"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    line = next(iter(done.stderr.splitlines()))
+    assert "port.py: the kernel stopped at its start" in line
+    assert "Exception ignored" not in done.stderr
+
+
 # --- stopping it ---------------------------------------------------------------------------------
 
 

@@ -1,6 +1,8 @@
 """Reading notebooks and text exports, and telling code from output."""
 
 import json
+import os
+import socket
 import sys
 import tempfile
 from contextlib import suppress
@@ -204,22 +206,83 @@ def test_notebook_in_the_wild_need_not_be_valid(tmp_path):
     assert (cell.number, cell.outputs[0].text, cell.place) == (None, "tensor(1.)", 2)
 
 
+CODE = '{"cells": [{"cell_type": "code", "source": "", %s}]}'
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
         ("a.ipynb", "{not json", "not a notebook: it is not valid JSON"),
-        ("a.ipynb", "[]", "not a notebook"),
-        ("a.ipynb", "{}", "not a notebook"),
-        ("a.ipynb", '{"nbformat": 4, "nbformat_minor": 0, "metadata": {}}', "not a notebook"),
-        ("a.ipynb", '{"nbformat": 4, "nbformat_minor": 0, "cells": [5]}', "not a notebook"),
+        ("a.ipynb", "[]", "the file is a list, and an object is wanted"),
+        ("a.ipynb", "{}", "it has no `cells`"),
+        ("a.ipynb", "null", "the file is missing"),
+        ("a.ipynb", '{"nbformat": 4}', "`cells` is missing, and a list is wanted"),
+        ("a.ipynb", '{"nbformat": "4", "cells": []}', "its `nbformat` is no whole number"),
+        ("a.ipynb", '{"cells": {"a": 1}}', "`cells` is an object, and a list is wanted"),
+        ("a.ipynb", '{"cells": [5]}', "cell 1 is a number, and an object is wanted"),
+        ("a.ipynb", '{"cells": [{"source": ""}]}', "cell 1 has no `cell_type`"),
+        ("a.ipynb", CODE % '"outputs": 5', "`outputs` of cell 1 is a number"),
+        ("a.ipynb", CODE % '"outputs": [5]', "an output of cell 1 is a number"),
+        ("a.ipynb", CODE % '"outputs": [{"data": "x"}]', "`data` in an output of cell 1 is a text"),
+        ("a.ipynb", CODE % '"metadata": [1]', "`metadata` of cell 1 is a list"),
+        ("a.ipynb", CODE % '"metadata": {"tags": 3}', "`tags` of cell 1 is a number"),
+        ("a.ipynb", '{"nbformat": 3, "worksheets": 5}', "nor what a notebook of nbformat 3 has"),
+        ("a.ipynb", '{"nbformat": 2, "worksheets": [[1]]}', "nor what a notebook of nbformat 2 has"),
+        ("a.ipynb", "[" * 100_000, "not a notebook: its JSON is nested too deeply"),
         ("a.txt", "plain text", "neither a notebook nor a text export"),
         ("a.txt", "", "neither a notebook nor a text export"),
     ],
 )
 def test_what_is_no_recording_is_refused(tmp_path, name, content, reason):
     (tmp_path / name).write_text(content)
-    with pytest.raises(CompareError, match=reason):
+    with pytest.raises(CompareError, match=reason) as caught:
         read(tmp_path / name)
+    pythons = ("object is not", "attribute", "expected", "argument", "Error:", "KeyError")
+    assert not any(word in str(caught.value).removeprefix(str(tmp_path)) for word in pythons)
+
+
+@pytest.mark.parametrize("cells", ["cells", "worksheets"])
+def test_a_notebook_that_does_not_say_its_format_is_read(tmp_path, cells):
+    output = {"output_type": "stream", "stream": "stdout", "text": "2.5", "metadata": {}}
+    cell = {"cell_type": "code", "input": "x", "source": "x", "outputs": [output], "metadata": {}}
+    text = {"cell_type": "markdown", "source": "about", "metadata": {}}
+    held = [text, cell]
+    body = {"cells": held} if cells == "cells" else {"metadata": {}, "worksheets": [{"cells": held}]}
+    (tmp_path / "a.ipynb").write_text(json.dumps(body))
+    (found,) = read(tmp_path / "a.ipynb")
+    assert (found.source, found.outputs[0].text, found.place) == ("x", "2.5", 2)
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.ipynb")
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    (tmp_path / "null.py").symlink_to(os.devnull)
+    with socket.socket(socket.AF_UNIX) as listening:
+        monkeypatch.chdir(tmp_path)  # the name of a socket may not be long
+        listening.bind("socket.ipynb")
+    for name, kind in [
+        ("pipe.ipynb", "a named pipe"), ("zero.txt", "a device"), ("null.py", "a device"),
+        ("socket.ipynb", "a socket"),
+    ]:  # fmt: skip
+        with pytest.raises(CompareError, match=rf"{name}: not a regular file, but {kind}$"):
+            read(tmp_path / name)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    path = tmp_path / "a.txt"
+    with path.open("wb") as file:
+        file.truncate(225_000_000)  # a hole: it takes no room
+    with pytest.raises(CompareError, match=r"a\.txt: has 225 MB, and at most 100 MB are read; .*--max-size"):
+        read(path)
+    path.write_text(EXPORT)
+    assert read(path, max_size=0.01)
+    with pytest.raises(CompareError, match="at most 0.0001 MB are read"):
+        read(path, max_size=0.0001)
+
+
+def test_a_name_that_no_file_can_have():
+    with pytest.raises(CompareError, match="no file can have this name"):
+        read("a\0b.ipynb")
 
 
 def test_files_that_cannot_be_read(tmp_path):
