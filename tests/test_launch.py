@@ -158,6 +158,91 @@ def test_processes_that_do_not_end_are_ended_also_those_that_do_not_listen(capfd
     assert "got no end of 2 of 2 processes (numbers 0, 1) within 2 s" in capfd.readouterr().err
 
 
+def ended(number):
+    """Whether a process is gone, or only its entry is left."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{number}/status").read_text()
+    except FileNotFoundError:
+        return True
+
+
+def until(holds):
+    end = time.monotonic() + BOUND
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.05)
+    return holds()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks processes up in /proc")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGQUIT", "SIGINT"])
+def test_a_signal_to_the_launcher_ends_its_processes_and_theirs(tmp_path, name):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, subprocess, sys, time\n"
+        "worker = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])\n"
+        "with open(f'{os.environ[\"JAX_PROCESS_ID\"]}.pid', 'w') as file:\n"
+        "    file.write(f'{os.getpid()} {worker.pid} .')\n"
+        "time.sleep(99)\n"
+    )
+    ask = [sys.executable, "-m", "funcgrad.launch", "--processes", "2", str(script)]
+    launcher = subprocess.Popen(ask, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    notes = [tmp_path / "0.pid", tmp_path / "1.pid"]
+    assert until(lambda: all(note.exists() and "." in note.read_text() for note in notes))
+    numbers = [int(one) for note in notes for one in note.read_text().split()[:2]]
+    launcher.send_signal(getattr(signal, name))
+    _, err = launcher.communicate(timeout=BOUND)
+    assert launcher.returncode == 128 + getattr(signal, name)
+    assert f"`launch` got {name}, and ends its processes" in err
+    assert "Traceback" not in err
+    assert until(lambda: all(map(ended, numbers)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks processes up in /proc")
+def test_what_a_failed_process_started_is_ended(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = (
+        "import subprocess, sys; worker = subprocess.Popen(['sleep', '99']);"
+        "open('pid', 'w').write(str(worker.pid)); sys.exit(3)"
+    )
+    assert run(code, 1) == 3
+    assert until(lambda: ended(int(Path("pid").read_text())))
+
+
+def test_a_process_that_cannot_be_started_ends_those_that_were(capfd, monkeypatch):
+    real, started = launch._start, []
+
+    def start(command, environment):
+        if len(started) == 2:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        started.append(real(command, environment))
+        return started[-1]
+
+    monkeypatch.setattr(launch, "_start", start)
+    assert run("import time; time.sleep(99)", 4) == 1
+    assert all(process.poll() is not None for process in started)
+    said = "`launch` could not start process 2 of 4 (Resource temporarily unavailable)"
+    assert said in capfd.readouterr().err
+
+
+def test_a_signal_without_a_name_is_told_by_its_number(capfd):
+    assert run("import os; os.kill(os.getpid(), 40)", 1) == 168
+    assert "`launch` got signal 40 from process 0 of 1" in capfd.readouterr().err
+
+
+def test_a_process_may_leave_something_behind_when_all_is_well(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = (
+        "import subprocess; worker = subprocess.Popen(['sleep', '99']);"
+        "open('pid', 'w').write(str(worker.pid))"
+    )
+    assert run(code, 1) == 0
+    worker = int(Path("pid").read_text())
+    assert not ended(worker)
+    os.kill(worker, signal.SIGKILL)
+
+
 @pytest.mark.slow
 def test_the_command_line(tmp_path):
     script = tmp_path / "script.py"
