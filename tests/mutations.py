@@ -10,6 +10,7 @@ by arithmetic of its own: nothing of the comparison is asked, but for the dtype 
 
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from funcgrad.compare import Output, parse, read
@@ -52,7 +53,7 @@ def mutations(text):
             yield "sign", place - 1, place, ""
         elif not place or text[place - 1] in " \n\t([=:":
             yield "sign", place, place, "-"
-    for one, two in zip(numbers, numbers[1:], strict=False):
+    for one, two in pairwise(numbers):
         between = text[one.end() : two.start()]
         if "\n" in between:
             continue
@@ -129,7 +130,9 @@ def unseen(path, every=1, first=0):
         if [cell.places for cell in wrong] != [(cells[place].place,)]:
             before, after = output.text[max(0, start - 30) : start], output.text[end : end + 20]
             shown = f"{before}>>{output.text[start:end]}|{new}<<{after}"
-            missed.append((path.stem, cells[place].place, kind, shown, [one.label for one in wrong]))
+            missed.append(
+                (path.stem, cells[place].place, kind, shown, [one.label for one in wrong])
+            )
     return tried, missed
 
 

@@ -22,7 +22,9 @@ _NARROWEST = 40  # columns; a terminal that says it has fewer has not said how m
 @click.command("compare")
 @click.argument("recording", required=False)
 @click.argument("port", required=False)
-@click.option("--json", "json_file", metavar="FILE", help="Write the result to FILE, `-` for stdout.")
+@click.option(
+    "--json", "json_file", metavar="FILE", help="Write the result to FILE, `-` for stdout."
+)
 @click.option("--html", "html_file", metavar="FILE", help="Write a page to FILE, `-` for stdout.")
 @click.option("--map", "map_file", metavar="FILE", help="Which cells belong together, as TOML.")
 @click.option("--strict", is_flag=True, help="Another width of a dtype is a difference.")

@@ -408,9 +408,7 @@ def test_a_training_log_is_summed_up(notebook, tmp_path):
     port = notebook("b.ipynb", (1, code, new_output("stream", text="\n".join(ours))))
     target = tmp_path / "a.json"
     page = tmp_path / "a.html"
-    code, out = invoke(
-        "compare", recorded, port, "--no-run", "--json", target, "--html", page
-    )
+    code, out = invoke("compare", recorded, port, "--no-run", "--json", target, "--html", page)
     assert code == 1
     assert (
         "In [1], values 2 to 400 (loss): differ: 151 of 200 agree, 49 differ, from value 304 on;"
@@ -454,9 +452,7 @@ def test_a_file_keeps_its_mode(recording, stored, tmp_path):
 
 
 def test_a_size_above_the_limit_is_one_line(recording, stored, capsys):
-    line = refused(
-        capsys, "compare", recording, stored(), "--no-run", "--max-size", "0.0001"
-    )
+    line = refused(capsys, "compare", recording, stored(), "--no-run", "--max-size", "0.0001")
     assert "at most 0.0001 MB are read; show less in its cells, or raise `--max-size`" in line
     for given in ("0", "-1", "x"):
         line = refused(capsys, "compare", recording, stored(), "--no-run", "--max-size", given)
@@ -473,7 +469,16 @@ def test_what_goes_wrong_in_a_process_is_never_taken_for_a_difference(recording,
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
     def status(file, out=subprocess.PIPE, options=(), **environment):
-        command = [sys.executable, "-m", "funcgrad", "compare", recording, file, "--no-run", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "funcgrad",
+            "compare",
+            recording,
+            file,
+            "--no-run",
+            *options,
+        ]
         done = subprocess.run(
             command, stdout=out, stderr=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
@@ -482,7 +487,10 @@ def test_what_goes_wrong_in_a_process_is_never_taken_for_a_difference(recording,
 
     with open("/dev/full", "wb") as full:
         code, _, err = status(port, full)
-    assert (code, "funcgrad: stopped by the system at standard output: No space left" in err) == (2, True)
+    assert (code, "funcgrad: stopped by the system at standard output: No space left" in err) == (
+        2,
+        True,
+    )
     assert len(err.splitlines()) == 1
     for name in ("--json", "--html"):
         assert status(odd, options=[name, tmp_path / "out"])[0] == 0

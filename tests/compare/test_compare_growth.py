@@ -15,7 +15,6 @@ from re import _parser as patterns
 import pytest
 
 from funcgrad.compare import Cell, Output, as_html, pair_cells, pair_values, parse, read
-from funcgrad.compare.recorded import align_values
 from funcgrad.compare.recorded.compare import compare_cells
 from funcgrad.compare.recorded.contents import contents_of
 from funcgrad.compare.recorded.grammar import lexer
@@ -65,9 +64,7 @@ def numbers(n, skip=()):
 
 
 def log(n, skip=(), wrong=()):
-    return "\n".join(
-        f"Epoch {i} loss {i * i + (i in wrong)}.25" for i in range(n) if i not in skip
-    )
+    return "\n".join(f"Epoch {i} loss {i * i + (i in wrong)}.25" for i in range(n) if i not in skip)
 
 
 TEXTS = {
@@ -116,12 +113,16 @@ def test_reading_the_values_of_a_cell(name):
 @pytest.mark.parametrize("version", [3, 4])
 def test_reading_a_notebook(tmp_path, version):
     def prepare(n):
-        source, number = ("input", "prompt_number") if version == 3 else ("source", "execution_count")
+        source, number = (
+            ("input", "prompt_number") if version == 3 else ("source", "execution_count")
+        )
         output = {"output_type": "stream", "stream": "stdout", "name": "stdout", "text": ["1\n"]}
         cell = {"cell_type": "code", "metadata": {}, source: ["x"], number: 1, "outputs": [output]}
         body = {"cells": [cell] * n} if version == 4 else {"worksheets": [{"cells": [cell] * n}]}
         path = tmp_path / "a.ipynb"
-        path.write_text(json.dumps({"nbformat": version, "nbformat_minor": 0, "metadata": {}} | body))
+        path.write_text(
+            json.dumps({"nbformat": version, "nbformat_minor": 0, "metadata": {}} | body)
+        )
         return (path,)
 
     assert grows_with(prepare, read) < MOST

@@ -51,10 +51,16 @@ def test_what_is_excused(text, one, excused):
 
 HARMLESS = {
     "no suffixes": lambda text: re.sub(r",\s+(?:requires_grad=True|grad_fn=<\w+>)", "", text),
-    "another device": lambda text: re.sub(r"(?m)^(tensor\([^()]*\])\)", r"\1, device='cuda:0')", text),
-    "as JAX prints a shape": lambda text: re.sub(r"torch\.Size\(\[(\d+), (.*?)\]\)", r"(\1, \2)", text),
+    "another device": lambda text: re.sub(
+        r"(?m)^(tensor\([^()]*\])\)", r"\1, device='cuda:0')", text
+    ),
+    "as JAX prints a shape": lambda text: re.sub(
+        r"torch\.Size\(\[(\d+), (.*?)\]\)", r"(\1, \2)", text
+    ),
     "other white space": lambda text: re.sub(r"\n +(?=[\[\d-])", "\n   ", text),
-    "another name of a gradient function": lambda text: re.sub(r"<\w+Backward\d*>", "<Other>", text),
+    "another name of a gradient function": lambda text: re.sub(
+        r"<\w+Backward\d*>", "<Other>", text
+    ),
     "more digits of zero": lambda text: re.sub(r"\b0\.(?=[,\]])", "0.0", text),
 }
 

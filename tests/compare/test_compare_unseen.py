@@ -276,7 +276,7 @@ def test_strings_with_digits(recorded, ours, agree):
         ("TensorBase(0.1235, grad_fn=<AliasBackward>)", "Array(0.12345679, dtype=float32)"),
         ("TensorCategory([1, 2], device='cuda:0')", "Array([1, 2], dtype=int32)"),
         ("Parameter containing:\nMine([0.1235])", "Array([0.12345679], dtype=float32)"),
-        ("(tensor([1.], device='cuda:0'), device(type='cuda', index=0))", "(Array([1.]), CpuDevice(id=0))"),
+        ("(tensor([1.]), device(type='cuda', index=0))", "(Array([1.]), CpuDevice(id=0))"),
         ("('cuda:0', 1.5)", "('TFRT_CPU_0', 1.5)"),
         ("tensor([1., 2.], grad_fn=<MulBackward0>)", "Array([1., 2.], dtype=float32)"),
         ("tensor([[1., 2.],\n        [3., 4.]])", "[[1. 2.]\n [3. 4.]]"),
@@ -320,7 +320,7 @@ def test_markers(notebook, tolerance, agree):
 @pytest.mark.parametrize("given", ["much", "-1", "1", "nan", ""])
 def test_a_tolerance_that_is_none_is_refused(notebook, given):
     path = notebook("a.ipynb", (1, f"x  # rtol {given}", "tensor(1.)"))
-    with pytest.raises(ValueError, match="cell 1 has `# rtol .*a number from 0 to below 1"):
+    with pytest.raises(ValueError, match=r"cell 1 has `# rtol .*a number from 0 to below 1"):
         compare(path, path, fresh=False)
 
 
@@ -356,7 +356,7 @@ def test_a_map_may_ask_for_a_tolerance(notebook, tmp_path, line, agree):
 def test_a_map_with_a_wrong_tolerance_is_refused(notebook, tmp_path, line, reason):
     path = notebook("a.ipynb", (1, "", "tensor(1.2346)"))
     (tmp_path / "map.toml").write_text(line)
-    with pytest.raises(ValueError, match="map.toml: ") as caught:
+    with pytest.raises(ValueError, match=r"map\.toml: ") as caught:
         compare(path, path, fresh=False, mapping=tmp_path / "map.toml")
     assert reason in str(caught.value)
 

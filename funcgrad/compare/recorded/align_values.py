@@ -125,7 +125,9 @@ def _alike(one: _Item, other: _Item) -> bool:
 def _near(one: _Item, other: _Item) -> bool:
     if one.whole is not None and other.whole is not None:
         return _near_values(one.whole, other.whole)
-    theirs, ours = ({keys_in_dict(value)[1]: value for value in item.values} for item in (one, other))
+    theirs, ours = (
+        {keys_in_dict(value)[1]: value for value in item.values} for item in (one, other)
+    )
     return theirs.keys() == ours.keys() and all(
         _same_form(value, ours[key]) and _near_values(value, ours[key])
         for key, value in theirs.items()
@@ -159,9 +161,11 @@ def _rows_of(one: _Item, other: _Item) -> Rows:
         lengths = len(one.whole.numbers), len(other.whole.numbers)
         plain = one.kind == other.kind == "value"
         if plain and not (any(lists) and (one.whole.shape == () or other.whole.shape == ())):
-            return [] if all(map(_is_nothing, (one.whole, other.whole))) else [
-                (one.whole, other.whole)
-            ]
+            return (
+                []
+                if all(map(_is_nothing, (one.whole, other.whole)))
+                else [(one.whole, other.whole)]
+            )
         if all(lists) and lengths[0] != lengths[1]:
             return [(one.whole, other.whole)]
     return _rows_in_order(one.values, other.values)
@@ -178,9 +182,9 @@ def _rows_alone(theirs: Sequence[_Item], ours: Sequence[_Item]) -> Rows:
 
 def _rows_in_order(theirs: Sequence[Value], ours: Sequence[Value]) -> Rows:
     """The rows of single values, in which a list is taken apart to face numbers."""
-    if theirs and ours and any(map(_is_list, (*theirs, *ours))):
-        if not (all(map(_is_list, theirs)) and all(map(_is_list, ours))):
-            theirs, ours = opened(theirs), opened(ours)
+    lists = set(map(_is_list, (*theirs, *ours)))
+    if theirs and ours and len(lists) > 1:
+        theirs, ours = opened(theirs), opened(ours)
     places = line_up(theirs, ours, _alike_values, _near_values, value_key)
     return [(None if i is None else theirs[i], None if j is None else ours[j]) for i, j in places]
 

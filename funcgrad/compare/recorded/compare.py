@@ -81,9 +81,7 @@ def compare(
     (True, 13, 31)
     """
     try:
-        return _compare(
-            recording, port, fresh, timeout, strict, mapping, progress, max_size
-        )
+        return _compare(recording, port, fresh, timeout, strict, mapping, progress, max_size)
     finally:
         contents_of.cache_clear()
 
@@ -170,9 +168,7 @@ def _cell_report(pair: Pair, strict: bool, allowed: Mapping[int, Tolerance]) -> 
     )
 
 
-def _row(
-    recorded: Value | None, ours: Value | None, pair: Pair, options: Mapping[str, Any]
-) -> Row:
+def _row(recorded: Value | None, ours: Value | None, pair: Pair, options: Mapping[str, Any]) -> Row:
     if recorded is None:
         assert ours is not None
         where = "not in the recorded cell" if pair.recorded else "no recorded cell answers to this"

@@ -131,7 +131,11 @@ def _is_time(value: Value, after: Value | None) -> bool:
     """Whether a value is a time, `12.3s`, or the minutes before its seconds, `2m 35s`."""
     unit = suffix_of(value, UNIT)
     if unit in ("m", "h"):
-        return after is not None and after.start == value.end + 1 and suffix_of(after, UNIT) in ("m", "s")
+        return (
+            after is not None
+            and after.start == value.end + 1
+            and suffix_of(after, UNIT) in ("m", "s")
+        )
     return unit in _TIMES
 
 

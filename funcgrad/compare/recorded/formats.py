@@ -7,7 +7,9 @@ _FORMAT = re.compile(
     r"(?::[-+ #0<>=^_,]*+|%[-+#0]*+)[0-9]*+,?(?:\.(?P<digits>[0-9]{1,2}))?(?P<type>[eEfFgG%]?)"
     r"(?=(?P<end>[}]?))"
 )
-_ROUND = re.compile(r",\s*+(?:n?(?:digits|decimals)\s*+=\s*+)?([0-9]{1,2})\s*+\)|\.round\(\s*+([0-9]{1,2})\s*+\)")
+_ROUND = re.compile(
+    r",\s*+(?:n?(?:digits|decimals)\s*+=\s*+)?([0-9]{1,2})\s*+\)|\.round\(\s*+([0-9]{1,2})\s*+\)"
+)
 _PRECISION = re.compile(
     r"(?:precision|decimals)\s*+=\s*+([0-9]{1,2})|set_printoptions\(\s*+([0-9]{1,2})"
 )

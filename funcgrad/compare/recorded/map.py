@@ -27,7 +27,9 @@ from .cells import Cell
 from .read import text_of
 
 _FIELDS = ("cells", "rtol", "atol")
-_NAME = re.compile(r"\s*+(?:in\s*+\[\s*+([0-9]{1,9})\s*+\]|cell\s*+([0-9]{1,9}))\s*+", re.IGNORECASE)
+_NAME = re.compile(
+    r"\s*+(?:in\s*+\[\s*+([0-9]{1,9})\s*+\]|cell\s*+([0-9]{1,9}))\s*+", re.IGNORECASE
+)
 
 
 def read_map(
@@ -79,7 +81,7 @@ def read_tolerances(path: str | Path, recorded: Sequence[Cell]) -> dict[int, Tol
             if name in entry
         }
         if given:
-            found[names.place(key)] = Tolerance(**given)
+            found[names.place(key)] = Tolerance(given.get("rtol"), given.get("atol"))
     return found
 
 

@@ -10,7 +10,6 @@ from .cells import Cell, clean
 from .notebook import cells_of, notebook_of
 from .text_export import cells_of_export
 
-
 MAX_SIZE = 100  # megabytes
 
 

@@ -13,17 +13,21 @@ from .cells import Cell
 from .formats import Formats, formats_of
 from .values import Value
 
-_DEFINED = re.compile(r"^[ \t]*+(?:async\s++)?(?:def|class)\s++(\w++)|^(\w++)\s*+=\s*+lambda", re.MULTILINE)
+_DEFINED = re.compile(
+    r"^[ \t]*+(?:async\s++)?(?:def|class)\s++(\w++)|^(\w++)\s*+=\s*+lambda", re.MULTILINE
+)
 _NAME = re.compile(r"[^\W\d]\w*+")
-_NUMBER = re.compile(r"(?P<whole>[0-9]*+)\.?(?P<decimals>[0-9]*+)(?:[eE](?P<exponent>[-+]?[0-9]++))?")
+_NUMBER = re.compile(
+    r"(?P<whole>[0-9]*+)\.?(?P<decimals>[0-9]*+)(?:[eE](?P<exponent>[-+]?[0-9]++))?"
+)
 _WHOLE = 8  # decimals of NumPy and JAX; fewer are the whole number
 
 
 def with_formats(cells: Iterable[Cell]) -> list[Cell]:
-    """The cells of a notebook, each with the formats of what it runs.
+    r"""The cells of a notebook, each with the formats of what it runs.
 
-    >>> define, use = with_formats([Cell(1, (), "def log(x):\\n  print(f'{x:.2f}')"), \
-Cell(2, (), "log(y)")])
+    >>> define = Cell(1, (), "def log(x):\n  print(f'{x:.2f}')")
+    >>> _, use = with_formats([define, Cell(2, (), "log(y)")])
     >>> sorted(use.formats.fixed)
     [2]
     """
@@ -60,7 +64,11 @@ def _settled(value: Value, formats: Formats, shown: set[int]) -> Value:
     if value.form == "text":
         most = max(map(_decimals, value.text.split()))
         is_whole = most < _WHOLE and most not in formats.fixed | formats.rounded
-        return in_full(value) if is_whole and not re.search(r"\.[0-9]+0(?![0-9])", value.text) else value
+        return (
+            in_full(value)
+            if is_whole and not re.search(r"\.[0-9]+0(?![0-9])", value.text)
+            else value
+        )
     if value.form != "scalar" or value.kind == "complex":
         return value
     unit = _unit(value.text, formats, shown)
