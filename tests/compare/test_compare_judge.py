@@ -7,6 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from funcgrad.compare import judge, parse
+from funcgrad.compare.tolerances import Tolerance
 
 
 def verdict(recorded, actual, **options):
@@ -260,3 +261,31 @@ def test_a_common_factor_sets_the_unit():
 def test_shape_dtype_and_value_are_told_apart(recorded, actual, what):
     found = verdict(recorded, actual, strict=True)
     assert (found.what, found.agrees) == (what, not what)
+
+
+numbers = st.one_of(
+    st.floats(width=32).map(repr),
+    st.floats(-10, 10).map("{:.4f}".format),
+    st.sampled_from(["nan", "inf", "-inf", "0.", "-0.", "1e300", "-1.7977e+308"]),
+)
+integers = st.one_of(st.integers(), st.just(10**400)).map(str)
+
+
+@pytest.mark.slow
+@given(
+    st.one_of(st.tuples(numbers, numbers), st.tuples(integers, integers)),
+    st.sampled_from([None, 1e-3]),
+)
+@settings(max_examples=400, deadline=None)
+def test_a_single_number_is_judged_as_a_row_of_it(pair, rtol):
+    """A single number takes a shorter way, on which the same must come out."""
+    tolerance = Tolerance(rtol=rtol)
+    one, other = (f"tensor({text})" for text in pair)
+    row, other_row = (f"tensor([{text}, {text}])" for text in pair)
+    short, long = (
+        verdict(one, other, tolerance=tolerance),
+        verdict(row, other_row, tolerance=tolerance),
+    )
+    assert (short.agrees, short.allowed, short.difference, short.unit, short.notes) == (
+        long.agrees, long.allowed, long.difference, long.unit, long.notes,
+    )  # fmt: skip

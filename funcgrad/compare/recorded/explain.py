@@ -41,10 +41,12 @@ def explain(recorded: Value, actual: Value, agrees: Agrees) -> str:
 
 
 def _sign(recorded: Value, actual: Value, agrees: Agrees) -> Iterator[str]:
+    pairs = list(zip(recorded.numbers, actual.numbers, strict=True))
+    if all(_same_sign(ours, theirs) for theirs, ours in pairs):
+        return
     if agrees(recorded, actual._replace(numbers=tuple(-n for n in actual.numbers))):
         yield "ours is the recorded one with its sign flipped"
         return
-    pairs = list(zip(recorded.numbers, actual.numbers, strict=True))
     flipped = tuple(ours if _same_sign(ours, theirs) else -ours for theirs, ours in pairs)
     count = sum(not _same_sign(ours, theirs) for theirs, ours in pairs)
     if count and agrees(recorded, actual._replace(numbers=flipped)):
@@ -81,11 +83,14 @@ def _axes(recorded: Value, actual: Value, agrees: Agrees) -> Iterator[str]:
 def _factor(recorded: Value, actual: Value, agrees: Agrees) -> Iterator[str]:
     if recorded.kind not in ("float", "int"):
         return
-    pairs = [
-        (float(a.real), float(b.real))
-        for a, b in zip(recorded.numbers, actual.numbers, strict=True)
-        if a and b
-    ]
+    try:
+        pairs = [
+            (float(a.real), float(b.real))
+            for a, b in zip(recorded.numbers, actual.numbers, strict=True)
+            if a and b
+        ]
+    except OverflowError:  # an integer longer than any float
+        return
     if len(pairs) < _LEAST_FOR_FACTOR:
         return
     theirs, ours = max(pairs, key=lambda pair: abs(pair[0]))

@@ -15,6 +15,7 @@ _MAX_DIGITS = 4000  # Python itself refuses to read longer integers
 _NUMPY_DECIMALS = 8  # NumPy's and JAX's default precision; fewer decimals are the whole number
 _COMPLEX = re.compile(rf"\(?(?:([-+]?{UNSIGNED})\s*+(?=[-+]))?([-+]?{UNSIGNED})j\)?")
 _DECIMALS = re.compile(r"(?:\s*+[-+]?+[0-9]{1,30}+\.[0-9]{0,30}+(?:,|(?=\s)|$))++")
+_INTEGERS = re.compile(r"(?:\s*+[-+]?+[0-9]{1,30}+(?:,|(?=\s)|$))++")
 ELEMENT = re.compile(rf"\.\.\.|True|False|\([^()]*+\)|[-+]?+{UNSIGNED}(?:j|\s*+[-+]{UNSIGNED}j)?+")
 
 
@@ -167,6 +168,10 @@ def row(text: str) -> Block:
     inside = text[1:-1]
     if _DECIMALS.fullmatch(inside):
         return _decimals(inside)
+    if _INTEGERS.fullmatch(inside):
+        numbers: list[Number] = list(map(int, inside.replace(",", " ").split()))
+        one = Precision()
+        return Block("int", numbers, [one] * len(numbers), (len(numbers),), None, "," in inside)
     parts = ELEMENT.findall(inside) if "j" in inside else inside.replace(",", " ").split()
     gap = parts.index("...") if "..." in parts else None
     found = [literal(part) for part in parts if part != "..."]
