@@ -75,7 +75,8 @@ def test_a_difference_that_may_be_rounding_says_so():
     theirs = [Cell(1, (Output("stdout", "loss 0.123"),), "train()", (), 1)]
     ours = [Cell(1, (Output("stdout", "loss 0.1234"),), "train()", (), 1)]
     (cell,) = compare_cells(theirs, ours)
-    assert "ours rounded to 3 decimals is the recorded one: print it so" in cell.rows[0].reason
+    said = "ours rounded to 3 decimals is the recorded one: print it so, or mark the cell `# atol"
+    assert f"{said} 0.0005`" in cell.rows[0].reason
 
 
 @pytest.mark.parametrize(
@@ -219,6 +220,7 @@ def test_a_missing_size_blames_no_other(left_out, alone, as_jax):
         ("a 1 id(Z): 140381179266448 b 2", [1, 2]),
         ("1m 30s (- 12m 5s) (5000 6%) 2.5", [5000, 6, 2.5]),
         ("took 12.3s, 5ms: 3", [3]),
+        ("3.5it/s and 4MB/s, 1.5s/it: 3", [3]),
         ("cuda:0 5 TFRT_CPU_0 [CpuDevice(id=0)] 6", [5, 6]),
     ],
 )

@@ -156,19 +156,25 @@ def _rows_of(one: _Item, other: _Item) -> Rows:
     """The rows of two items that belong together."""
     if one.kind == other.kind == "dict":
         return _rows_by_key(one.values, other.values)
-    if one.whole is not None and other.whole is not None:
-        lists = _is_list(one.whole), _is_list(other.whole)
-        lengths = len(one.whole.numbers), len(other.whole.numbers)
-        plain = one.kind == other.kind == "value"
-        if plain and not (any(lists) and (one.whole.shape == () or other.whole.shape == ())):
-            return (
-                []
-                if all(map(_is_nothing, (one.whole, other.whole)))
-                else [(one.whole, other.whole)]
-            )
-        if all(lists) and lengths[0] != lengths[1]:
-            return [(one.whole, other.whole)]
-    return _rows_in_order(one.values, other.values)
+    if one.whole is None or other.whole is None or not _as_they_are(one, other):
+        return _rows_in_order(one.values, other.values)
+    if _is_nothing(one.whole) and _is_nothing(other.whole):
+        return []
+    return [(one.whole, other.whole)]
+
+
+def _as_they_are(one: _Item, other: _Item) -> bool:
+    """Whether two items face each other whole, and not number by number.
+
+    A tuple and a list of one length do not: a report then has a row, and a name, for each number.
+    Neither do a list and a single number.
+    """
+    assert one.whole is not None
+    assert other.whole is not None
+    lists = _is_list(one.whole), _is_list(other.whole)
+    if one.kind == other.kind == "value":
+        return not (any(lists) and () in (one.whole.shape, other.whole.shape))
+    return all(lists) and len(one.whole.numbers) != len(other.whole.numbers)
 
 
 def _rows_alone(theirs: Sequence[_Item], ours: Sequence[_Item]) -> Rows:

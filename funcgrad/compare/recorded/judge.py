@@ -386,11 +386,12 @@ def _rounded(recorded: Value, verdict: Verdict) -> str:
     _, point, decimals = recorded.text.partition(".")
     if not point or not decimals.isdecimal() or verdict.recorded == verdict.actual:
         return ""
-    if round(verdict.actual, len(decimals)) != verdict.recorded:
+    count = len(decimals)
+    if round(verdict.actual, count) != verdict.recorded:
         return ""
     return (
-        f"ours rounded to {len(decimals)} decimals is the recorded one: print it so, or mark the"
-        " cell `# atol`"
+        f"ours rounded to {count} decimal{'s' if count > 1 else ''} is the recorded one: print it"
+        f" so, or mark the cell `# atol {0.5 * 10.0**-count:g}`"
     )
 
 
