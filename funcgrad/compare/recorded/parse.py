@@ -19,7 +19,7 @@ from .values import UNIT, Container, Item, Parsed, Value
 _OPENS = {"LSQB": "RSQB", "LPAR": "RPAR", "LBRACE": "RBRACE", "NAME_OPEN": "RPAR"}
 _CLOSES = frozenset(_OPENS.values())
 _ITEMS = frozenset({"NUMBER", "BOOL", "NONE", "DTYPE"})
-_NEVER_INSIDE = frozenset({"OTHER", "LEGACY", "UNIT", "GLUED"})
+_NEVER_INSIDE = frozenset({"OTHER", "LEGACY", "UNIT", "GLUED", "PROSE"})
 _LETTERS = ascii_letters + "\u00b5\u03bc"
 _MOST_OPEN = 256  # more than an array of the highest rank in containers of the greatest depth
 
