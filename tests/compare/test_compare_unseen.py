@@ -311,7 +311,8 @@ def test_a_marker_widens_what_is_allowed_in_its_cell_alone(notebook):
 @pytest.mark.parametrize(
     ("tolerance", "agree"),
     [("# rtol 1e-3", True), ("# rtol = 1e-4", False), ("# atol: 6e-4", True),
-     ("#  rtol 1e-9, atol 6e-4", True), ("# see rtol 1e-3", False)],
+     ("#  rtol 1e-9, atol 6e-4", True), ("# see rtol 1e-3", False),
+     ("# rtol and atol are PyTorch's", False)],
 )  # fmt: skip
 def test_markers(notebook, tolerance, agree):
     recorded = notebook("a.ipynb", (1, "", "tensor(1.2346)"))
@@ -319,7 +320,7 @@ def test_markers(notebook, tolerance, agree):
     assert compare(recorded, port, fresh=False).agrees == agree
 
 
-@pytest.mark.parametrize("given", ["much", "-1", "1", "nan", ""])
+@pytest.mark.parametrize("given", ["-1", "1", "2e-3x", "1e-3.5"])
 def test_a_tolerance_that_is_none_is_refused(notebook, given):
     path = notebook("a.ipynb", (1, f"x  # rtol {given}", "tensor(1.)"))
     with pytest.raises(ValueError, match=r"cell 1 has `# rtol .*a number from 0 to below 1"):

@@ -12,8 +12,10 @@ from ..tolerances import Tolerance
 from .cells import Cell
 
 _RANDOM = re.compile(r"(?:^|\s)#++[ \t]*+random[ \t]*+(?::.*+)?$", re.MULTILINE | re.IGNORECASE)
-_COMMENT = re.compile(r"(?:^|\s)#++[ \t]*+((?:rtol|atol)\b[^\n]*+)", re.MULTILINE)
-_ONE = re.compile(r"\b(rtol|atol)\b[ \t]*+[:=]?[ \t]*+([^\s,;]*+)")
+_COMMENT = re.compile(
+    r"(?:^|\s)#++[ \t]*+((?:rtol|atol)\b[ \t]*+[:=]?[ \t]*+[-+.0-9][^\n]*+)", re.MULTILINE
+)
+_ONE = re.compile(r"\b(rtol|atol)\b[ \t]*+[:=]?[ \t]*+([-+.0-9][^\s,;]*+)")
 
 
 def is_random(cell: Cell) -> bool:
@@ -30,7 +32,7 @@ def is_random(cell: Cell) -> bool:
 
 
 def allowed_by(cell: Cell) -> Tolerance:
-    """The tolerance that a cell's comments ask for.
+    """The tolerance that a cell's comments ask for; one without a number is prose.
 
     Raises:
         CompareError: a comment names no tolerance.

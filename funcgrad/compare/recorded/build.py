@@ -17,6 +17,7 @@ from .literals import (
     literal,
     row,
     units,
+    worth,
 )
 from .values import Container, Item, Value
 
@@ -56,8 +57,7 @@ def scalar(token: Any, *, full: bool) -> Value:
 
 def number(one: Literal, *, full: bool) -> Value:
     """A single number as a value."""
-    found = block([one])
-    return Value(one.kind, (one.number,), units=units(found, "list" if full else "tensor"))
+    return Value(one.kind, (one.number,), units=(0.0 if full else worth(one),))
 
 
 def _literal(text: str) -> Literal:

@@ -211,12 +211,13 @@ def _judge_numbers(
     if not theirs:
         hidden = recorded.numbers or actual.numbers or recorded.elided
         return Verdict(True, "no number is shown on both sides" if hidden else "", notes=notes)
+    wrong: Sequence[int]
     if len(theirs) == 1 and recorded.kind != "complex":
         gap, limit, over = _gap(recorded, actual, theirs[0], ours[0], tolerance)
-        worst, wrong = 0, [0] if over > 0 else []
+        worst, wrong = 0, range(over > 0)
     else:
         apart, allowed, excess = _gaps(recorded, actual, theirs, ours, tolerance)
-        wrong = np.flatnonzero(np.any(excess > 0, axis=1))
+        wrong = np.flatnonzero(np.any(excess > 0, axis=1)).tolist()
         # The number furthest over what is allowed; where none is over, the largest difference.
         at = np.lexsort((-allowed.ravel(), -apart.ravel(), -np.fmax(excess, 0).ravel()))[0]
         gap, limit, worst = apart.flat[at], allowed.flat[at], int(at) // apart.shape[1]

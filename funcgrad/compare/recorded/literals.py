@@ -221,6 +221,14 @@ def unit(decimals: int, exponent: int) -> float:
     return float(f"1e{exponent - decimals}") if decimals else 0.0
 
 
+def worth(one: Literal) -> float | complex:
+    """The unit of a single number, as PyTorch prints it."""
+    if one.kind == "complex":
+        return _complex_unit(one.precision, "tensor")
+    decimals, exponent = one.precision
+    return unit(decimals, exponent)
+
+
 def units(numbers: Block, form: str) -> tuple[float | complex, ...]:
     """The unit of each number of an array, by who printed it.
 
