@@ -112,8 +112,12 @@ def texts(path):
 
 
 def unseen(path, every=1, first=0):
-    """How many mutations were tried, and those that were not seen in the right cell alone."""
-    cells = with_formats(read(path))
+    """How many mutations of a recording were tried, and those not seen in the right cell alone."""
+    return unseen_in(path.stem, with_formats(read(path)), every, first)
+
+
+def unseen_in(name, cells, every=1, first=0):
+    """How many mutations of cells were tried, and those not seen in the right cell alone."""
     missed = []
     tried = 0
     for count, (place, number, one) in enumerate(_all(cells)):
@@ -130,9 +134,7 @@ def unseen(path, every=1, first=0):
         if [cell.places for cell in wrong] != [(cells[place].place,)]:
             before, after = output.text[max(0, start - 30) : start], output.text[end : end + 20]
             shown = f"{before}>>{output.text[start:end]}|{new}<<{after}"
-            missed.append(
-                (path.stem, cells[place].place, kind, shown, [one.label for one in wrong])
-            )
+            missed.append((name, cells[place].place, kind, shown, [one.label for one in wrong]))
     return tried, missed
 
 
