@@ -31,6 +31,8 @@ from ._elementwise import power as power
 from ._elementwise import selu as selu
 from ._elementwise import sign as sign
 from ._elementwise import soft_sign as soft_sign
+from ._elementwise import xlog1py as xlog1py
+from ._elementwise import xlogy as xlogy
 from ._norms import matrix_norm as matrix_norm
 from ._norms import norm as norm
 from ._norms import std as std
