@@ -356,12 +356,6 @@ IDIOMS = [
         [0.0, -1.0],
     ),
     *idiom(
-        "F.threshold(x, 0.5, 0.0)",
-        "jnp.where(x >= 0.5, x, 0)",
-        "jnp.where(x > 0.5, x, 0)",
-        [0.5, 1.0],
-    ),
-    *idiom(
         "F.softshrink(x)",
         "jnp.sign(x) * jnp.maximum(jnp.abs(x) - 0.5, 0)",
         "jnp.where(jnp.abs(x) > 0.5, x - 0.5 * jnp.sign(x), 0)",

@@ -188,7 +188,8 @@ def test_forward_mode_gives_what_reverse_mode_gives(wide):
     kinks = [kink for kink in grid.DIFFERENT if not grid.is_complex(kink)]
     both = [grid.jax_gradients(kinks, ours=True, differentiate=d) for d in (jax.jacfwd, jax.grad)]
     for index, kink in enumerate(kinks):
-        if kink.at == (0.0, -1.0):  # infinite, and forward mode multiplies it by 0
+        if kink.at == (0.0, -1.0) or kink.ours == "xlogy(x, y)":
+            # infinite or NaN, and forward mode multiplies it by 0
             both[0][index] = both[1][index]
     assert_equal(kinks, *both)
 

@@ -2,7 +2,8 @@
 
 Each is named and called as in JAX, has JAX's values bit for bit, and differs only in its gradient
 where that is a matter of choice: at corners, at ties, at the zero of a norm. Use them where a port
-must reproduce PyTorch's gradients exactly; `docs/conventions.md` has both libraries' numbers.
+must reproduce PyTorch's gradients exactly; `docs/conventions.md` has both libraries' numbers, and
+the idioms of ports with what to write instead.
 
 Sharp edges. What PyTorch's reverse mode gives is the rule here; forward mode then agrees with it,
 also where PyTorch's own does not. A function that is not here needs nothing, because the two

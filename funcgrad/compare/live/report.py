@@ -121,7 +121,9 @@ class ParityReport(NamedTuple):
 
 def _text(report: ParityReport) -> Iterator[str]:
     rows = sum(row.ok for row in report.rows)
-    yield f"{'agree' if report.ok else 'DIFFER'}: {rows} of {len(report.rows)} names agree"
+    good, cases = sum(case.report.ok for case in report.cases), len(report.cases)
+    more = f", and {good} of {cases} further inputs" if cases else ""
+    yield f"{'agree' if report.ok else 'DIFFER'}: {rows} of {len(report.rows)} names agree{more}"
     yield from _divergences(report)
     yield ""
     yield from _table(report)
