@@ -42,6 +42,11 @@ _above = with_rule(jnp.maximum, lambda t, out, x, low: jnp.where(x > low, t, jnp
 _below = with_rule(jnp.minimum, lambda t, out, x, high: jnp.where(x < high, t, jnp.zeros_like(t)))
 _OTHER_SIDE = {"ge": jnp.greater, "gt": jnp.greater_equal, "lt": jnp.less_equal, "le": jnp.less}
 _BY_COMPARISON = ("leaky_relu", "hard_tanh", "fmax", "fmin")
+_BY_KIND: dict[str, Callable[..., Any]] = {
+    "sqrt": _root,
+    "abs": conventions.abs,
+    "atan2": conventions.arctan2,
+}
 _FLAT, _OTHER = "flat", "other side"  # choices that have no name of their own
 _OF_ZERO = ("std", "norm", "vector_norm", "matrix_norm")
 
@@ -174,8 +179,7 @@ def _chosen(name: str, equation: _jax.Equation, operands: Sequence[Value]) -> An
         return conventions.sort(x, axis, descending=True)
     if equation.kind == "pow":
         return (_root_of if name in _OF_ZERO else conventions.power)(x, *rest)
-    by_kind = {"sqrt": _root, "abs": conventions.abs, "atan2": conventions.arctan2}
-    return by_kind[equation.kind](x, *rest)
+    return _BY_KIND[equation.kind](x, *rest)
 
 
 def _first(extreme: Callable[..., Any], equation: _jax.Equation, x: Any) -> Any:
