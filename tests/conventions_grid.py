@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import funcgrad as fg
 from funcgrad import conventions
 
 PAGE = Path(__file__).parents[1] / "docs" / "conventions.md"
@@ -29,6 +30,7 @@ class Kink(NamedTuple):
         at: the values of x, y and z, nested lists of numbers.
         order: 1 for the gradient, 2 for the gradient of the sum of the gradient.
         why: what is to be said of a difference that is no convention.
+        write: the call in JAX that has PyTorch's gradient, in place of an idiom.
     """
 
     ours: str
@@ -36,11 +38,18 @@ class Kink(NamedTuple):
     at: tuple
     order: int = 1
     why: str = ""
+    write: str = ""
 
 
-def kinks(ours, theirs, *points, order=1, why=""):
+def kinks(ours, theirs, *points, order=1, why="", write=""):
     """One row for each point; a point is x alone or a tuple (x, y) or (x, y, z)."""
-    return [Kink(ours, theirs, p if isinstance(p, tuple) else (p,), order, why) for p in points]
+    places = [point if isinstance(point, tuple) else (point,) for point in points]
+    return [Kink(ours, theirs, place, order, why, write) for place in places]
+
+
+def idiom(theirs, ours, write, *points):
+    """What ports write for a call in PyTorch, and what to write instead."""
+    return kinks(ours, theirs, *points, write=write)
 
 
 ZERO, ONES, TIE, LOW = [0.0, 0.0], [1.0, 1.0], [2.0, 1.0, 2.0], [1.0, 2.0, 1.0]
@@ -72,6 +81,8 @@ DIFFERENT = [
     *kinks("power(x, 1.0)", "x**1.0", [0.0, 1.0], order=2),
     *kinks("power(x, y)", "x**y", (0.0, 0.0), (0.0, -1.0)),
     *kinks("float_power(x, y)", "torch.float_power(x, y)", (0.0, 0.0), (0.0, -1.0)),
+    *kinks("xlogy(x, y)", "torch.xlogy(x, y)", (0.0, 0.0), (0.0, -1.0)),
+    *kinks("xlog1py(x, y)", "torch.special.xlog1py(x, y)", (0.0, -1.0), (0.0, -2.0)),
     *kinks("leaky_relu(x)", "F.leaky_relu(x)", 0.0),
     *kinks("hard_tanh(x)", "F.hardtanh(x)", [-1.0, 1.0]),
     *kinks("elu(x, 2.0)", "F.elu(x, 2.0)", 0.0, order=2),
@@ -120,6 +131,8 @@ AGREED = [
     *kinks("celu(x, 2.0)", "F.celu(x, 2.0)", 0.0),
     *kinks("selu(x)", "F.selu(x)", 0.0),
     *kinks("soft_sign(x)", "F.softsign(x)", 0.0),
+    *kinks("where(x > 0.5, x, 0)", "F.threshold(x, 0.5, 0.0)", [0.5, 1.0]),
+    *kinks("where(abs(x) > 0.5, x, 0)", "F.hardshrink(x)", [-0.5, 0.5]),
     *kinks("softplus(x)", "F.softplus(x)", [-1000.0, 0.0, 1000.0]),
     *kinks("log_sigmoid(x)", "F.logsigmoid(x)", [-1000.0, 0.0, 1000.0]),
     *kinks("silu(x)", "F.silu(x)", [-1000.0, 0.0, 1000.0]),
@@ -161,7 +174,7 @@ AGREED = [
     *kinks("nanmedian(x, axis=0)", "torch.nanmedian(x, 0).values", [2.0, nan, 1.0, 2.0]),
     *kinks("quantile(x, 0.5)", "torch.quantile(x, 0.5)", [1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 1.0]),
     *kinks("sort(x)[0]", "torch.sort(x, stable=True).values[0]", [1.0, 1.0, 2.0]),
-    *kinks("top_k(x, 1)[0]", "torch.topk(x, 1).values", TIE),
+    *kinks("x[argmax(x)]", "x.gather(0, x.argmax(0, keepdim=True))", TIE),
     *kinks("prod(x)", "torch.prod(x)", [2.0, 0.0, 3.0], [2.0, 0.0, 0.0]),
     *kinks("cumprod(x)", "torch.cumprod(x, 0)", [2.0, 0.0, 3.0], [2.0, 0.0, 0.0]),
     *kinks("var(x)", "torch.var(x, correction=0)", ONES),
@@ -170,12 +183,14 @@ AGREED = [
     *kinks("logsumexp(x)", "torch.logsumexp(x, 0)", [-inf, 0.0], [-inf, -inf]),
     *kinks("softmax(x)[0]", "torch.softmax(x, 0)[0]", [-inf, 0.0], [-inf, -inf]),
     *kinks("log_softmax(x)[0]", "torch.log_softmax(x, 0)[0]", [-inf, 0.0], [-inf, -inf]),
+    *kinks("entr(x)", "torch.special.entr(x)", 0.0),
+    *kinks("sqrt(mean(x**2))", "x.pow(2).mean().sqrt()", ZERO),
     *kinks("norm(x, 0)", "torch.linalg.norm(x, 0)", ZERO),
     *kinks("norm(x, inf)", "torch.linalg.norm(x, inf)", TIE),
     *kinks("norm(x, 2)", "torch.linalg.norm(x, 2)", IDENTITY),
     *kinks("norm(x, 'nuc')", "torch.linalg.norm(x, 'nuc')", IDENTITY, NOUGHT),
     *kinks("slogdet(x)[1]", "torch.slogdet(x)[1]", FLAT),
-    *kinks("segment_max(x, zeros(2, int), 1)", "x.amax(0)", ONES),
+    *kinks("segment_max(x, zeros(x.size, int), 1)", "x.amax(0)", ONES),
     *kinks(
         "reduce_window(x, -inf, jax.lax.max, (2,), (2,), 'VALID')",
         "F.max_pool1d(x[None], 2, 2)[0]",
@@ -194,14 +209,71 @@ FAULTS = [
         "logaddexp(x, y)",
         "torch.logaddexp(x, y)",
         (inf, 0.0),
-        why="the limit is (1, 0); JAX gives 1 twice",
+        (inf, inf),
+        why="at infinity, where the gradients add up to 1; JAX gives 1 twice",
     ),
     *kinks(
-        "xlogy(x, y)",
-        "torch.xlogy(x, y)",
-        (0.0, 0.0),
-        why="`jax.scipy.special` is outside these functions",
+        "cumlogsumexp(x)",
+        "torch.logcumsumexp(x, 0)",
+        [-inf, 0.0],
+        why="at -infinity; the limit is (1, 1)",
     ),
+    *kinks(
+        "cumlogsumexp(x)",
+        "torch.logcumsumexp(x, 0)",
+        [0.0, inf],
+        why="at infinity; the limit is (1, 1), JAX counts the first once too often",
+    ),
+    *kinks(
+        "top_k(x, 1)[0]",
+        "torch.topk(x, 1).values",
+        [2.0, 1.0, 2.0, 2.0],
+        why="PyTorch leaves open which of equals it takes; `sort(x, descending=True)[:1]` and a"
+        " stable `torch.sort` take the first",
+    ),
+    *kinks(
+        "sort(x)[1]",
+        "torch.kthvalue(x, 2).values",
+        [1.0, 1.0, 2.0],
+        why="PyTorch leaves open which of equals it takes; a stable `torch.sort` agrees",
+    ),
+    *kinks(
+        "quantile(tile(x, 10), 0.5)",
+        "torch.quantile(x.repeat(10), 0.5)",
+        [1.0, 1.0, 1.0],
+        why="of more than 16 numbers PyTorch leaves open which of equals it takes",
+    ),
+    *kinks(
+        "max(abs(x[:, None] - y), -1)",
+        "torch.cdist(x, y, p=inf)",
+        ([[1.0, 2.0]], [[2.0, 3.0]]),
+        why="a tie has a whole gradient for each in PyTorch, which is no gradient of a maximum;"
+        " `torch.linalg.norm(x[:, None] - y, inf, -1)` shares",
+    ),
+    *kinks(
+        "-y * maximum(log(x), -100) - (1 - y) * maximum(log1p(-x), -100)",
+        "F.binary_cross_entropy(x, y)",
+        (0.0, 1.0),
+        (1.0, 1.0),
+        why="PyTorch divides by at least 1e-12, whatever the value; of the logits"
+        " `F.binary_cross_entropy_with_logits` and `optax.sigmoid_binary_cross_entropy` agree",
+    ),
+    *kinks(
+        "power(x, y)",
+        "x**y",
+        (3.0, 0.0),
+        order=2,
+        why="PyTorch loses d2 x**y / dx dy = 1 / x at an exponent of 0; JAX has it, as"
+        " `conventions.power`",
+    ),
+    *kinks(
+        "logit(x)",
+        "torch.logit(x)",
+        [-0.1, 1.1],
+        why="outside of its domain, where the value is NaN",
+    ),
+    *kinks("ndtri(x)", "torch.special.ndtri(x)", [0.0, 1.0], why="the limit is infinite"),
+    *kinks("gammaln(x)", "torch.lgamma(x)", 0.0, why="at a pole, where the value is infinite"),
     *kinks(
         "maximum(x, y)",
         "torch.maximum(x, y)",
@@ -243,13 +315,184 @@ FAULTS = [
 ]
 
 
+IDIOMS = [
+    *idiom("F.relu(x)", "jnp.maximum(x, 0)", "jax.nn.relu(x)", [0.0, 1.0]),
+    *idiom("x.clamp(min=0)", "jnp.maximum(x, 0)", "conventions.clip(x, 0)", [0.0, 1.0]),
+    *idiom("F.relu6(x)", "jnp.clip(x, 0, 6)", "jax.nn.relu6(x)", [0.0, 6.0]),
+    *idiom(
+        "F.hardtanh(x, -2.0, 2.0)",
+        "jnp.clip(x, -2, 2)",
+        "conventions.hard_tanh(x, -2, 2)",
+        [-2.0, 0.0, 2.0],
+    ),
+    *idiom(
+        "F.hardsigmoid(x)",
+        "jnp.clip(x / 6 + 0.5, 0, 1)",
+        "jax.nn.hard_sigmoid(x)",
+        [-3.0, 3.0],
+    ),
+    *idiom(
+        "F.hardswish(x)",
+        "x * jnp.clip(x + 3, 0, 6) / 6",
+        "jax.nn.hard_silu(x)",
+        [-3.0, 3.0],
+    ),
+    *idiom(
+        "F.leaky_relu(x, 0.1)",
+        "jnp.maximum(x, 0.1 * x)",
+        "conventions.leaky_relu(x, 0.1)",
+        [0.0, 1.0],
+    ),
+    *idiom(
+        "F.prelu(x, y)",
+        "jnp.where(x >= 0, x, y * x)",
+        "conventions.leaky_relu(x, y)",
+        ([0.0, -1.0], [0.25]),
+    ),
+    *idiom(
+        "F.rrelu(x)",
+        "jnp.where(x >= 0, x, 11 / 48 * x)",
+        "conventions.leaky_relu(x, 11 / 48)",
+        [0.0, -1.0],
+    ),
+    *idiom(
+        "F.softshrink(x)",
+        "jnp.sign(x) * jnp.maximum(jnp.abs(x) - 0.5, 0)",
+        "jnp.where(jnp.abs(x) > 0.5, x - 0.5 * jnp.sign(x), 0)",
+        [-0.5, 0.0, 0.5, 1.0],
+    ),
+    *idiom("x.abs()", "jnp.where(x > 0, x, -x)", "conventions.abs(x)", 0.0),
+    *idiom("x.abs()", "jnp.sqrt(x**2)", "conventions.abs(x)", 0.0),
+    *idiom("torch.minimum(x, y)", "jnp.where(x < y, x, y)", "jnp.minimum(x, y)", (1.0, 1.0)),
+    *idiom("F.elu(x)", "jnp.where(x > 0, x, jnp.exp(x) - 1)", "jax.nn.elu(x)", [0.0, 1000.0]),
+    *idiom("torch.sigmoid(x)", "1 / (1 + jnp.exp(-x))", "jax.nn.sigmoid(x)", [-1000.0, 0.0]),
+    *idiom("F.silu(x)", "x / (1 + jnp.exp(-x))", "jax.nn.silu(x)", [-1000.0, 0.0]),
+    *idiom(
+        "F.log_softmax(x, 0)[0]",
+        "jnp.log(jax.nn.softmax(x))[0]",
+        "jax.nn.log_softmax(x)[0]",
+        [0.0, 1000.0],
+    ),
+    *idiom(
+        "F.hinge_embedding_loss(x, -torch.ones(2))",
+        "jnp.mean(jnp.maximum(0, 1 - x))",
+        "jnp.mean(conventions.clip(1 - x, 0))",
+        [1.0, 2.0],
+    ),
+    *idiom(
+        "F.margin_ranking_loss(x, y, torch.ones(2))",
+        "jnp.mean(jnp.maximum(0, y - x))",
+        "jnp.mean(conventions.clip(y - x, 0))",
+        ([1.0, 2.0], [1.0, 1.0]),
+    ),
+    *idiom(
+        "F.multi_margin_loss(x, torch.tensor(0))",
+        "jnp.maximum(0, 1 - x[0] + x[1]) / 2",
+        "jax.nn.relu(1 - x[0] + x[1]) / 2",
+        [1.0, 0.0],
+    ),
+    *idiom(
+        "F.smooth_l1_loss(x, y, beta=0.0)",
+        "jnp.mean(jnp.abs(x - y))",
+        "jnp.mean(conventions.abs(x - y))",
+        ([1.0, 2.0], [1.0, 1.0]),
+    ),
+    *idiom(
+        "F.gaussian_nll_loss(torch.ones(1), torch.ones(1), x)",
+        "jnp.mean(jnp.log(jnp.maximum(x, 1e-6))) / 2",
+        "jnp.mean(jnp.log(fg.set_data(x, jnp.maximum(x, 1e-6)))) / 2",
+        [0.0],
+    ),
+    *idiom(
+        "F.max_pool2d(x[None], 2)",
+        "x.reshape(1, 2, 1, 2).max((1, 3))",
+        "jax.lax.reduce_window(x, -inf, jax.lax.max, (2, 2), (2, 2), 'VALID')",
+        FLAT,
+    ),
+    *idiom(
+        "F.adaptive_max_pool1d(x[None], 1)", "jnp.max(x)", "conventions.max(x, axis=0)", [1.0, 1.0]
+    ),
+    *idiom(
+        "x.view(2, 2).max(1).values",
+        "x.reshape(2, 2).max(1)",
+        "conventions.max(x.reshape(2, 2), axis=1)",
+        [1.0, 1.0, 2.0, 2.0],
+    ),
+    *idiom("torch.median(x)", "jnp.sort(x)[x.size // 2]", "conventions.median(x)", [1.0, 1.0, 2.0]),
+    *idiom("x.norm()", "jnp.sqrt(jnp.sum(x**2))", "conventions.norm(x)", ZERO),
+    *idiom(
+        "x / (x.norm() + 1e-6)",
+        "x / (jnp.linalg.norm(x) + 1e-6)",
+        "x / (conventions.norm(x) + 1e-6)",
+        ZERO,
+    ),
+    *idiom(
+        "torch.dist(x, y)",
+        "jnp.linalg.norm(x - y)",
+        "conventions.norm(x - y)",
+        ([1.0, 2.0], [1.0, 2.0]),
+    ),
+    *idiom(
+        "F.pairwise_distance(x, y)",
+        "jnp.linalg.norm(x - y, axis=-1)",
+        "jnp.linalg.norm(x - y + 1e-6, axis=-1)",
+        ([1.0, 2.0], [1.0, 2.0]),
+    ),
+    *idiom(
+        "F.triplet_margin_loss(x, y, z)",
+        "jnp.maximum(jnp.linalg.norm(x - y) - jnp.linalg.norm(x - z) + 1, 0)",
+        "conventions.clip(jnp.linalg.norm(x - y + 1e-6) - jnp.linalg.norm(x - z + 1e-6) + 1, 0)",
+        ([0.0, 0.0], [0.0, 0.0], [3.0, 4.0]),
+    ),
+    *idiom(
+        "torch.cdist(x, y)",
+        "jnp.sqrt(jnp.maximum((x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T, 0))",
+        "conventions.norm(x[:, None] - y, axis=-1)",
+        ([[1.0, 2.0]], [[1.0, 2.0]]),
+    ),
+    *idiom(
+        "torch.cdist(x, y, p=1.0)",
+        "jnp.sum(jnp.abs(x[:, None] - y), -1)",
+        "conventions.norm(x[:, None] - y, 1, axis=-1)",
+        ([[1.0, 2.0]], [[1.0, 3.0]]),
+    ),
+    *idiom(
+        "F.cosine_similarity(x, y, dim=0)",
+        "jnp.sum(x * y) / jnp.maximum(jnp.linalg.norm(x) * jnp.linalg.norm(y), 1e-8)",
+        "jnp.sum(x / jnp.maximum(conventions.norm(x), 1e-8)"
+        " * (y / jnp.maximum(conventions.norm(y), 1e-8)))",
+        (ZERO, [1.0, 2.0]),
+    ),
+    *idiom("F.lp_pool1d(x[None], 2.0, 2)", "jnp.sqrt(jnp.sum(x**2))", "conventions.norm(x)", ZERO),
+    *idiom(
+        "torch.renorm(x, 2, 0, 1.0)",
+        "x * jnp.minimum(1, 1 / (jnp.linalg.norm(x, axis=1, keepdims=True) + 1e-7))",
+        "x * jnp.minimum(1, 1 / (conventions.norm(x, axis=1, keepdims=True) + 1e-7))",
+        [ZERO],
+    ),
+    *idiom("x.std(correction=0)", "jnp.sqrt(jnp.var(x))", "conventions.std(x)", ONES),
+    *idiom(
+        "((x - x.mean()) / (x.std() + 1e-5))[0]",
+        "((x - x.mean()) / (x.std(ddof=1) + 1e-5))[0]",
+        "((x - x.mean()) / (conventions.std(x, ddof=1) + 1e-5))[0]",
+        ONES,
+    ),
+    *idiom(
+        "torch.linalg.vander(x)",
+        "jnp.vander(x, increasing=True)",
+        "conventions.power(x[:, None], jnp.arange(2.0))",
+        [0.0, 1.0],
+    ),
+]
+
+
 class _Names(dict):
     """Names of JAX, and those of `conventions` before them where asked."""
 
     def __init__(self, ours):
         rest = (jnp, jax.nn, jnp.linalg, jax.lax, jax.scipy.special, jax.ops)
         self.places = (conventions, *rest) if ours else rest
-        super().__init__(jnp=jnp, jax=jax, inf=inf)
+        super().__init__(jnp=jnp, jax=jax, inf=inf, conventions=conventions, fg=fg)
 
     def __missing__(self, name):
         for place in self.places:
@@ -416,6 +659,15 @@ def remarks(kinks):
     return [kink.why for kink in kinks]
 
 
+def instead(kinks):
+    return [f"`{kink.write}`" for kink in kinks]
+
+
+def rewritten(kinks):
+    """The idioms as they are to be written."""
+    return [kink._replace(ours=kink.write) for kink in kinks]
+
+
 def call(kink):
     return f"({kink.ours})''" if kink.order == 2 else kink.ours
 
@@ -425,13 +677,15 @@ class Table(NamedTuple):
 
     Fields:
         kinks: its rows.
-        head: the heads of its columns, after the first three, which are the same in all.
+        head: the heads of its columns, after the first three.
         columns: for each of those columns, what it shows of every kink.
+        first: the head of the first column.
     """
 
     kinks: list
     head: tuple
     columns: tuple
+    first: str = "function"
 
 
 TABLES = {
@@ -439,6 +693,12 @@ TABLES = {
         DIFFERENT,
         ("PyTorch gives", "JAX gives", "here"),
         (torch_shown, jax_shown, ours_shown),
+    ),
+    "idioms": Table(
+        IDIOMS,
+        ("PyTorch gives", "JAX gives", "write"),
+        (torch_shown, jax_shown, instead),
+        "what ports write",
     ),
     "agreed": Table(AGREED, ("both give",), (reverse_shown,)),
     "other": Table(
@@ -456,7 +716,7 @@ def line(cells):
 
 
 def lines(table):
-    head = ("function", "in PyTorch", "at", *table.head)
+    head = (table.first, "in PyTorch", "at", *table.head)
     yield line(head)
     yield line(["---"] * len(head))
     first = [names(kink) for kink in table.kinks]

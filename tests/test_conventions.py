@@ -72,7 +72,7 @@ MENDED = ("sign(", "hypot(", "ldexp(", "i0(")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["different", "other"])
+@pytest.mark.parametrize("name", ["different", "idioms", "other"])
 def test_jax_gives_what_the_page_says(wide, name):
     kinks, theirs = grid.TABLES[name].kinks, column(name, grid.torch_shown)
     newer = jax.__version_info__ >= (0, 12)
@@ -98,8 +98,69 @@ def test_every_row_is_in_the_right_table():
     for row in PAGE["different"]:
         theirs, jax_gives, here = row[3:]
         assert here == theirs.partition(" (")[0] != jax_gives, row
-    for row in PAGE["other"]:
+    for row in PAGE["other"] + PAGE["idioms"]:
         assert row[3].partition(" (")[0] != row[4], row
+
+
+def near(kinks, seed, numbers):
+    """Each call at other points of the same shapes, where all of them are defined."""
+    rng = np.random.default_rng(seed)
+    positive = lambda kink: "gaussian" in kink.theirs
+    one = lambda kink, v: (np.abs if positive(kink) else np.asarray)(numbers(rng, np.shape(v)))
+    return [kink._replace(at=tuple(one(kink, v) for v in kink.at)) for kink in kinks]
+
+
+# PyTorch rounds the sixth of `hardsigmoid` to single precision.
+SIXTH = 1e-7
+
+
+@pytest.mark.slow
+def test_what_to_write_has_the_values_and_gradients_of_pytorch(oracle):
+    """At the kinks, at other zeros and ties, and elsewhere."""
+    kinks = grid.rewritten(grid.IDIOMS)
+    ties = near(kinks, 0, lambda rng, shape: rng.integers(-2, 3, shape) / 2)
+    every = kinks + ties + near(kinks, 1, lambda rng, shape: rng.normal(size=shape))
+    ours = grid.jax_gradients(every, ours=True)
+    assert_equal(every, ours, map(grid.torch_gradients, every), rtol=SIXTH)
+    value = lambda kink: lambda *args: jnp.sum(grid.jax_function(kink, ours=True)(*args))
+    values = grid.compiled([value(kink) for kink in every], [grid.arrays(kink) for kink in every])
+    theirs = [grid.torch_function(kink)(*grid.tensors(kink)).sum().item() for kink in every]
+    np.testing.assert_allclose(values, theirs, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_idioms_have_the_values_of_pytorch_but_for_a_forgotten_eps(oracle):
+    value = lambda kink: lambda *args: jnp.sum(grid.jax_function(kink, ours=False)(*args))
+    functions, points = zip(*((value(k), grid.arrays(k)) for k in grid.IDIOMS), strict=True)
+    theirs = [grid.torch_function(k)(*grid.tensors(k)).sum().item() for k in grid.IDIOMS]
+    finite = np.isfinite(ours := np.asarray(grid.compiled(functions, points)))
+    assert [k.ours for k, ok in zip(grid.IDIOMS, finite, strict=True) if not ok] == [
+        "jnp.log(jax.nn.softmax(x))[0]"
+    ]
+    np.testing.assert_allclose(ours[finite], np.asarray(theirs)[finite], atol=2e-6)
+
+
+@pytest.mark.slow
+def test_what_to_write_has_the_same_gradient_in_forward_mode(wide):
+    kinks = [k for k in grid.rewritten(grid.IDIOMS) if "set_data" not in k.ours]
+    both = [grid.jax_gradients(kinks, ours=True, differentiate=d) for d in (jax.jacfwd, jax.grad)]
+    assert_equal(kinks, *both)
+
+
+@pytest.mark.slow
+def test_where_they_agree_they_agree_at_other_ties_too(oracle):
+    """Of a tie in a longer array either library may pick another element than in a short one."""
+    drawn = [kink for kink in grid.AGREED if not grid.is_complex(kink)]
+    size = {0: (9,), 1: (9,), 2: (3, 3)}
+    drawn = near(drawn, 0, lambda rng, shape: rng.integers(-2, 3, size[len(shape)]) / 2)
+    ours = grid.jax_gradients(drawn, ours=True)
+    assert_equal(drawn, ours, map(grid.torch_gradients, drawn), rtol=SIXTH)
+
+
+def test_bounds_of_hard_tanh_take_what_the_clipped_value_does_not(wide):
+    x = jnp.array([-3.0, -2.0, 0.0, 2.0, 3.0])
+    gradients = jax.grad(lambda *a: jnp.sum(conventions.hard_tanh(*a)), (0, 1, 2))(x, -2.0, 2.0)
+    assert [g.tolist() for g in gradients] == [[0, 0, 1, 0, 0], 2, 2]
 
 
 def public():
@@ -127,7 +188,8 @@ def test_forward_mode_gives_what_reverse_mode_gives(wide):
     kinks = [kink for kink in grid.DIFFERENT if not grid.is_complex(kink)]
     both = [grid.jax_gradients(kinks, ours=True, differentiate=d) for d in (jax.jacfwd, jax.grad)]
     for index, kink in enumerate(kinks):
-        if kink.at == (0.0, -1.0):  # infinite, and forward mode multiplies it by 0
+        if kink.at == (0.0, -1.0) or kink.ours == "xlogy(x, y)":
+            # infinite or NaN, and forward mode multiplies it by 0
             both[0][index] = both[1][index]
     assert_equal(kinks, *both)
 
@@ -250,6 +312,7 @@ VALUES = [
     ("angle", jnp.angle, {"deg": True}),
     ("leaky_relu", jax.nn.leaky_relu, {"negative_slope": 0.3}),
     ("hard_tanh", jax.nn.hard_tanh, {}),
+    ("hard_tanh", lambda x, **bounds: jnp.clip(x, *bounds.values()), {"min_val": -1, "max_val": 1}),
     ("elu", jax.nn.elu, {"alpha": 0.7}),
     ("celu", jax.nn.celu, {"alpha": 0.7}),
     ("selu", jax.nn.selu, {}),
@@ -334,6 +397,7 @@ def test_values_are_those_of_jax(dtype):
 
 
 BINARY = ["fmax", "fmin", "arctan2", "atan2", "hypot", "copysign", "power", "pow", "float_power"]
+BINARY += ["xlogy", "xlog1py"]
 
 
 @pytest.mark.slow
@@ -341,7 +405,8 @@ BINARY = ["fmax", "fmin", "arctan2", "atan2", "hypot", "copysign", "power", "pow
 def test_values_of_two_are_those_of_jax(dtype):
     points = np.array([0.0, -0.0, 1.0, -1.5, 2.0, inf, -inf, nan])
     x, y = (jnp.asarray(a.ravel(), jnp.float32).astype(dtype) for a in np.meshgrid(points, points))
-    ours, theirs = ([getattr(place, name) for name in BINARY] for place in (conventions, jnp))
+    original = lambda name: getattr(jnp, name, None) or getattr(jax.scipy.special, name)
+    ours, theirs = ([of(name) for name in BINARY] for of in (conventions.__dict__.get, original))
     assert_same_values(BINARY, ours, theirs, x, y)
     for exponent in (2.0, 2, 0.5, 0):
         with_it = lambda f, exponent=exponent: lambda x: f(x, exponent)
@@ -466,7 +531,7 @@ def test_gradients_of_slopes_and_alphas():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["clip", "fmax", "arctan2", "hypot", "copysign", "power"])
+@pytest.mark.parametrize("name", ["clip", "fmax", "arctan2", "hypot", "copysign", "power", "xlogy"])
 def test_operands_broadcast(name):
     x, y = jnp.array([[0.5], [2.0]]), jnp.array([1.0, 3.0, 4.0])
     fun = lambda x, y: jnp.sum(jnp.sin(getattr(conventions, name)(x, y)))

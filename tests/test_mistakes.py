@@ -7,6 +7,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from page import ROOT, code, settings, tables
 from tiers import slow_but
@@ -72,6 +73,50 @@ def test_the_error_of_a_mistake_names_the_fix(mistake, says, fix, request):
 def test_a_mistake_that_no_error_can_tell_raises_none(mistake, happens, fix, request):
     run(code(mistake), request)
     run(code(fix), request)
+
+
+# What PyTorch gives for a call whose namesake in JAX has another value, of `x` and `batch`.
+THEIRS = {
+    "batch.std(0)": lambda torch, x, batch: batch.std(0),
+    "jax.nn.gelu(x)": lambda torch, x, batch: torch.nn.functional.gelu(x),
+    "jnp.median(x)": lambda torch, x, batch: torch.median(x),
+    'jnp.quantile(x, 0.5, method="nearest")': lambda torch, x, batch: torch.quantile(
+        x, 0.5, interpolation="nearest"
+    ),
+    'jax.image.resize(x, (3,), "linear")': lambda torch, x, batch: shrunk(torch, x, "linear"),
+    'jax.image.resize(x, (3,), "nearest")': lambda torch, x, batch: shrunk(torch, x, "nearest"),
+    "jnp.linalg.eigvalsh(jnp.array([[1.0, 2.0], [3.0, 4.0]]))": lambda torch, x, batch: (
+        torch.linalg.eigvalsh(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    ),
+}
+
+
+def shrunk(torch, x, mode):
+    return torch.nn.functional.interpolate(x[None, None], size=3, mode=mode)[0, 0]
+
+
+@pytest.mark.parametrize("call", THEIRS)
+def test_what_to_write_instead_has_the_value_of_pytorch(torch, call):
+    fix = next(fix for mistake, _, fix in SILENT if code(mistake) == call)
+    numbers = {"x": [1.0, 2.0, 4.0, 8.0], "batch": [[1.0, 2.0], [3.0, 5.0]]}
+    ours = {**setting(), **{name: jnp.array(value) for name, value in numbers.items()}}
+    given = {name: torch.tensor(value) for name, value in numbers.items()}
+    theirs = THEIRS[call](torch, **given).numpy()
+    np.testing.assert_allclose(eval(code(fix), ours), theirs, rtol=1e-5)
+    assert np.max(np.abs(eval(call, ours) - theirs)) > 1e-4
+
+
+def test_the_cubic_of_jax_is_that_of_pytorch_with_antialias(torch):
+    x = [1.0, 2.0, 4.0, 8.0]
+    resized = {
+        antialias: torch.nn.functional.interpolate(
+            torch.tensor(x).view(1, 1, 1, 4), size=(1, 8), mode="bicubic", antialias=antialias
+        )[0, 0, 0].numpy()
+        for antialias in (True, False)
+    }
+    ours = jax.image.resize(jnp.array(x), (8,), "cubic")
+    np.testing.assert_allclose(ours, resized[True], rtol=1e-5)
+    assert np.max(np.abs(ours - resized[False])) > 1e-2
 
 
 def test_there_are_the_mistakes_that_people_make():

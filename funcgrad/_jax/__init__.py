@@ -103,5 +103,6 @@ from .traits import exponent as exponent
 from .traits import has as has
 from .traits import keeps_precision as keeps_precision
 from .traits import moved as moved
+from .traits import scans as scans
 
 del higher_order

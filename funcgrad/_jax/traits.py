@@ -81,6 +81,11 @@ def axes_lost(equation: Equation) -> Sequence[int] | None:
     return params["axes"] if reduces or name in ("argmax", "argmin") else None
 
 
+def scans(equation: Equation) -> tuple[int, bool]:
+    """The axis along which an operation scans or sorts, and whether from the end."""
+    return _along(equation.params) or 0, bool(equation.params.get("reverse"))
+
+
 def keeps_precision(equation: Equation) -> bool:
     """Whether a `reduce_precision` rounds to the precision there is already."""
     bits, to = jnp.finfo(equation.result_types[0].dtype), equation.params

@@ -2,7 +2,8 @@
 
 Each is named and called as in JAX, has JAX's values bit for bit, and differs only in its gradient
 where that is a matter of choice: at corners, at ties, at the zero of a norm. Use them where a port
-must reproduce PyTorch's gradients exactly; `docs/conventions.md` has both libraries' numbers.
+must reproduce PyTorch's gradients exactly; `docs/conventions.md` has both libraries' numbers, and
+the idioms of ports with what to write instead.
 
 Sharp edges. What PyTorch's reverse mode gives is the rule here; forward mode then agrees with it,
 also where PyTorch's own does not. A function that is not here needs nothing, because the two
@@ -31,6 +32,8 @@ from ._elementwise import power as power
 from ._elementwise import selu as selu
 from ._elementwise import sign as sign
 from ._elementwise import soft_sign as soft_sign
+from ._elementwise import xlog1py as xlog1py
+from ._elementwise import xlogy as xlogy
 from ._norms import matrix_norm as matrix_norm
 from ._norms import norm as norm
 from ._norms import std as std

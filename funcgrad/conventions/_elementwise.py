@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy import special
 from jax.typing import ArrayLike
 
 from ._rules import sgn, where_zero, with_rule
@@ -327,6 +328,48 @@ _float_power: Callable[..., jax.Array] = with_rule(
 )
 
 
+def xlogy(x: ArrayLike, y: ArrayLike) -> jax.Array:
+    """`x log(y)`, and 0 where x = 0; its gradient with respect to x is 0 at (0, 0).
+
+    Stands for `torch.xlogy` (and for what `torch.nn.functional.kl_div` makes of its target), and is
+    `jax.scipy.special.xlogy` but for the gradient with respect to `x` where it is 0 and `y` is not
+    above 0: 0 here and in PyTorch, infinite or NaN in JAX. That of `y` is x / y in both.
+
+    >>> import jax
+    >>> from funcgrad import conventions
+    >>> jax.grad(conventions.xlogy)(0.0, 0.0), jax.grad(jax.scipy.special.xlogy)(0.0, 0.0)
+    (Array(0., dtype=float32, weak_type=True), Array(-inf, dtype=float32, weak_type=True))
+    """
+    return _xlogy(x, y)
+
+
+def xlog1py(x: ArrayLike, y: ArrayLike) -> jax.Array:
+    """`x log(1 + y)`, and 0 where x = 0; its gradient with respect to x is 0 at (0, -1).
+
+    Stands for `torch.special.xlog1py`, and differs from `jax.scipy.special.xlog1py` as
+    [`xlogy`][funcgrad.conventions.xlogy] does from `jax.scipy.special.xlogy`: 0 here and in PyTorch
+    where `x` is 0 and `y` is not above -1, infinite or NaN in JAX.
+
+    >>> import jax
+    >>> from funcgrad import conventions
+    >>> jax.grad(conventions.xlog1py)(0.0, -1.0), jax.grad(jax.scipy.special.xlog1py)(0.0, -1.0)
+    (Array(0., dtype=float32, weak_type=True), Array(-inf, dtype=float32, weak_type=True))
+    """
+    return _xlog1py(x, y)
+
+
+_xlogy = with_rule(
+    special.xlogy,
+    lambda t, out, x, y: t * jnp.where((x == 0) & (y <= 0), 0, jnp.log(y)),
+    lambda t, out, x, y: t * (x / y),
+)
+_xlog1py = with_rule(
+    special.xlog1py,
+    lambda t, out, x, y: t * jnp.where((x == 0) & (y <= -1), 0, jnp.log1p(y)),
+    lambda t, out, x, y: t * (x / (y + 1)),
+)
+
+
 def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 1e-2) -> jax.Array:
     """The leaky ReLU; its gradient at 0 is `negative_slope`.
 
@@ -348,23 +391,35 @@ _leaky_relu = with_rule(
 )
 
 
-def hard_tanh(x: ArrayLike) -> jax.Array:
-    """Clips to [-1, 1]; its gradient at -1 and at 1 is 0.
+def hard_tanh(x: ArrayLike, min_val: ArrayLike = -1, max_val: ArrayLike = 1) -> jax.Array:
+    """Clips to [-1, 1] or other bounds; its gradient at a bound is 0.
 
-    Stands for `torch.nn.functional.hardtanh`, and is `jax.nn.hard_tanh` but for the gradient at -1
-    and 1: 0 here and in PyTorch, 1 in JAX. (`jax.nn.relu6`, `hard_sigmoid` and `hard_silu` need
-    nothing: both libraries have the same gradient at every kink.)
+    Stands for `torch.nn.functional.hardtanh`, whose bounds it takes, and is `jax.nn.hard_tanh` but
+    for the gradient at -1 and 1: 0 here and in PyTorch, 1 in JAX. At a bound
+    [`clip`][funcgrad.conventions.clip] gives the whole gradient to `x`, as `torch.clamp` does.
+    (`jax.nn.relu6`, `hard_sigmoid` and `hard_silu` need nothing: both libraries have the same
+    gradient at every kink.)
+
+    Args:
+        x: a real array or number.
+        min_val: the lower bound.
+        max_val: the upper bound.
 
     >>> import jax
     >>> from funcgrad import conventions
     >>> jax.grad(conventions.hard_tanh)(1.0), jax.grad(jax.nn.hard_tanh)(1.0)
     (Array(0., dtype=float32, weak_type=True), Array(1., dtype=float32, weak_type=True))
+    >>> conventions.hard_tanh(3.0, -2.0, 2.0)
+    Array(2., dtype=float32, weak_type=True)
     """
-    return _hard_tanh(x)
+    return _hard_tanh(x, min_val, max_val)
 
 
 _hard_tanh = with_rule(
-    jax.nn.hard_tanh, lambda t, out, x: jnp.where((x <= -1) | (x >= 1), jnp.zeros_like(t), t)
+    lambda x, low, high: jnp.where(x > high, high, jnp.where(x < low, low, x)),
+    lambda t, out, x, low, high: jnp.where((x <= low) | (x >= high), jnp.zeros_like(t), t),
+    lambda t, out, x, low, high: _kept(t, (x <= low) & (x < high)),
+    lambda t, out, x, low, high: _kept(t, x >= high),
 )
 
 

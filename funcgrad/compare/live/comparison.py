@@ -1,6 +1,7 @@
 """One call of `with_torch`: runs both functions, pairs their arrays, judges and reports."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from ..._leaves import takes_gradient
@@ -20,7 +21,14 @@ from .inputs import (
     to_torch,
 )
 from .jax_run import JaxFunction, JaxRun
-from .pairs import judge_pairs, pair_intermediates, pair_leaves, pair_outputs, scales_of
+from .pairs import (
+    ArrayPair,
+    judge_pairs,
+    pair_intermediates,
+    pair_leaves,
+    pair_outputs,
+    scales_of,
+)
 from .parameters import NameRules, Parameters
 from .report import ParityReport, RandomCase
 from .torch_run import TorchRun, gradients, run_torch, sources
@@ -62,6 +70,7 @@ class Comparison(NamedTuple):
         leaf_grads, captured_grads = gradients(run, as_tensors(cotangents, run.out))
         ran = jax_fn.backward(out, pullback, cotangents)
 
+        @cache
         def rounded() -> list[tuple[JaxRun, float]]:
             moved = [[jittered(leaf, i) for leaf in ours] for i in _JITTERS]
             runs = [(jax_fn.backward(*jax_fn.forward(one), cotangents), 1.0) for one in moved]
@@ -71,17 +80,31 @@ class Comparison(NamedTuple):
             self.intermediates, run, captured_grads, ran
         )
         flow = sources(run, {int(place) for pair in named for place in pair.places})
-        pairs = [*pair_leaves(self._leaf_names(), run, leaf_grads, ran, flow), *named]
-        pairs.sort(key=lambda pair: pair.places[0])
-        pairs += pair_outputs(run, ran)
+
+        def paired(named: list[ArrayPair], ran: JaxRun) -> list[ArrayPair]:
+            pairs = [*pair_leaves(self._leaf_names(), run, leaf_grads, ran, flow), *named]
+            return [*sorted(pairs, key=lambda pair: pair.places[0]), *pair_outputs(run, ran)]
+
+        def agrees(forward: tuple[Any, Any]) -> bool:
+            other = jax_fn.backward(*forward, cotangents)
+            named, *_ = pair_intermediates(self.intermediates, run, captured_grads, other)
+            pairs = paired(named, other)
+            judged = judge_pairs(pairs, self.tolerance, ran, rounded, scales)
+            return all(one.row.ok for one in judged)
+
+        pairs = paired(named, ran)
         judged = judge_pairs(pairs, self.tolerance, ran, rounded, scales)
+        forward, backward = diverge(judged, flow)
+        at_a_kink = forward is None and backward is not None
         report = ParityReport(
             tuple(one.row for one in judged),
-            *diverge(judged, flow),
+            forward,
+            backward,
             tuple(only_torch),
             tuple(only_jax),
             (*notes, *self._without_gradient(run, cotangents), *jax_fn.notes),
             self.tolerance.strict,
+            conventions=jax_fn.advice(ours, agrees) if at_a_kink else (),
         )
         return report, scales_of(pairs)
 

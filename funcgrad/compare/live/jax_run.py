@@ -9,6 +9,7 @@ import numpy as np
 
 from ..._grad.backward import vjp
 from ..._leaves import takes_gradient
+from . import kinks
 from .inputs import Inputs, by_path, explained_call, plain
 from .parameters import Parameters, renamed
 
@@ -74,6 +75,8 @@ class JaxFunction:
 
         self.notes: list[str] = []
         self._jit = bool(jit)
+        self._run = run
+        self._choosing: dict[Any, Callable[[list[Any]], Any]] = {}
         self._plain = of(None)
         self._forward = jax.jit(of(...)) if jit else of(...)
         self._pull = jax.jit(lambda pullback, cotangents: pullback(cotangents))
@@ -118,6 +121,38 @@ class JaxFunction:
                 )
                 return []
         return [(ran, 2.0**29 if double else 1.0)]
+
+    def advice(
+        self, arrays: list[Any], agrees: Callable[[tuple[Any, Any]], bool]
+    ) -> tuple[str, ...]:
+        """Which functions of `funcgrad.conventions` have PyTorch's gradient where this one has not.
+
+        Args:
+            arrays: the arrays at which the gradients differ and the values agree.
+            agrees: whether the gradients agree, of an output and its pullback as `forward` gives.
+        """
+        try:
+            program, _ = kinks.flat(self._run, arrays)
+            found = kinks.kinks(program)
+            chosen = kinks.search(
+                found, lambda choices: agrees(self._forward_choosing(choices)(arrays))
+            )
+        except Exception:  # what cannot be traced or evaluated anew gets no advice
+            return ()
+        return kinks.advice(program, chosen)
+
+    def _forward_choosing(self, choices: kinks.Choices) -> Callable[[list[Any]], Any]:
+        """`forward` with PyTorch's choices at kinks."""
+
+        def run(arrays: list[Any]) -> Any:
+            program, put = kinks.flat(self._run, arrays)
+            return put(kinks.choosing(program, choices)(*jax.tree.leaves(arrays)))
+
+        def forward(arrays: list[Any]) -> Any:
+            (out,), pullback = vjp(run, arrays, retain=...)
+            return out, pullback
+
+        return self._choosing.setdefault(frozenset(choices.items()), jax.jit(forward))
 
     def backward(self, out: Any, pullback: Any, cotangents: Mapping[str, Any] | None) -> JaxRun:
         """Values and gradients for these gradients of the outputs; without them values alone."""

@@ -78,6 +78,8 @@ class ParityReport(NamedTuple):
         notes: remarks that are no differences.
         strict: whether names that one side lacks and unequal dtypes count as differences.
         cases: the comparisons on further random inputs.
+        conventions: where values agree and gradients do not, a sentence for each function of
+            `funcgrad.conventions` that has PyTorch's gradient: with them all gradients agree.
     """
 
     rows: tuple[ParityRow, ...]
@@ -88,6 +90,7 @@ class ParityReport(NamedTuple):
     notes: tuple[str, ...] = ()
     strict: bool = False
     cases: tuple[RandomCase, ...] = ()
+    conventions: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -118,11 +121,18 @@ class ParityReport(NamedTuple):
 
 def _text(report: ParityReport) -> Iterator[str]:
     rows = sum(row.ok for row in report.rows)
-    yield f"{'agree' if report.ok else 'DIFFER'}: {rows} of {len(report.rows)} names agree"
+    good, cases = sum(case.report.ok for case in report.cases), len(report.cases)
+    more = f", and {good} of {cases} further inputs" if cases else ""
+    yield f"{'agree' if report.ok else 'DIFFER'}: {rows} of {len(report.rows)} names agree{more}"
     yield from _divergences(report)
     yield ""
     yield from _table(report)
-    remarks = [*_details(report), *_alone(report), *(f"note: {note}" for note in report.notes)]
+    remarks = [
+        *_details(report),
+        *_advice(report),
+        *_alone(report),
+        *(f"note: {note}" for note in report.notes),
+    ]
     yield from ["", *remarks] if remarks else []
     yield from _cases(report.cases)
 
@@ -180,6 +190,13 @@ def _details(report: ParityReport) -> Iterator[str]:
                 yield from (f"note: {row.name}, {what}: {note}" for note in one.notes)
 
 
+def _advice(report: ParityReport) -> Iterator[str]:
+    """What has PyTorch's gradient, where that is known."""
+    yield from report.conventions
+    if report.conventions:
+        yield "(gradients at kinks, zeros and ties are a convention: see docs/conventions.md)"
+
+
 def _alone(report: ParityReport) -> Iterator[str]:
     for side, names in (("torch", report.only_torch), ("jax", report.only_jax)):
         if names:
@@ -195,7 +212,7 @@ def _cases(cases: Sequence[RandomCase]) -> Iterator[str]:
     for case in bad:
         yield f"seed {case.seed} ({case.style}) differs:"
         yield from (f"  {line}" for line in _divergences(case.report))
-        yield from (f"  {line}" for line in _details(case.report))
+        yield from (f"  {line}" for line in (*_details(case.report), *_advice(case.report)))
 
 
 def _data(report: ParityReport) -> dict[str, Any]:
@@ -208,6 +225,7 @@ def _data(report: ParityReport) -> dict[str, Any]:
         "only_torch": list(report.only_torch),
         "only_jax": list(report.only_jax),
         "notes": list(report.notes),
+        "conventions": list(report.conventions),
         "cases": [
             {"seed": case.seed, "style": case.style, "report": _data(case.report)}
             for case in report.cases
