@@ -7,6 +7,7 @@ modules are not used, here or elsewhere.
 """
 
 from . import higher_order
+from .alike import compiled_once as compiled_once
 from .equations import BRANCH as BRANCH
 from .equations import CALL as CALL
 from .equations import CARRY as CARRY

@@ -8,6 +8,7 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir, partial_eval
 
 from .._lists import select
+from .alike import once_compiled
 
 Zero = ad.Zero
 add_tangents: Callable[[Any, Any], Any] = ad.add_tangents
@@ -56,12 +57,18 @@ def computing_primitive(
 ) -> core.Primitive:
     """A primitive with several results that does and compiles to what the function `impl` does.
 
+    Called outside `jit` it is compiled once for parameters that say the same.
+
     Args:
         name: what jaxprs and error messages call it.
         impl: `(*operands, **params) -> results`, made of JAX functions.
         types: `(*operand types, **params) -> result types`.
     """
-    primitive = _primitive(name, impl, types)
+
+    def at_once(*operands: Any, **params: Any) -> Any:
+        return once_compiled(name, impl, params)(*operands)
+
+    primitive = _primitive(name, at_once, types)
     mlir.register_lowering(primitive, mlir.lower_fun(impl, multiple_results=True))
     return primitive
 
