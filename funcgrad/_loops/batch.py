@@ -80,13 +80,13 @@ def _batch_apart(
 ) -> Any:
     """Each example takes its own steps; the loop goes on while any of them does.
 
-    An example that is done keeps its values. Its body still runs, on the values it started from and
-    not on its last ones, where it may have an infinite derivative (`lax.cond` under `vmap` has the
-    same trouble); what comes of it is dropped, in the tangents and cotangents too.
+    An example that is done keeps its values. Its body still runs, where it has a derivative: on the
+    values that it started from and not on its last ones, or, if it takes no step, on all that the
+    first example which takes one starts from. What comes of it is dropped, in the tangents and
+    cotangents too.
     """
     limits = _spread(axis, [ops.limit], [limits_differ], [True])[0]
     init = _spread(axis, ops.carry, on[2], [True] * loop.carry)
-    safe = [] if loop.linear else [lax.stop_gradient(x) for x in init]
     # Steps are counted per example, but for loops over rows alone: there the row tells the step.
     counted = loop.cond is not None or loop.length is None
     body, tests, rows = _jax.as_function(loop.body), loop.conds, len(loop.types()[1])
@@ -94,7 +94,9 @@ def _batch_apart(
     def active(limit: Any, count: Any, conds: list[Any], carry: list[Any]) -> Any:
         if loop.cond is None:
             return count < limit
-        return (count < limit) & _jax.as_function(loop.cond)(*conds, *carry)[0]
+        # Of the condition comes a bool: what it is made of need not have a derivative.
+        given = map(lax.stop_gradient, [*conds, *carry])
+        return (count < limit) & _jax.as_function(loop.cond)(*given)[0]
 
     def example(fixed: list[Any], consts: list[Any], safe: list[Any], state: Any, row: Any) -> Any:
         (count,), carry = split_at(state, 1) if counted else (row[:1], state)
@@ -108,6 +110,10 @@ def _batch_apart(
         ys = [*(jnp.where(going, y, zeros(jax.typeof(y))) for y in ys), *residuals]
         return [count + going.astype(count.dtype), *new] if counted else new, ys
 
+    tested = _jax.vmap_like(axis, active, (0, 0, _axes(on[0]), 0))
+    first = tested(limits, limits * 0, ops.conds, init)
+    ops = ops._replace(consts=_of_first(first, ops.consts, on[1]))
+    safe = [] if loop.linear else [lax.stop_gradient(x) for x in _of_first(first, init)]
     fixed_axes = [0, *_axes(on[0])]
     row_axes = _axes(on[3]) if counted else [None, *_axes(on[3])]
     each = _jax.vmap_like(axis, example, (fixed_axes, _axes(on[1]), 0, 0, row_axes))
@@ -116,8 +122,7 @@ def _batch_apart(
         return each(*split_at(consts, 1 + tests, loop.consts), state, row)
 
     def cond(conds: list[Any], state: list[Any]) -> Any:
-        going = _jax.vmap_like(axis, active, (0, 0, _axes(on[0]), 0))
-        return jnp.any(going(conds[0], state[0], conds[1:], state[1:]))
+        return jnp.any(tested(conds[0], state[0], conds[1:], state[1:]))
 
     conds = [limits, *ops.conds]
     consts = [*conds, *ops.consts, *safe]
@@ -131,6 +136,22 @@ def _batch_apart(
     out = loop_p.bind(jnp.max(limits), *conds, *extra, *consts, *start, *xs, loop=made)
     out = out[1:] if counted else [limits, *out[1:]]
     return out, [*[0] * (1 + loop.carry), *[1] * (len(out) - 1 - loop.carry)]
+
+
+def _of_first(going: Any, xs: Sequence[Any], on: Sequence[bool] | None = None) -> list[Any]:
+    """Of an example that is not going, the values of the first one that is; keys stay its own."""
+    chosen = going & (jnp.cumsum(going) == 1)
+
+    def replaced(x: Any) -> Any:
+        if jnp.issubdtype(x.dtype, jax.dtypes.extended):
+            return x
+        number = x.astype(jnp.int8) if x.dtype == bool else x
+        here, there = (f.reshape(-1, *[1] * (x.ndim - 1)) for f in (going, chosen))
+        value = jnp.sum(jnp.where(there, number, 0), 0, dtype=number.dtype, keepdims=True)
+        return jnp.where(here, x, value.astype(x.dtype))
+
+    flags = [True] * len(xs) if on is None else on
+    return [replaced(x) if batched else x for x, batched in zip(xs, flags, strict=True)]
 
 
 def _batch_with_tangents(

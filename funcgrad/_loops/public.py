@@ -239,7 +239,7 @@ def _loop(
         _, out, _ = made.run(limit, conds, consts, leaves)
     more = None
     if cond:
-        (more,) = _jax.as_function(cond)(*conds, *map(lax.stop_gradient, out))
+        (more,) = _jax.as_function(cond)(*map(lax.stop_gradient, [*conds, *out]))
     return more, jax.tree.unflatten(tree, out)
 
 
