@@ -53,7 +53,10 @@ def identity_primitive(
 
 
 def computing_primitive(
-    name: str, impl: Callable[..., Any], types: Callable[..., Any]
+    name: str,
+    impl: Callable[..., Any],
+    types: Callable[..., Any],
+    at_once: Callable[..., Any] | None = None,
 ) -> core.Primitive:
     """A primitive with several results that does and compiles to what the function `impl` does.
 
@@ -63,12 +66,13 @@ def computing_primitive(
         name: what jaxprs and error messages call it.
         impl: `(*operands, **params) -> results`, made of JAX functions.
         types: `(*operand types, **params) -> result types`.
+        at_once: what is done instead outside `jit`, if not the same.
     """
 
-    def at_once(*operands: Any, **params: Any) -> Any:
+    def compiled(*operands: Any, **params: Any) -> Any:
         return once_compiled(name, impl, params)(*operands)
 
-    primitive = _primitive(name, at_once, types)
+    primitive = _primitive(name, at_once or compiled, types)
     mlir.register_lowering(primitive, mlir.lower_fun(impl, multiple_results=True))
     return primitive
 
