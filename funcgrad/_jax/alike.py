@@ -5,6 +5,7 @@ new object at each call. Here programs are compared by what they do, so that suc
 once, and what a function closes over may change from one call to the next.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .meshes import mesh_of
 from .trace import (
     Jaxpr,
     Literal,
@@ -38,7 +40,10 @@ def compiled_once(fun: Callable[..., list[Any]], operands: Sequence[Any]) -> lis
     """`fun(*operands)`, a list of arrays; outside `jit` compiled once for functions alike."""
     if any(is_tracer(x) or is_reference(x) for x in operands) or not _at_once():
         return fun(*operands)
-    program = trace(fun, operands)
+    mesh = mesh_of(operands)
+    inside = jax.sharding.use_abstract_mesh(mesh.abstract_mesh) if mesh else None
+    with inside or contextlib.nullcontext():
+        program = trace(fun, operands)
     if any(map(is_tracer, program.consts)):
         return list(as_function(program)(*operands))
     run = once_compiled("program", _run, {"program": without_consts(program)})

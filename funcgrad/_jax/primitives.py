@@ -9,6 +9,7 @@ from jax.interpreters import ad, batching, mlir, partial_eval
 
 from .._lists import select
 from .alike import once_compiled
+from .trace import is_tracer
 
 Zero = ad.Zero
 add_tangents: Callable[[Any, Any], Any] = ad.add_tangents
@@ -57,6 +58,7 @@ def computing_primitive(
     impl: Callable[..., Any],
     types: Callable[..., Any],
     at_once: Callable[..., Any] | None = None,
+    exported: Callable[..., None] | None = None,
 ) -> core.Primitive:
     """A primitive with several results that does and compiles to what the function `impl` does.
 
@@ -67,13 +69,20 @@ def computing_primitive(
         impl: `(*operands, **params) -> results`, made of JAX functions.
         types: `(*operand types, **params) -> result types`.
         at_once: what is done instead outside `jit`, if not the same.
+        exported: called with the parameters before it is compiled for `jax.export`, to refuse it.
     """
 
     def compiled(*operands: Any, **params: Any) -> Any:
         return once_compiled(name, impl, params)(*operands)
 
+    def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
+        if exported and getattr(ctx.module_context.lowering_parameters, "for_export", False):
+            exported(**params)
+        return rule(ctx, *operands, **params)
+
+    rule = mlir.lower_fun(impl, multiple_results=True)
     primitive = _primitive(name, at_once or compiled, types)
-    mlir.register_lowering(primitive, mlir.lower_fun(impl, multiple_results=True))
+    mlir.register_lowering(primitive, lower)
     return primitive
 
 
@@ -209,6 +218,13 @@ def vmap_like(
 def axis_name(axis: Any) -> Any:
     """The name of the axis a batching rule was called for, if it has one."""
     return axis.name if isinstance(axis.name, str | tuple) else None
+
+
+def tangent_of(x: Any, dot: Any) -> Any:
+    """A tangent as an array, zeros where there is none; they lie where `x` does."""
+    if type(dot) is not Zero:
+        return dot
+    return instantiate_zeros(dot) if is_tracer(x) else jax.numpy.zeros_like(x)
 
 
 def no_tangent(x: Any) -> Any:

@@ -21,6 +21,21 @@ def _batch(axis: Any, flat: Sequence[Any], dims: Sequence[Any], *, loop: Loop) -
     if not named and where.limit is None and not any(map(any, on)):
         out = loop_p.bind(*flat, loop=loop)
         return out, [None] * len(out)
+    found: list[Any] = []
+
+    def run(*flat: Any) -> list[Any]:
+        out, at = _batched(axis, flat, dims, named, loop)
+        found.append(at)
+        return list(out)
+
+    return _jax.compiled_once(run, flat), found[-1]
+
+
+def _batched(
+    axis: Any, flat: Sequence[Any], dims: Sequence[Any], named: bool, loop: Loop
+) -> tuple[Any, Any]:
+    where = loop.operands(dims)
+    on = [[d is not None for d in part] for part in where[1:]]
     moved = loop.operands(
         [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(flat, dims, strict=True)]
     )
@@ -34,13 +49,20 @@ def _batch(axis: Any, flat: Sequence[Any], dims: Sequence[Any], *, loop: Loop) -
     tested = loop.cond is not None and (named or any(
         d and g for d, g in zip(_jax.used_inputs(loop.cond), [*on[0], *carry], strict=True)
     ))  # fmt: skip
+    mesh = _jax.mesh_of(flat)
     if where.limit is None and not tested:
-        return _batch_in_step(axis, ops, on, carry, ys, loop)
-    return _batch_apart(axis, ops, on, where.limit is not None, loop)
+        return _batch_in_step(axis, ops, on, carry, ys, loop, mesh)
+    return _batch_apart(axis, ops, on, where.limit is not None, loop, mesh)
 
 
 def _batch_in_step(
-    axis: Any, ops: Operands, on: list[list[bool]], carry: list[bool], ys: list[bool], loop: Loop
+    axis: Any,
+    ops: Operands,
+    on: list[list[bool]],
+    carry: list[bool],
+    ys: list[bool],
+    loop: Loop,
+    mesh: Any,
 ) -> Any:
     """All examples take the same steps."""
     body = _jax.as_function(loop.body)
@@ -56,7 +78,7 @@ def _batch_in_step(
         test = _jax.vmap_like(axis, _jax.as_function(loop.cond), _axes(on[0], carry), None)
         return test(*conds, *state)[0]
 
-    start = _spread(axis, ops.carry, on[2], carry)
+    start = _spread(axis, ops.carry, on[2], carry, mesh)
     test = None if loop.cond is None else cond
     made, extra = make(step, ops.consts, start, ops.xs, test, ops.conds, **loop.static)
     out = loop_p.bind(ops.limit, *ops.conds, *extra, *ops.consts, *start, *ops.xs, loop=made)
@@ -67,16 +89,18 @@ def _axes(*flags: Sequence[bool]) -> Any:
     return [0 if c else None for part in flags for c in part]
 
 
-def _spread(axis: Any, xs: Sequence[Any], on: Sequence[bool], wanted: Sequence[bool]) -> list[Any]:
+def _spread(
+    axis: Any, xs: Sequence[Any], on: Sequence[bool], wanted: Sequence[bool], mesh: Any
+) -> list[Any]:
     """Values with a batch axis where it is wanted and not there yet."""
     return [
-        jnp.broadcast_to(x, (axis.size, *jnp.shape(x))) if w and not o else x
+        _jax.spread(axis, x, mesh) if w and not o else x
         for x, o, w in zip(xs, on, wanted, strict=True)
     ]
 
 
 def _batch_apart(
-    axis: Any, ops: Operands, on: list[list[bool]], limits_differ: bool, loop: Loop
+    axis: Any, ops: Operands, on: list[list[bool]], limits_differ: bool, loop: Loop, mesh: Any
 ) -> Any:
     """Each example takes its own steps; the loop goes on while any of them does.
 
@@ -85,8 +109,8 @@ def _batch_apart(
     first example which takes one starts from. What comes of it is dropped, in the tangents and
     cotangents too.
     """
-    limits = _spread(axis, [ops.limit], [limits_differ], [True])[0]
-    init = _spread(axis, ops.carry, on[2], [True] * loop.carry)
+    limits = _spread(axis, [ops.limit], [limits_differ], [True], mesh)[0]
+    init = _spread(axis, ops.carry, on[2], [True] * loop.carry, mesh)
     # Steps are counted per example, but for loops over rows alone: there the row tells the step.
     counted = loop.cond is not None or loop.length is None
     body, tests, rows = _jax.as_function(loop.body), loop.conds, len(loop.types()[1])
@@ -140,13 +164,14 @@ def _batch_apart(
 
 def _of_first(going: Any, xs: Sequence[Any], on: Sequence[bool] | None = None) -> list[Any]:
     """Of an example that is not going, the values of the first one that is; keys stay its own."""
-    chosen = going & (jnp.cumsum(going) == 1)
+    number = jnp.arange(going.shape[0])
+    chosen = _jax.placed_like(number, jax.typeof(going)) == jnp.argmax(going)
 
     def replaced(x: Any) -> Any:
         if jnp.issubdtype(x.dtype, jax.dtypes.extended):
             return x
         number = x.astype(jnp.int8) if x.dtype == bool else x
-        here, there = (f.reshape(-1, *[1] * (x.ndim - 1)) for f in (going, chosen))
+        here, there = (lax.expand_dims(f, range(1, x.ndim)) for f in (going, chosen))
         value = jnp.sum(jnp.where(there, number, 0), 0, dtype=number.dtype, keepdims=True)
         return jnp.where(here, x, value.astype(x.dtype))
 

@@ -73,7 +73,7 @@ def nan_if_unfinished(tree: Any, more: Any) -> Any:
         factor = lax.convert_element_type(nan_or_one, x.dtype)
         return lax.mul(x, lax.broadcast(factor, x.shape))
 
-    nan_or_one = lax.select(more, jnp.nan, 1.0)
+    nan_or_one = jnp.where(more, jnp.nan, 1.0)
     return jax.tree.map(multiplied, tree)
 
 
@@ -96,12 +96,25 @@ def _at_once(*operands: Any, message: str) -> list[Any]:
 def _compiled(*operands: Any, message: str) -> list[Any]:
     """An error from the host, which is called in the one case alone."""
 
-    def fail() -> None:
+    def fail(*_: Any) -> None:
         raise GradientError(message)
 
     *values, more = operands
-    lax.cond(jnp.any(more), lambda: jax.debug.callback(fail), lambda: None)
+    # Where each device calls for itself, JAX wants an operand to tell which ones do.
+    each = {"partitioned": True} if _jax.is_manual() else {}
+    told = [more] if each else []
+    lax.cond(
+        jnp.any(more), lambda *told: jax.debug.callback(fail, *told, **each), lambda *_: None, *told
+    )
     return values
+
+
+def _exported(message: str) -> None:
+    raise UsageError(
+        "`jax.export` got a program in which integers or bools of a loop are used, and which would"
+        " call Python to raise an error if it did not finish; what is exported can call nothing."
+        f" Choose on_max_steps='nan' or 'ignore'. The error would be: {message}"
+    )
 
 
 def _types(*operands: Any, message: str) -> list[Any]:
@@ -139,7 +152,7 @@ def _wanted(wanted: Sequence[bool], count: int, *, message: str) -> Any:
     return [*wanted, True], finished_p, {"message": message}, list(wanted)
 
 
-finished_p = _jax.computing_primitive("finished", _compiled, _types, at_once=_at_once)
+finished_p = _jax.computing_primitive("finished", _compiled, _types, _at_once, _exported)
 _jax.def_jvp(finished_p, _jvp)
 _jax.def_transpose(finished_p, _transpose)
 _jax.def_batch(finished_p, _batch)
