@@ -136,8 +136,8 @@ def _batch_apart(
 
     tested = _jax.vmap_like(axis, active, (0, 0, _axes(on[0]), 0))
     first = tested(limits, limits * 0, ops.conds, init)
-    ops = ops._replace(consts=_of_first(first, ops.consts, on[1]))
-    safe = [] if loop.linear else [lax.stop_gradient(x) for x in _of_first(first, init)]
+    ops = ops._replace(consts=_of_first(first, mesh, ops.consts, on[1]))
+    safe = [] if loop.linear else [lax.stop_gradient(x) for x in _of_first(first, mesh, init)]
     fixed_axes = [0, *_axes(on[0])]
     row_axes = _axes(on[3]) if counted else [None, *_axes(on[3])]
     each = _jax.vmap_like(axis, example, (fixed_axes, _axes(on[1]), 0, 0, row_axes))
@@ -162,10 +162,14 @@ def _batch_apart(
     return out, [*[0] * (1 + loop.carry), *[1] * (len(out) - 1 - loop.carry)]
 
 
-def _of_first(going: Any, xs: Sequence[Any], on: Sequence[bool] | None = None) -> list[Any]:
+def _of_first(
+    going: Any, mesh: Any, xs: Sequence[Any], on: Sequence[bool] | None = None
+) -> list[Any]:
     """Of an example that is not going, the values of the first one that is; keys stay its own."""
     number = jnp.arange(going.shape[0])
-    chosen = _jax.placed_like(number, jax.typeof(going)) == jnp.argmax(going)
+    if mesh is not None:
+        number = _jax.placed(number, mesh, jax.typeof(going).sharding.spec)
+    chosen = number == jnp.argmax(going)
 
     def replaced(x: Any) -> Any:
         if jnp.issubdtype(x.dtype, jax.dtypes.extended):
