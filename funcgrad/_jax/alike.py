@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .checks import own
 from .meshes import mesh_of
 from .trace import (
     Jaxpr,
@@ -101,7 +102,7 @@ def _key(value: Any) -> Any:
     if hasattr(opened(value), "eqns"):
         return _of_program(value)
     if isinstance(value, dict):
-        return dict, *((name, _key(value[name])) for name in sorted(value, key=str))
+        return dict, *((name, _key(value[name])) for name in sorted(own(value), key=str))
     if isinstance(value, tuple | list):
         return type(value), *map(_key, value)
     if isinstance(value, bool | int | float | complex | np.generic):

@@ -1,5 +1,6 @@
 """Primitives of our own: how one is made, and how its transformations are registered."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ from jax.interpreters import ad, batching, mlir, partial_eval
 
 from .._lists import select
 from .alike import once_compiled
-from .trace import is_tracer
+from .checks import Computing, own
+from .trace import is_tracer, types
 
 Zero = ad.Zero
 add_tangents: Callable[[Any, Any], Any] = ad.add_tangents
@@ -43,7 +45,8 @@ def identity_primitive(
     def identity(*operands: Any, **params: Any) -> list[Any]:
         return list(operands[: kept(len(operands), **params)])
 
-    primitive = _primitive(name, identity, identity)
+    primitive = core.Primitive(name)
+    _define(primitive, identity, identity)
     mlir.register_lowering(
         primitive, lambda ctx, *operands, **params: identity(*operands, **params)
     )
@@ -76,28 +79,45 @@ def computing_primitive(
         return once_compiled(name, impl, params)(*operands)
 
     def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
+        params = own(params)
         if exported and getattr(ctx.module_context.lowering_parameters, "for_export", False):
             exported(**params)
         return rule(ctx, *operands, **params)
 
     rule = mlir.lower_fun(impl, multiple_results=True)
-    primitive = _primitive(name, at_once or compiled, types)
+    primitive = Computing(name, impl)
+    _define(primitive, at_once or compiled, types)
     mlir.register_lowering(primitive, lower)
     return primitive
 
 
-def _primitive(name: str, impl: Callable[..., Any], types: Callable[..., Any]) -> core.Primitive:
-    primitive = core.Primitive(name)
+def _define(
+    primitive: core.Primitive, impl: Callable[..., Any], types: Callable[..., Any]
+) -> None:
     primitive.multiple_results = True
-    primitive.def_impl(impl)
-    primitive.def_abstract_eval(types)
-    OURS.add(name)
-    return primitive
+    primitive.def_impl(_with_own(impl))
+    primitive.def_abstract_eval(_with_own(types))
+    OURS.add(primitive.name)
+
+
+def _with_own(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A rule that is given the parameters of its primitive alone."""
+
+    @functools.wraps(rule)
+    def given(*args: Any, **params: Any) -> Any:
+        return rule(*args, **own(params))
+
+    return given
+
+
+def _shown(primitive: core.Primitive, operands: Sequence[Any], params: dict[str, Any]) -> Any:
+    """The parameters as an equation has them."""
+    return primitive.shown(operands, params) if isinstance(primitive, Computing) else params
 
 
 def def_jvp(primitive: core.Primitive, rule: Callable[..., Any]) -> None:
     """Registers `(primals, tangents, **params) -> (primals out, tangents out)`."""
-    ad.primitive_jvps[primitive] = rule
+    ad.primitive_jvps[primitive] = _with_own(rule)
 
 
 def def_batch(primitive: core.Primitive, rule: Callable[..., Any]) -> None:
@@ -105,12 +125,12 @@ def def_batch(primitive: core.Primitive, rule: Callable[..., Any]) -> None:
 
     JAX calls it even where no operand is batched.
     """
-    batching.fancy_primitive_batchers[primitive] = rule
+    batching.fancy_primitive_batchers[primitive] = _with_own(rule)
 
 
 def def_transpose(primitive: core.Primitive, rule: Callable[..., Any]) -> None:
     """Registers `(cotangents, *operands, **params) -> cotangents of the operands`."""
-    ad.primitive_transposes[primitive] = rule
+    ad.primitive_transposes[primitive] = _with_own(rule)
 
 
 class Later:
@@ -121,6 +141,7 @@ class Later:
 
     def bind(self, primitive: core.Primitive, operands: Sequence[Any], **params: Any) -> Any:
         """Stages one primitive."""
+        params = _shown(primitive, operands, params)
         return self._trace.default_process_primitive(primitive, operands, params)
 
     def run(self, fun: Callable[..., Any], *args: Any) -> Any:
@@ -147,11 +168,12 @@ def def_partial_eval(
     """
 
     def staged(trace: Any, *tracers: Any, **params: Any) -> Any:
-        count = primals(len(tracers), **params)
+        mine = own(params)
+        count = primals(len(tracers), **mine)
         values = [t.pval.get_known() for t in tracers[:count] if t.is_known()]
         if len(values) < count or all(t.is_known() for t in tracers):
             return trace.default_process_primitive(primitive, tracers, params)
-        return split(Later(trace), values, tracers, **params)
+        return split(Later(trace), values, tracers, **mine)
 
     def in_checkpoint(saveable: Any, unknown: Any, instantiated: Any, eqn: Any) -> Any:
         del saveable
@@ -160,12 +182,13 @@ def def_partial_eval(
             for v, at_hand in zip(eqn.invars, instantiated, strict=True)
             if not at_hand and not isinstance(v, core.Literal)
         ]
-        count, early, results = primals(len(eqn.invars), **eqn.params), None, 0
+        mine = own(eqn.params)
+        count, early, results = primals(len(eqn.invars), **mine), None, 0
         if not any(unknown[:count]):
-            part, params, results = known(**eqn.params)
+            part, params, results = known(**mine)
             early = eqn.replace(
                 primitive=part,
-                params=params,
+                params=_shown(part, types(eqn.invars[:count]), params),
                 invars=eqn.invars[:count],
                 outvars=eqn.outvars[:results],
             )
@@ -187,13 +210,14 @@ def def_dce(primitive: core.Primitive, rule: Callable[..., Any]) -> None:
 
     def dce(wanted: Any, *rest: Any) -> Any:
         eqn = rest[-1]  # JAX 0.12 says before it which operands are live, for references
-        operands, left, params, results = rule(list(wanted), len(eqn.invars), **eqn.params)
+        operands, left, params, results = rule(list(wanted), len(eqn.invars), **own(eqn.params))
         if left is None:
             return operands, None
+        read = select(eqn.invars, operands)
         return operands, eqn.replace(
             primitive=left,
-            params=params,
-            invars=select(eqn.invars, operands),
+            params=_shown(left, types(read), params),
+            invars=read,
             outvars=select(eqn.outvars, results),
         )
 
