@@ -100,6 +100,12 @@ def _compiled(*operands: Any, message: str) -> list[Any]:
         raise GradientError(message)
 
     *values, more = operands
+    if _jax.is_manual() and _jax.mesh_of([more]) is not None:
+        raise UsageError(
+            "`shard_map` got a loop of which integers or bools are used, over some axes of a mesh"
+            " with other explicit axes, where JAX can raise no error at run time; choose"
+            f" on_max_steps='nan' or 'ignore'. The error would be: {message}"
+        )
     # Where each device calls for itself, JAX wants an operand to tell which ones do.
     each = {"partitioned": True} if _jax.is_manual() else {}
     told = [more] if each else []
