@@ -69,7 +69,7 @@ CALLS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
-def test_second_call_compiles_nothing(name, capfd):
+def test_second_call_compiles_nothing(name):
     call = CALLS[name]
     jax.block_until_ready(call())
     call()
@@ -88,9 +88,9 @@ def test_memory_does_not_grow_over_hundreds_of_calls():
     ).stdout.split("\n")
     for line in filter(None, grown):
         name, megabytes = line.rsplit(":", 1)
-        # JAX's own while_loop keeps some kilobytes over 200 calls; a program kept at each call
-        # would be hundreds of megabytes.
-        assert float(megabytes) < 8, name
+        # The first is lax.while_loop, which keeps some kilobytes of each hundred calls; a program
+        # kept at each call would be hundreds of megabytes.
+        assert float(megabytes) < 6, name
 
 
 def test_what_a_body_closes_over_may_change_between_calls():
@@ -110,8 +110,8 @@ def test_what_a_body_closes_over_may_change_between_calls():
 
 def test_programs_that_differ_in_a_number_or_a_type_are_not_the_same():
     for zero in (0.0, -0.0):
-        out = fg.fori_loop(0, 1, lambda i, y, zero=zero: y * 0 + zero, -1.0)
-        assert jnp.signbit(out) == jnp.signbit(-0.0 + zero)
+        out = fg.fori_loop(0, 1, lambda i, y, zero=zero: jnp.where(y < 5, zero, y), 1.0)
+        assert jnp.signbit(out) == jnp.signbit(zero)
     for start in (1, 1.0, True):
         out = fg.fori_loop(0, 2, lambda i, y: y, start)
         assert out.dtype == jnp.asarray(start).dtype
@@ -120,7 +120,8 @@ def test_programs_that_differ_in_a_number_or_a_type_are_not_the_same():
         f.defjvp(lambda p, t, sign=sign: (p[0], sign * t[0]))
         assert jax.grad(lambda x, f=f: fg.fori_loop(0, 1, lambda i, y: f(y), x))(1.0) == sign
     for n in (1, 2):
-        assert fg.fori_loop(0, 1, lambda i, y, n=n: lax.fori_loop(0, n, lambda i, y: 2 * y, y), 1.0) == 2**n
+        inner = lambda i, y, n=n: lax.fori_loop(0, n, lambda i, y: 2 * y, y)
+        assert fg.fori_loop(0, 1, inner, 1.0) == 2**n
 
 
 def _megabytes():
@@ -132,7 +133,7 @@ def _megabytes():
 def _measure():
     own = {"lax.while_loop": lambda: lax.while_loop(more, halved, X)}
     for name, call in {**own, **CALLS}.items():
-        for _ in range(10):
+        for _ in range(100):  # until what JAX keeps for later calls is there
             call()
         before = _megabytes()
         for _ in range(200):
