@@ -8,7 +8,7 @@ run twice, or as `checkpoints` says. Measured on a CPU, for the gradient of 1000
 `tanh(W @ x)` at widths 1, 64 and 256, against a `lax.scan` of 1000: 0.99 to 1.02 times its time
 with max_steps=1024, 1.01 to 1.09 times with 16384, and 1.1, 1.7 and 2.0 times with room for all of
 16384 steps (`funcgrad bench loops/gradient-by-room` measures it on yours). Called outside
-`jax.jit`, each call is traced and compiled anew.
+`jax.jit`, each call is traced anew, and compiled once for functions that do the same.
 """
 
 from collections.abc import Callable, Sequence
