@@ -126,9 +126,7 @@ def test_closed_over_values_of_each_example_may_have_no_derivative_either():
 
     def single(rs):
         step = lambda r, y: pulled(jnp.sqrt(r), y)
-        return sum(
-            measured(plain(step, r, y, n)) for r, y, n in zip(rs, ys, STEPS, strict=True)
-        )
+        return sum(measured(plain(step, r, y, n)) for r, y, n in zip(rs, ys, STEPS, strict=True))
 
     np.testing.assert_allclose(jax.jit(jax.grad(batch))(rs), jax.grad(single)(rs), rtol=1e-5)
 

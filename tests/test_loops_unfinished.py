@@ -21,9 +21,12 @@ def doublings(x, **more):
 
 
 def refused(f, *args):
-    with pytest.raises(ERRORS, match=MESSAGE):
+    def run():
         jax.block_until_ready(f(*args))
         jax.effects_barrier()
+
+    with pytest.raises(ERRORS, match=MESSAGE):
+        run()
 
 
 def counted(n):

@@ -243,6 +243,7 @@ class _Layout(NamedTuple):
 
 def _computed(task: _Task, mesh: Any, *given: Any) -> Any:
     """The result; outside `jit` it is compiled once for functions that do the same."""
+    tree: Any
     operands, tree = jax.tree.flatten(given)
     seen: list[Any] = []
 

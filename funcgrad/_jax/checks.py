@@ -33,7 +33,8 @@ class Computing(core.Primitive):
     def bind(self, *operands: Any, subfuns: Sequence[Any] = (), **params: Any) -> Any:
         """As any primitive; `subfuns` is what `checkify` gives, which puts errors in front."""
         if not subfuns:
-            return super().bind(*operands, **self.shown(operands, params))
+            bind: Any = super().bind
+            return bind(*operands, **self.shown(operands, params))
         first = len(operands) - params[_COUNT]
         silent = {name: _silent(value) for name, value in own(params).items()}
         results = self.bind(*operands[first:], **silent)

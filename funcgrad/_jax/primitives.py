@@ -91,9 +91,7 @@ def computing_primitive(
     return primitive
 
 
-def _define(
-    primitive: core.Primitive, impl: Callable[..., Any], types: Callable[..., Any]
-) -> None:
+def _define(primitive: core.Primitive, impl: Callable[..., Any], types: Callable[..., Any]) -> None:
     primitive.multiple_results = True
     primitive.def_impl(_with_own(impl))
     primitive.def_abstract_eval(_with_own(types))

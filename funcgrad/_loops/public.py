@@ -234,8 +234,8 @@ class Ran(NamedTuple):
         """The final carry, as `choice` wants it where the loop would go on."""
         message = (
             f"`{name}` got a loop, at {caller()}, that would go on after max_steps={max_steps}"
-            " steps; allow more steps, or choose on_max_steps='nan', which leaves integers and bools"
-            " as they are by then, or 'ignore', which leaves everything"
+            " steps; allow more steps, or choose on_max_steps='nan', which leaves integers and"
+            " bools as they are by then, or 'ignore', which leaves everything"
         )
         leaves = finished(self.leaves, self.changed, more, choice, message)
         return self.tree.unflatten(leaves)

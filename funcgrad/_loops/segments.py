@@ -82,9 +82,7 @@ def in_pieces(flat: Sequence[Any], loop: Loop, nonzero: Nonzero) -> list[Any]:
     ]
 
 
-def _segments(
-    ops: Operands, count: int, segment: Loop
-) -> tuple[Any, list[Any], list[Any]]:
+def _segments(ops: Operands, count: int, segment: Loop) -> tuple[Any, list[Any], list[Any]]:
     """Runs a loop as a loop over segments, `count` at most.
 
     Args:

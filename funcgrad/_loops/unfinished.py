@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from .. import _jax
-from .._describe import describe
 from .._lists import merge, select
 from ..errors import GradientError, UsageError
 
@@ -22,13 +21,12 @@ Choice: TypeAlias = Literal["nan", "raise", "ignore"]
 def check_choice(choice: Any, name: str) -> None:
     if choice is not None and choice not in get_args(Choice):
         raise UsageError(
-            f"`{name}` got on_max_steps={describe(choice) if not isinstance(choice, str) else choice!r}"
-            ", and wants 'nan', 'raise', 'ignore' or None"
+            f"`{name}` got on_max_steps={choice!r}, and wants 'nan', 'raise', 'ignore' or None"
         )
 
 
 def finished(
-    leaves: Sequence[Any],
+    leaves: list[Any],
     changed: Sequence[bool],
     more: Any,
     choice: Choice | None,
@@ -43,7 +41,6 @@ def finished(
         choice: `on_max_steps` of the public functions.
         message: what the error says.
     """
-    leaves = list(leaves)
     if choice == "ignore":
         return leaves
     if choice == "raise":
