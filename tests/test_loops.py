@@ -867,7 +867,7 @@ def test_other_refusals():
     def step(x):
         return x + 1
 
-    with pytest.raises(fg.UsageError, match="wants 'nan', 'raise' or 'ignore'"):
+    with pytest.raises(fg.UsageError, match="wants 'nan', 'raise', 'ignore' or None"):
         while_loop(lambda x: x < 2, step, 0, max_steps=3, on_max_steps="stop")
     with pytest.raises(fg.UsageError, match="got str in init_val"):
         while_loop(lambda x: True, lambda x: x, "text", max_steps=3)

@@ -50,7 +50,7 @@ def microbatch(
     Stands for `for micro in batch.chunk(n): (loss(micro) / n).backward()`, and with `mesh` for the
     same loop under `DDP.no_sync()` with the gradients reduced once, at its end. `fun` is normally
     `value_and_grad(loss)`, its parameters first, the batch second. Call the result inside
-    `jax.jit`, as `lax.scan`: outside it every call traces `fun` anew.
+    `jax.jit`, as `lax.scan`: outside it every call traces `fun` anew, though it is compiled once.
 
     The rows are split as `Tensor.chunk` does: into parts of `ceil(rows / microbatches)` consecutive
     rows, the last one smaller where that leaves a remainder (and fewer parts than asked for where
@@ -147,8 +147,7 @@ def microbatch(
         with explained:
             if mesh is None:
                 _check_unsharded(batch)
-                return _join(*_reduced(task, call.arrays, batch, keys))
-            return _on_mesh(task, mesh, call.arrays, batch, keys)
+            return _computed(task, mesh, call.arrays, batch, keys)
 
     return micro_fun
 
@@ -242,7 +241,25 @@ class _Layout(NamedTuple):
     words: tuple[str, ...]
 
 
-def _on_mesh(task: _Task, mesh: Any, held: Any, batch: Any, keys: Any) -> Any:
+def _computed(task: _Task, mesh: Any, *given: Any) -> Any:
+    """The result; outside `jit` it is compiled once for functions that do the same."""
+    tree: Any
+    operands, tree = jax.tree.flatten(given)
+    seen: list[Any] = []
+
+    def flat(*operands: Any) -> list[Any]:
+        reduced = _reduced if mesh is None else functools.partial(_on_mesh, mesh=mesh)
+        layout, *found = reduced(task, *tree.unflatten(operands))
+        leaves, structure = jax.tree.flatten(found)
+        seen.append((layout, structure))
+        return leaves
+
+    leaves = _jax.compiled_once(flat, operands)
+    layout, structure = seen[-1]
+    return _join(layout, *structure.unflatten(leaves))
+
+
+def _on_mesh(task: _Task, held: Any, batch: Any, keys: Any, *, mesh: Any) -> Any:
     """Each device reduces its own rows; sums come out replicated, stacks sharded by rows."""
     seen: list[_Layout] = []
 
@@ -266,7 +283,7 @@ def _on_mesh(task: _Task, mesh: Any, held: Any, batch: Any, keys: Any) -> Any:
         batch, keys = jax.tree.map(lambda x: _shared_out(x, mesh, task.axes), (batch, keys))
         held = [_gathered(x, mesh, task.axes) for x in held]
     sums, stacks = jax.jit(shared)(held, batch, keys)
-    return _join(seen[-1], sums, stacks)
+    return seen[-1], sums, stacks
 
 
 def _explicit(mesh: Any, axes: tuple[str, ...]) -> bool:

@@ -3,7 +3,7 @@
 import functools
 import types
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from .._extras import need
 from .._mistakes import explained
@@ -16,14 +16,26 @@ _GRADIENTS = "funcgrad._grad.backward"  # where the functions that `grad` return
 
 @overload
 def autograph(
-    fun: Function[P, R], *, max_steps: int | None = None, checkpoints: int | None = None
+    fun: Function[P, R],
+    *,
+    max_steps: int | None = None,
+    checkpoints: int | None = None,
+    on_max_steps: Literal["nan", "raise", "ignore"] | None = None,
 ) -> Callable[P, R]: ...
 @overload
 def autograph(
-    fun: None = None, *, max_steps: int | None = None, checkpoints: int | None = None
+    fun: None = None,
+    *,
+    max_steps: int | None = None,
+    checkpoints: int | None = None,
+    on_max_steps: Literal["nan", "raise", "ignore"] | None = None,
 ) -> Callable[[Function[P, R]], Callable[P, R]]: ...
 def autograph(
-    fun: Any = None, *, max_steps: int | None = None, checkpoints: int | None = None
+    fun: Any = None,
+    *,
+    max_steps: int | None = None,
+    checkpoints: int | None = None,
+    on_max_steps: Literal["nan", "raise", "ignore"] | None = None,
 ) -> Any:
     """Makes the control flow of a Python function work on traced values, and differentiable there.
 
@@ -35,10 +47,12 @@ def autograph(
     Args:
         fun: a function, method, lambda, `functools.partial` of one, or an object with `__call__`,
             whose source can be found: in a file or a notebook cell.
-        max_steps: the most steps of a `while`, or of a `for` over a `range` with traced bounds. If
-            there would be more, the loop's floating variables are NaN and so are their gradients.
-            A `for` over a traced `range` needs it only in reverse mode or with a `break`.
+        max_steps: the most steps of a `while`, or of a `for` over a `range` with traced bounds. A
+            `for` over a traced `range` needs it only in reverse mode or with a `break`.
         checkpoints: as for [`while_loop`][funcgrad.while_loop].
+        on_max_steps: what to do if there would be more steps, as for
+            [`while_loop`][funcgrad.while_loop]: by default the loop's floating variables are NaN
+            and so are their gradients, and to use an integer or bool that it changes is an error.
 
     Returns:
         A function of the same parameters. Where Python can look at a value it decides as Python
@@ -84,17 +98,23 @@ def autograph(
     >>> jax.jit(fg.value_and_grad(doubled))(3.0)
     (Array(1536., dtype=float32, weak_type=True), Array(512., dtype=float32, weak_type=True))
     """
+    again: Any = functools.partial(
+        autograph, max_steps=max_steps, checkpoints=checkpoints, on_max_steps=on_max_steps
+    )
     if fun is None:
-        return functools.partial(autograph, max_steps=max_steps, checkpoints=checkpoints)
+        return again
     if isinstance(fun, staticmethod | classmethod):
-        return type(fun)(autograph(fun.__func__, max_steps=max_steps, checkpoints=checkpoints))
+        return type(fun)(again(fun.__func__))
     if max_steps is not None and (not hasattr(max_steps, "__index__") or max_steps < 1):
         raise UsageError(f"`autograph` got max_steps={max_steps!r}, and wants a positive int")
     need(["malt"], "`autograph`", "autograph")
+    from .._loops.unfinished import check_choice
     from ._operators import Operators
 
+    check_choice(on_max_steps, "autograph")
+
     package = (getattr(fun, "__module__", None) or "").partition(".")[0]
-    converted = _converted(fun, Operators(max_steps, checkpoints, package))
+    converted = _converted(fun, Operators(max_steps, checkpoints, on_max_steps, package))
 
     @functools.wraps(fun)
     def wrapper(*args: Any, **kwargs: Any) -> Any:

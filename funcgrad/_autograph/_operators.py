@@ -115,16 +115,17 @@ class Operators:
 
     Args:
         max_steps: the most steps of a loop whose number of steps is known at run time only.
-        checkpoints: as for `funcgrad.while_loop`.
+        checkpoints, on_max_steps: as for `funcgrad.while_loop`.
         package: the package whose functions are the user's own, wherever it is installed.
     """
 
     FunctionScope = Scope
     STD = None
 
-    def __init__(self, max_steps: int | None, checkpoints: Any, package: str):
+    def __init__(self, max_steps: int | None, checkpoints: Any, on_max_steps: Any, package: str):
         self.Undefined: Any = Undefined
         self._max_steps, self._package = max_steps, package
+        self._on_max_steps = {"on_max_steps": on_max_steps}
         self._more = {} if checkpoints is None else {"checkpoints": checkpoints}
         self._converted: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._builtins: dict[Any, Callable[..., Any]] = {
@@ -225,7 +226,7 @@ class Operators:
         _check_taken(takes)
         _check_set(sets)
         step = Step(lambda _: body(), test, state, self._shown(names, flags), caller())
-        limits: Any = {"max_steps": self._max_steps, **self._more}
+        limits: Any = {"max_steps": self._max_steps, **self._on_max_steps, **self._more}
         carry = while_loop(step.more, lambda c: step.next((), c), step.start(), **limits)
         step.finish(carry, functools.partial(step.more, carry))
 
@@ -303,7 +304,9 @@ class Operators:
     def _over_range(self, items: Range | Rows, make: Any, test: Any, most: int | None) -> None:
         first = jnp.asarray(0)  # weakly typed, as are the indices it makes of Python's ints
         step: Step = make(items.at(first))
-        limits: Any = self._more if most is None else {"max_steps": most, **self._more}
+        limits: Any = {**self._more, **({} if most is None else {"max_steps": most})}
+        # Of a known number of steps none is left over.
+        limits |= {"on_max_steps": "ignore"} if known(items.length) else self._on_max_steps
 
         def advance(state: Any) -> Any:
             k, carry = state

@@ -7,6 +7,7 @@ modules are not used, here or elsewhere.
 """
 
 from . import higher_order
+from .alike import compiled_once as compiled_once
 from .equations import BRANCH as BRANCH
 from .equations import CALL as CALL
 from .equations import CARRY as CARRY
@@ -42,9 +43,12 @@ from .higher_order import links as links
 from .higher_order import made_on_devices as made_on_devices
 from .higher_order import placements as placements
 from .higher_order import straight as straight
+from .meshes import is_manual as is_manual
+from .meshes import mesh_of as mesh_of
 from .meshes import one as one
 from .meshes import placed as placed
 from .meshes import placed_like as placed_like
+from .meshes import spread as spread
 from .meshes import varied as varied
 from .meshes import varying as varying
 from .meshes import with_axis as with_axis
@@ -63,6 +67,7 @@ from .primitives import identity_primitive as identity_primitive
 from .primitives import instantiate_zeros as instantiate_zeros
 from .primitives import is_linear as is_linear
 from .primitives import no_tangent as no_tangent
+from .primitives import tangent_of as tangent_of
 from .primitives import vmap_like as vmap_like
 from .recompute import recomputed as recomputed
 from .residuals import derived as derived

@@ -1,5 +1,6 @@
 """Values on a mesh: the axes along which they vary inside `shard_map`, and their shardings."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,11 @@ def varying(aval: Any) -> frozenset[str]:
     """The manual mesh axes along which a value of this type varies inside `shard_map`."""
     axes = getattr(aval, "mat", None)
     return frozenset(axes.varying if axes is not None else getattr(aval, "vma", ()))
+
+
+def is_manual() -> bool:
+    """Whether what is traced now runs on each device by itself, as inside `shard_map`."""
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def varied(x: Any, axes: frozenset[str]) -> Any:
@@ -40,6 +46,28 @@ def placed_like(x: Any, aval: Any) -> Any:
     if not _explicit(want.mesh) or (own.mesh == want.mesh and own.spec == spec):
         return x
     return jax.sharding.reshard(x, want.update(spec=spec))
+
+
+def mesh_of(xs: Sequence[Any]) -> Any:
+    """The mesh that the types of some arrays name; `None` where no type names one.
+
+    Outside `jit` it is the one of devices, which JAX wants there, and not its abstraction.
+    """
+    for x in xs:
+        if hasattr(x, "dtype") and _explicit(mesh := jax.typeof(x).sharding.mesh):
+            value = x.to_concrete_value() if isinstance(x, jax.core.Tracer) else x
+            return mesh if value is None else value.sharding.mesh
+    return None
+
+
+def spread(axis: Any, x: Any, mesh: Any) -> Any:
+    """`x` for each example of the axis that a batching rule was called for, sharded as that is."""
+    x = jnp.broadcast_to(x, (axis.size, *jnp.shape(x)))
+    along = axis.explicit_mesh_axis
+    if along is None or mesh is None:
+        return x
+    sharding = jax.typeof(x).sharding
+    return placed(x, mesh, jax.P(along, *sharding.spec[1:]))
 
 
 def _explicit(mesh: Any) -> bool:

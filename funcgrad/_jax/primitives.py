@@ -1,5 +1,6 @@
 """Primitives of our own: how one is made, and how its transformations are registered."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,9 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir, partial_eval
 
 from .._lists import select
+from .alike import once_compiled
+from .checks import Computing, own
+from .trace import is_tracer, types
 
 Zero = ad.Zero
 add_tangents: Callable[[Any, Any], Any] = ad.add_tangents
@@ -41,7 +45,8 @@ def identity_primitive(
     def identity(*operands: Any, **params: Any) -> list[Any]:
         return list(operands[: kept(len(operands), **params)])
 
-    primitive = _primitive(name, identity, identity)
+    primitive = core.Primitive(name)
+    _define(primitive, identity, identity)
     mlir.register_lowering(
         primitive, lambda ctx, *operands, **params: identity(*operands, **params)
     )
@@ -52,32 +57,65 @@ def identity_primitive(
 
 
 def computing_primitive(
-    name: str, impl: Callable[..., Any], types: Callable[..., Any]
+    name: str,
+    impl: Callable[..., Any],
+    types: Callable[..., Any],
+    at_once: Callable[..., Any] | None = None,
+    exported: Callable[..., None] | None = None,
 ) -> core.Primitive:
     """A primitive with several results that does and compiles to what the function `impl` does.
+
+    Called outside `jit` it is compiled once for parameters that say the same.
 
     Args:
         name: what jaxprs and error messages call it.
         impl: `(*operands, **params) -> results`, made of JAX functions.
         types: `(*operand types, **params) -> result types`.
+        at_once: what is done instead outside `jit`, if not the same.
+        exported: called with the parameters before it is compiled for `jax.export`, to refuse it.
     """
-    primitive = _primitive(name, impl, types)
-    mlir.register_lowering(primitive, mlir.lower_fun(impl, multiple_results=True))
+
+    def compiled(*operands: Any, **params: Any) -> Any:
+        return once_compiled(name, impl, params)(*operands)
+
+    def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
+        params = own(params)
+        if exported and getattr(ctx.module_context.lowering_parameters, "for_export", False):
+            exported(**params)
+        return rule(ctx, *operands, **params)
+
+    rule = mlir.lower_fun(impl, multiple_results=True)
+    primitive = Computing(name, impl)
+    _define(primitive, at_once or compiled, types)
+    mlir.register_lowering(primitive, lower)
     return primitive
 
 
-def _primitive(name: str, impl: Callable[..., Any], types: Callable[..., Any]) -> core.Primitive:
-    primitive = core.Primitive(name)
+def _define(primitive: core.Primitive, impl: Callable[..., Any], types: Callable[..., Any]) -> None:
     primitive.multiple_results = True
-    primitive.def_impl(impl)
-    primitive.def_abstract_eval(types)
-    OURS.add(name)
-    return primitive
+    primitive.def_impl(_with_own(impl))
+    primitive.def_abstract_eval(_with_own(types))
+    OURS.add(primitive.name)
+
+
+def _with_own(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A rule that is given the parameters of its primitive alone."""
+
+    @functools.wraps(rule)
+    def given(*args: Any, **params: Any) -> Any:
+        return rule(*args, **own(params))
+
+    return given
+
+
+def _shown(primitive: core.Primitive, operands: Sequence[Any], params: dict[str, Any]) -> Any:
+    """The parameters as an equation has them."""
+    return primitive.shown(operands, params) if isinstance(primitive, Computing) else params
 
 
 def def_jvp(primitive: core.Primitive, rule: Callable[..., Any]) -> None:
     """Registers `(primals, tangents, **params) -> (primals out, tangents out)`."""
-    ad.primitive_jvps[primitive] = rule
+    ad.primitive_jvps[primitive] = _with_own(rule)
 
 
 def def_batch(primitive: core.Primitive, rule: Callable[..., Any]) -> None:
@@ -85,12 +123,12 @@ def def_batch(primitive: core.Primitive, rule: Callable[..., Any]) -> None:
 
     JAX calls it even where no operand is batched.
     """
-    batching.fancy_primitive_batchers[primitive] = rule
+    batching.fancy_primitive_batchers[primitive] = _with_own(rule)
 
 
 def def_transpose(primitive: core.Primitive, rule: Callable[..., Any]) -> None:
     """Registers `(cotangents, *operands, **params) -> cotangents of the operands`."""
-    ad.primitive_transposes[primitive] = rule
+    ad.primitive_transposes[primitive] = _with_own(rule)
 
 
 class Later:
@@ -101,6 +139,7 @@ class Later:
 
     def bind(self, primitive: core.Primitive, operands: Sequence[Any], **params: Any) -> Any:
         """Stages one primitive."""
+        params = _shown(primitive, operands, params)
         return self._trace.default_process_primitive(primitive, operands, params)
 
     def run(self, fun: Callable[..., Any], *args: Any) -> Any:
@@ -127,11 +166,12 @@ def def_partial_eval(
     """
 
     def staged(trace: Any, *tracers: Any, **params: Any) -> Any:
-        count = primals(len(tracers), **params)
+        mine = own(params)
+        count = primals(len(tracers), **mine)
         values = [t.pval.get_known() for t in tracers[:count] if t.is_known()]
         if len(values) < count or all(t.is_known() for t in tracers):
             return trace.default_process_primitive(primitive, tracers, params)
-        return split(Later(trace), values, tracers, **params)
+        return split(Later(trace), values, tracers, **mine)
 
     def in_checkpoint(saveable: Any, unknown: Any, instantiated: Any, eqn: Any) -> Any:
         del saveable
@@ -140,12 +180,13 @@ def def_partial_eval(
             for v, at_hand in zip(eqn.invars, instantiated, strict=True)
             if not at_hand and not isinstance(v, core.Literal)
         ]
-        count, early, results = primals(len(eqn.invars), **eqn.params), None, 0
+        mine = own(eqn.params)
+        count, early, results = primals(len(eqn.invars), **mine), None, 0
         if not any(unknown[:count]):
-            part, params, results = known(**eqn.params)
+            part, params, results = known(**mine)
             early = eqn.replace(
                 primitive=part,
-                params=params,
+                params=_shown(part, types(eqn.invars[:count]), params),
                 invars=eqn.invars[:count],
                 outvars=eqn.outvars[:results],
             )
@@ -167,13 +208,14 @@ def def_dce(primitive: core.Primitive, rule: Callable[..., Any]) -> None:
 
     def dce(wanted: Any, *rest: Any) -> Any:
         eqn = rest[-1]  # JAX 0.12 says before it which operands are live, for references
-        operands, left, params, results = rule(list(wanted), len(eqn.invars), **eqn.params)
+        operands, left, params, results = rule(list(wanted), len(eqn.invars), **own(eqn.params))
         if left is None:
             return operands, None
+        read = select(eqn.invars, operands)
         return operands, eqn.replace(
             primitive=left,
-            params=params,
-            invars=select(eqn.invars, operands),
+            params=_shown(left, types(read), params),
+            invars=read,
             outvars=select(eqn.outvars, results),
         )
 
@@ -198,6 +240,13 @@ def vmap_like(
 def axis_name(axis: Any) -> Any:
     """The name of the axis a batching rule was called for, if it has one."""
     return axis.name if isinstance(axis.name, str | tuple) else None
+
+
+def tangent_of(x: Any, dot: Any) -> Any:
+    """A tangent as an array, zeros where there is none; they lie where `x` does."""
+    if type(dot) is not Zero:
+        return dot
+    return instantiate_zeros(dot) if is_tracer(x) else jax.numpy.zeros_like(x)
 
 
 def no_tangent(x: Any) -> Any:

@@ -52,7 +52,7 @@ _ROWS = {
     "copy_p device_put expand_dims reduce_precision rev sharding_constraint transpose": _N | _M,
     "optimization_barrier stop_gradient": _N | _M | _S,
     "pcast pvary": _N | _M | _S | _T,
-    "inject_gradient register_hook retain_grad": _N | _S,
+    "finished inject_gradient register_hook retain_grad": _N | _S,
     "name": _S,
 }
 _TRAITS = {name: traits for names, traits in _ROWS.items() for name in names.split()}

@@ -51,7 +51,7 @@ def _reenter(
         conds, consts = split_at(fixed, loop.conds)
         carry, added = split_at(state, loop.carry)
         xs, besides = split_at(row, len(ops.xs))
-        added = _tested(conds, carry, added)[1]
+        added = _tested(conds, carry, added)[1] if total is not None else added
         results, made = run(body, [*consts, *carry, *xs], jax.tree.unflatten(tree, besides))
         carry, ys = split_at(results, loop.carry)
         if total is not None:
@@ -64,7 +64,7 @@ def _reenter(
         if not tests:
             return True, added
         (more,), made = run(tests[0], [*conds, *carry], None)
-        return more, _sum(added, made) if total is not None else added
+        return more, _sum(added, made)
 
     def _sum(added: list[Any], made: Any) -> list[Any]:
         return [total.add(added[0], made)] if total is not None else []

@@ -21,6 +21,21 @@ def _batch(axis: Any, flat: Sequence[Any], dims: Sequence[Any], *, loop: Loop) -
     if not named and where.limit is None and not any(map(any, on)):
         out = loop_p.bind(*flat, loop=loop)
         return out, [None] * len(out)
+    found: list[Any] = []
+
+    def run(*flat: Any) -> list[Any]:
+        out, at = _batched(axis, flat, dims, named, loop)
+        found.append(at)
+        return list(out)
+
+    return _jax.compiled_once(run, flat), found[-1]
+
+
+def _batched(
+    axis: Any, flat: Sequence[Any], dims: Sequence[Any], named: bool, loop: Loop
+) -> tuple[Any, Any]:
+    where = loop.operands(dims)
+    on = [[d is not None for d in part] for part in where[1:]]
     moved = loop.operands(
         [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(flat, dims, strict=True)]
     )
@@ -34,13 +49,20 @@ def _batch(axis: Any, flat: Sequence[Any], dims: Sequence[Any], *, loop: Loop) -
     tested = loop.cond is not None and (named or any(
         d and g for d, g in zip(_jax.used_inputs(loop.cond), [*on[0], *carry], strict=True)
     ))  # fmt: skip
+    mesh = _jax.mesh_of(flat)
     if where.limit is None and not tested:
-        return _batch_in_step(axis, ops, on, carry, ys, loop)
-    return _batch_apart(axis, ops, on, where.limit is not None, loop)
+        return _batch_in_step(axis, ops, on, carry, ys, loop, mesh)
+    return _batch_apart(axis, ops, on, where.limit is not None, loop, mesh)
 
 
 def _batch_in_step(
-    axis: Any, ops: Operands, on: list[list[bool]], carry: list[bool], ys: list[bool], loop: Loop
+    axis: Any,
+    ops: Operands,
+    on: list[list[bool]],
+    carry: list[bool],
+    ys: list[bool],
+    loop: Loop,
+    mesh: Any,
 ) -> Any:
     """All examples take the same steps."""
     body = _jax.as_function(loop.body)
@@ -56,7 +78,7 @@ def _batch_in_step(
         test = _jax.vmap_like(axis, _jax.as_function(loop.cond), _axes(on[0], carry), None)
         return test(*conds, *state)[0]
 
-    start = _spread(axis, ops.carry, on[2], carry)
+    start = _spread(axis, ops.carry, on[2], carry, mesh)
     test = None if loop.cond is None else cond
     made, extra = make(step, ops.consts, start, ops.xs, test, ops.conds, **loop.static)
     out = loop_p.bind(ops.limit, *ops.conds, *extra, *ops.consts, *start, *ops.xs, loop=made)
@@ -67,26 +89,28 @@ def _axes(*flags: Sequence[bool]) -> Any:
     return [0 if c else None for part in flags for c in part]
 
 
-def _spread(axis: Any, xs: Sequence[Any], on: Sequence[bool], wanted: Sequence[bool]) -> list[Any]:
+def _spread(
+    axis: Any, xs: Sequence[Any], on: Sequence[bool], wanted: Sequence[bool], mesh: Any
+) -> list[Any]:
     """Values with a batch axis where it is wanted and not there yet."""
     return [
-        jnp.broadcast_to(x, (axis.size, *jnp.shape(x))) if w and not o else x
+        _jax.spread(axis, x, mesh) if w and not o else x
         for x, o, w in zip(xs, on, wanted, strict=True)
     ]
 
 
 def _batch_apart(
-    axis: Any, ops: Operands, on: list[list[bool]], limits_differ: bool, loop: Loop
+    axis: Any, ops: Operands, on: list[list[bool]], limits_differ: bool, loop: Loop, mesh: Any
 ) -> Any:
     """Each example takes its own steps; the loop goes on while any of them does.
 
-    An example that is done keeps its values. Its body still runs, on the values it started from and
-    not on its last ones, where it may have an infinite derivative (`lax.cond` under `vmap` has the
-    same trouble); what comes of it is dropped, in the tangents and cotangents too.
+    An example that is done keeps its values. Its body still runs, where it has a derivative: on the
+    values that it started from and not on its last ones, or, if it takes no step, on all that the
+    first example which takes one starts from. What comes of it is dropped, in the tangents and
+    cotangents too.
     """
-    limits = _spread(axis, [ops.limit], [limits_differ], [True])[0]
-    init = _spread(axis, ops.carry, on[2], [True] * loop.carry)
-    safe = [] if loop.linear else [lax.stop_gradient(x) for x in init]
+    limits = _spread(axis, [ops.limit], [limits_differ], [True], mesh)[0]
+    init = _spread(axis, ops.carry, on[2], [True] * loop.carry, mesh)
     # Steps are counted per example, but for loops over rows alone: there the row tells the step.
     counted = loop.cond is not None or loop.length is None
     body, tests, rows = _jax.as_function(loop.body), loop.conds, len(loop.types()[1])
@@ -94,7 +118,9 @@ def _batch_apart(
     def active(limit: Any, count: Any, conds: list[Any], carry: list[Any]) -> Any:
         if loop.cond is None:
             return count < limit
-        return (count < limit) & _jax.as_function(loop.cond)(*conds, *carry)[0]
+        # Of the condition comes a bool: what it is made of need not have a derivative.
+        given = map(lax.stop_gradient, [*conds, *carry])
+        return (count < limit) & _jax.as_function(loop.cond)(*given)[0]
 
     def example(fixed: list[Any], consts: list[Any], safe: list[Any], state: Any, row: Any) -> Any:
         (count,), carry = split_at(state, 1) if counted else (row[:1], state)
@@ -108,6 +134,10 @@ def _batch_apart(
         ys = [*(jnp.where(going, y, zeros(jax.typeof(y))) for y in ys), *residuals]
         return [count + going.astype(count.dtype), *new] if counted else new, ys
 
+    tested = _jax.vmap_like(axis, active, (0, 0, _axes(on[0]), 0))
+    first = tested(limits, limits * 0, ops.conds, init)
+    ops = ops._replace(consts=_of_first(first, mesh, ops.consts, on[1]))
+    safe = [] if loop.linear else [lax.stop_gradient(x) for x in _of_first(first, mesh, init)]
     fixed_axes = [0, *_axes(on[0])]
     row_axes = _axes(on[3]) if counted else [None, *_axes(on[3])]
     each = _jax.vmap_like(axis, example, (fixed_axes, _axes(on[1]), 0, 0, row_axes))
@@ -116,8 +146,7 @@ def _batch_apart(
         return each(*split_at(consts, 1 + tests, loop.consts), state, row)
 
     def cond(conds: list[Any], state: list[Any]) -> Any:
-        going = _jax.vmap_like(axis, active, (0, 0, _axes(on[0]), 0))
-        return jnp.any(going(conds[0], state[0], conds[1:], state[1:]))
+        return jnp.any(tested(conds[0], state[0], conds[1:], state[1:]))
 
     conds = [limits, *ops.conds]
     consts = [*conds, *ops.consts, *safe]
@@ -131,6 +160,27 @@ def _batch_apart(
     out = loop_p.bind(jnp.max(limits), *conds, *extra, *consts, *start, *xs, loop=made)
     out = out[1:] if counted else [limits, *out[1:]]
     return out, [*[0] * (1 + loop.carry), *[1] * (len(out) - 1 - loop.carry)]
+
+
+def _of_first(
+    going: Any, mesh: Any, xs: Sequence[Any], on: Sequence[bool] | None = None
+) -> list[Any]:
+    """Of an example that is not going, the values of the first one that is; keys stay its own."""
+    number = jnp.arange(going.shape[0])
+    if mesh is not None:
+        number = _jax.placed(number, mesh, jax.typeof(going).sharding.spec)
+    chosen = number == jnp.argmax(going)
+
+    def replaced(x: Any) -> Any:
+        if jnp.issubdtype(x.dtype, jax.dtypes.extended):
+            return x
+        number = x.astype(jnp.int8) if x.dtype == bool else x
+        here, there = (lax.expand_dims(f, range(1, x.ndim)) for f in (going, chosen))
+        value = jnp.sum(jnp.where(there, number, 0), 0, dtype=number.dtype, keepdims=True)
+        return jnp.where(here, x, value.astype(x.dtype))
+
+    flags = [True] * len(xs) if on is None else on
+    return [replaced(x) if batched else x for x, batched in zip(xs, flags, strict=True)]
 
 
 def _batch_with_tangents(

@@ -33,11 +33,20 @@ class Nonzero(NamedTuple):
 def jvp(primals: Sequence[Any], tangents: Sequence[Any], *, loop: Loop) -> Any:
     nonzero = _nonzero(loop, tangents)
     dots = loop.operands(tangents)
-    given = select([*dots.consts, *dots.carry, *dots.xs], nonzero.inputs)
+    ops = loop.operands(primals)
+    given = [
+        _jax.tangent_of(x, dot)
+        for x, dot, chosen in zip(
+            [*ops.consts, *ops.carry, *ops.xs],
+            [*dots.consts, *dots.carry, *dots.xs],
+            nonzero.inputs,
+            strict=True,
+        )
+        if chosen
+    ]
     if not given:
         out = loop_p.bind(*primals, loop=loop)
         return out, [_jax.no_tangent(x) for x in out]
-    given = [_jax.instantiate_zeros(dot) for dot in given]
     both = jvp_p.bind(*primals, *given, loop=loop, nonzero=nonzero)
     out, dots_out = split_at(both, 1 + len(nonzero.outputs))
     flags = (False, *nonzero.outputs)

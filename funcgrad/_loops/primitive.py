@@ -44,8 +44,9 @@ class Loop(NamedTuple):
         checkpoints: of how many steps reverse mode may keep residuals at a time, and the most
             carries it may keep to recompute other steps from; `None` keeps those of all steps.
         residuals: how many of the ys, the last ones, are for loops over the same steps alone, which
-            differentiate what they read. Of a batch, an example that is done has values of its
-            first step there, at which there is a derivative, and zeros in other ys.
+            differentiate what they read. Of a batch, an example that is done has values of a first
+            step there, at which there is a derivative, and zeros in other ys: of its own, or, if it
+            takes no step, of that of another example.
     """
 
     body: _jax.Jaxpr

@@ -8,11 +8,11 @@ run twice, or as `checkpoints` says. Measured on a CPU, for the gradient of 1000
 `tanh(W @ x)` at widths 1, 64 and 256, against a `lax.scan` of 1000: 0.99 to 1.02 times its time
 with max_steps=1024, 1.01 to 1.09 times with 16384, and 1.1, 1.7 and 2.0 times with room for all of
 16384 steps (`funcgrad bench loops/gradient-by-room` measures it on yours). Called outside
-`jax.jit`, each call is traced and compiled anew.
+`jax.jit`, each call is traced anew, and compiled once for functions that do the same.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,10 @@ from .. import _jax
 from .._describe import describe, differences
 from .._leaves import is_array
 from .._mistakes import explained
-from ..errors import GradientError, TreeError, UsageError
+from .._tags import caller
+from ..errors import TreeError, UsageError
 from . import Loop
+from .unfinished import Choice, check_choice, finished
 
 T = TypeVar("T")
 
@@ -39,7 +41,7 @@ def while_loop(
     *,
     max_steps: int,
     checkpoints: int | None = None,
-    on_max_steps: Literal["nan", "raise", "ignore"] = "nan",
+    on_max_steps: Choice | None = None,
 ) -> T:
     """Repeats `body_fun` while `cond_fun` holds, differentiable in every mode.
 
@@ -56,11 +58,12 @@ def while_loop(
         checkpoints: reverse mode trades time for memory with an int k from 2 up: the residuals of
             k steps at a time and k carries are kept, and other steps are run again. `None` is 1024.
             With `checkpoints=max_steps` all residuals are kept and no step is run again.
-        on_max_steps: what to do about a loop that would go on after `max_steps` steps. `"nan"`:
-            its floating and complex results are NaN, and so is the gradient of all that has entered
-            into them; other results are what they are. `"raise"`: an error, at run time where the
-            loop is compiled, at once where it is not. `"ignore"`: the values reached so far, for a
-            cap that is meant.
+        on_max_steps: what to do about a loop that would go on after `max_steps` steps. `None`: its
+            floating and complex results are NaN, and so is the gradient of all that has entered
+            into them; to use another result that the steps change, an integer, a bool or a key,
+            is an error, at run time where the loop is compiled, at once where it is not. `"nan"`:
+            other results are what they are. `"raise"`: it is an error to use any result, or its
+            gradient. `"ignore"`: the values reached so far, for a cap that is meant.
 
     Returns:
         The carry for which `cond_fun` is false.
@@ -69,7 +72,7 @@ def while_loop(
         UsageError: `max_steps`, `checkpoints`, `on_max_steps` or what `cond_fun` returns is not of
             this form.
         TreeError: `body_fun` changes the structure, a shape or a dtype of the carry.
-        GradientError: more than `max_steps` steps, with `on_max_steps="raise"`. Under `jax.jit` it
+        GradientError: more than `max_steps` steps, as `on_max_steps` has it. Under `jax.jit` it
             arrives as JAX's run-time error, with this text in it.
 
     Forward mode (`jax.jvp`) keeps one step's values, whatever `max_steps`. Reverse mode keeps per
@@ -90,18 +93,11 @@ def while_loop(
     (Array(1536., dtype=float32, weak_type=True), Array(512., dtype=float32, weak_type=True))
     """
     _check_count(max_steps, "max_steps", "while_loop")
-    if on_max_steps not in ("nan", "raise", "ignore"):
-        raise UsageError(
-            f"`while_loop` got on_max_steps={on_max_steps!r}, and wants 'nan', 'raise' or 'ignore'"
-        )
+    check_choice(on_max_steps, "while_loop")
     limit = np.asarray(max_steps, np.int32)
     kept = _kept(checkpoints, "while_loop", KEPT)
-    more, out = _loop("while_loop", cond_fun, body_fun, init_val, limit, max_steps, kept)
-    if on_max_steps == "nan":
-        return nan_if_unfinished(out, more)
-    if on_max_steps == "raise":
-        _raise_if(more, max_steps)
-    return out
+    out = _loop("while_loop", cond_fun, body_fun, init_val, limit, max_steps, kept)
+    return out.finished("while_loop", out.more, max_steps, on_max_steps)
 
 
 def fori_loop(
@@ -112,6 +108,7 @@ def fori_loop(
     *,
     max_steps: int | None = None,
     checkpoints: int | None = None,
+    on_max_steps: Choice | None = None,
 ) -> T:
     """Runs `body_fun(i, val)` for `i` from `lower` up to, not including, `upper`.
 
@@ -126,19 +123,22 @@ def fori_loop(
             dtypes.
         init_val: the first carry, as for [`while_loop`][funcgrad.while_loop].
         max_steps: the most steps there can be, a positive int. Not needed where both bounds are
-            known while tracing; where they are not, it is what reverse mode needs. If there are
-            more steps to take, floating results and their gradients are NaN.
+            known while tracing; where they are not, it is what reverse mode needs.
         checkpoints: as for [`while_loop`][funcgrad.while_loop]; `None` keeps all residuals where
             both bounds are known while tracing.
+        on_max_steps: what to do if there are more steps to take, as for
+            [`while_loop`][funcgrad.while_loop].
 
     Returns:
         The last carry; `init_val` where `upper <= lower`.
 
     Raises:
         UsageError: bounds that are no integer scalars, a `max_steps` that is no positive int or
-            less than the known number of steps, a `checkpoints` that is no int from 2 up.
+            less than the known number of steps, a `checkpoints` that is no int from 2 up, an
+            `on_max_steps` that is none.
         TreeError: `body_fun` changes the structure, a shape or a dtype of the carry.
-        GradientError: reverse mode with bounds known at run time only and no `max_steps`.
+        GradientError: reverse mode with bounds known at run time only and no `max_steps`; more than
+            `max_steps` steps, as `on_max_steps` has it.
 
     Memory is as for [`while_loop`][funcgrad.while_loop].
 
@@ -150,6 +150,7 @@ def fori_loop(
     """
     if max_steps is not None:
         _check_count(max_steps, "max_steps", "fori_loop")
+    check_choice(on_max_steps, "fori_loop")
     lower, upper, known = _bounds(lower, upper)
     most = max_steps if known is None else None
     if known is not None:
@@ -168,8 +169,10 @@ def fori_loop(
         return lax.add(index, lax.full_like(index, 1)), body_fun(index, value)
 
     kept = _kept(checkpoints, "fori_loop", None if known is not None else KEPT)
-    _, (_, out) = _loop("fori_loop", None, body, (lower, init_val), limit, max_steps, kept)
-    return out if most is None else nan_if_unfinished(out, steps > most)
+    out = _loop("fori_loop", None, body, (lower, init_val), limit, max_steps, kept)
+    if most is None:
+        return out.tree.unflatten(out.leaves)[1]
+    return out.finished("fori_loop", steps > most, most, on_max_steps)[1]
 
 
 def _bounds(lower: Any, upper: Any) -> tuple[Any, Any, int | None]:
@@ -212,6 +215,32 @@ def _wide(dtype: Any) -> Any:
     return {1: jnp.int32, 2: jnp.int32, 4: jnp.uint32, 8: jnp.uint64}[dtype.itemsize]
 
 
+class Ran(NamedTuple):
+    """A loop that ran.
+
+    Fields:
+        more: whether it would go on; `None` without a condition.
+        leaves: the leaves of its final carry.
+        tree: what they are the leaves of.
+        changed: of each leaf, whether a step changes it.
+    """
+
+    more: Any
+    leaves: list[Any]
+    tree: Any
+    changed: list[bool]
+
+    def finished(self, name: str, more: Any, max_steps: int, choice: Choice | None) -> Any:
+        """The final carry, as `choice` wants it where the loop would go on."""
+        message = (
+            f"`{name}` got a loop, at {caller()}, that would go on after max_steps={max_steps}"
+            " steps; allow more steps, or choose on_max_steps='nan', which leaves integers and"
+            " bools as they are by then, or 'ignore', which leaves everything"
+        )
+        leaves = finished(self.leaves, self.changed, more, choice, message)
+        return self.tree.unflatten(leaves)
+
+
 def _loop(
     name: str,
     cond_fun: Any,
@@ -220,11 +249,8 @@ def _loop(
     limit: Any,
     length: int | None,
     kept: int | None,
-) -> tuple[Any, Any]:
-    """A loop of either kind, of at most `limit` steps, `length` if that is not known yet.
-
-    Returns whether it would go on (`None` without a condition), and the final carry.
-    """
+) -> Ran:
+    """A loop of either kind, of at most `limit` steps, `length` if that is not known yet."""
     leaves, tree = jax.tree.flatten(init_val)
     leaves = [_array(leaf, name) for leaf in leaves]
     body, consts, leaves = _body(name, body_fun, leaves, tree)
@@ -239,8 +265,10 @@ def _loop(
         _, out, _ = made.run(limit, conds, consts, leaves)
     more = None
     if cond:
-        (more,) = _jax.as_function(cond)(*conds, *map(lax.stop_gradient, out))
-    return more, jax.tree.unflatten(tree, out)
+        (more,) = _jax.as_function(cond)(*map(lax.stop_gradient, [*conds, *out]))
+    given = _jax.inputs(body)[len(consts) :]
+    changed = [x is not y for x, y in zip(given, _jax.outputs(body), strict=True)]
+    return Ran(more, out, tree, changed)
 
 
 def _traced(
@@ -380,40 +408,3 @@ def _kept(checkpoints: Any, name: str, default: int | None) -> int | None:
         return default
     _check_count(checkpoints, "checkpoints", name, 2)
     return int(checkpoints)
-
-
-def nan_if_unfinished(tree: Any, more: Any) -> Any:
-    """NaN in place of floating leaves where a loop would go on, and in place of their gradients.
-
-    A product with 1 is exact, the sign of zero included; a `where` would give a gradient of zero.
-    `detect_anomaly` tells this NaN from others by the calls that led to it, of which this is one.
-    """
-
-    def multiplied(x: Any) -> Any:
-        if jnp.iscomplexobj(x):
-            return lax.complex(multiplied(x.real), multiplied(x.imag))
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            return x
-        if x.weak_type:
-            return x * nan_or_one
-        factor = lax.convert_element_type(nan_or_one, x.dtype)
-        return lax.mul(x, lax.broadcast(factor, x.shape))
-
-    nan_or_one = lax.select(more, jnp.nan, 1.0)
-    return jax.tree.map(multiplied, tree)
-
-
-def _raise_if(bad: Any, max_steps: int) -> None:
-    message = (
-        f"`while_loop` got a loop that would go on after max_steps={max_steps} steps; allow more"
-        " steps, or choose on_max_steps='nan' or 'ignore'"
-    )
-
-    def check(bad: Any) -> None:
-        if bad:
-            raise GradientError(message)
-
-    if _jax.is_tracer(bad):
-        jax.debug.callback(check, bad)
-    else:
-        check(bad)

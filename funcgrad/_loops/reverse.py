@@ -155,11 +155,19 @@ def _transpose(cotangents: Sequence[Any], *flat: Any, loop: Loop) -> list[Any]:
         return [*new[1], *map(lax.add, sums, new[0])], new[2]
 
     given = select(ops.consts, inverted(consts))
-    start = [*map(_jax.instantiate_zeros, carry_cts), *map(zeros, linear[0])]
+    there = [type(ct) is not _jax.Zero for ct in carry_cts]
+    nothing = select(carry_cts, inverted(there))
     rows = [*fixed, *select(ys_cts, ys)]
     static = {**loop.static, "reverse": not loop.reverse, "residuals": 0}
-    made, extra = make(step, given, start, rows, **static)
-    out = loop_p.bind(ops.limit, *extra, *given, *start, *rows, loop=made)
+
+    def run(limit: Any, *arrays: Any) -> list[Any]:
+        given_, rows_, cts = split_at(arrays, len(given), len(rows))
+        zero_cts = [*map(_jax.instantiate_zeros, nothing)]
+        start = [*merge(there, cts, zero_cts), *map(zeros, linear[0])]
+        made, extra = make(step, given_, start, rows_, **static)
+        return loop_p.bind(limit, *extra, *given_, *start, *rows_, loop=made)
+
+    out = _jax.compiled_once(run, [ops.limit, *given, *rows, *select(carry_cts, there)])
     _, carry, sums, back = split_at(out, 1, loop.carry, sum(consts))
     return [
         *[None] * (1 + loop.conds),

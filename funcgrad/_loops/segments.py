@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from .. import _jax
 from .._lists import split_at
@@ -53,7 +52,7 @@ def in_pieces(flat: Sequence[Any], loop: Loop, nonzero: Nonzero) -> list[Any]:
 
     rest = ops._replace(limit=ops.limit - steps, carry=carry, xs=[*map(segments, ops.xs)])
     segment = loop._replace(length=size)
-    ran, (more, *carry), starts = _segments(rest, ops.carry, count, segment)
+    ran, (more, *carry), starts = _segments(rest, count, segment)
     rows, (taken,), states = split_at(starts, len(ys), 1)
     fixed = segment._replace(cond=None, conds=0)  # it is known by now how many steps each takes
 
@@ -83,15 +82,11 @@ def in_pieces(flat: Sequence[Any], loop: Loop, nonzero: Nonzero) -> list[Any]:
     ]
 
 
-def _segments(
-    ops: Operands, first: list[Any], count: int, segment: Loop
-) -> tuple[Any, list[Any], list[Any]]:
+def _segments(ops: Operands, count: int, segment: Loop) -> tuple[Any, list[Any], list[Any]]:
     """Runs a loop as a loop over segments, `count` at most.
 
     Args:
         ops: its operands.
-        first: a carry at which the body has a derivative, as the last one may not: of a batch, an
-            example that is done stays there while others go on.
         count: the most segments.
         segment: the loop of one segment.
 
@@ -119,19 +114,16 @@ def _segments(
         return more & _jax.as_function(segment.cond)(*given, *carry)[0] if segment.cond else more
 
     none = ops.limit * 0
-    on = going([ops.limit, *ops.conds], [none, *ops.carry])
-    fixed = [lax.select(on, ops.limit, none), *ops.conds]
-    start = [lax.select(on, x, lax.stop_gradient(y)) for x, y in zip(ops.carry, first, strict=True)]
+    fixed = [ops.limit, *ops.conds]
     ran, (steps, *carry), rows = bounded_loop(
         none + count,
         step,
         [*fixed, *ops.consts],
-        [none, *start],
+        [none, *ops.carry],
         ops.xs,
         going,
         fixed,
         length=count,
         residuals=segment.carry,
     )
-    last = [lax.select(on, x, y) for x, y in zip(carry, ops.carry, strict=True)]
-    return ran, [steps, *last], rows
+    return ran, [steps, *carry], rows

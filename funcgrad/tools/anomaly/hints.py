@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import _jax
-from ..._loops.public import nan_if_unfinished
+from ..._loops.unfinished import nan_if_unfinished
 from .events import Event, Path, place
 
 
