@@ -25,10 +25,19 @@ import jax.numpy as jnp
 
 from .. import _jax
 from .. import _taps as interpret
-from .._calls import Call, differentiated, from_front, path_of, read_argnums, scatter
+from .._calls import (
+    Call,
+    differentiated,
+    from_front,
+    gradients,
+    path_of,
+    read_argnums,
+    scatter,
+)
 from .._describe import describe, differences
 from .._leaves import adopt_dtypes, conjugate, takes_gradient
 from .._mistakes import explained
+from .._objects import Left, carried
 from .._types import Function, Grads, P, R
 from ..errors import GradientError, TreeError, UsageError
 from .keywords import Either, Named, Plain, WithAux, WithAuxNamed
@@ -102,7 +111,7 @@ class Pullback(Generic[Pulled]):
         gradients of each primal, and with `retain` `(that tuple, retained)`.
         """
         leaves, retained = self.gradients(gradient)
-        grads = scatter(self.tree, self.chosen, leaves)
+        grads = gradients(self.tree, self.chosen, leaves)
         result: Any = grads if self.tags is None else (grads, retained)
         return result
 
@@ -233,13 +242,15 @@ def vjp(
     _check_callable(fun, "vjp")
     retain = names_of(retain)
     with explained:
-        call = differentiated(fun, primals, {}, range(len(primals)), "vjp")
-        if retain is None:
-            _check_any(call, "vjp")
-        forward = _forward(call, "vjp", has_aux=has_aux, retain=retain)
+        with carried(fun, primals, {}, "vjp") as carry:
+            call = differentiated(carry.fun, carry.args, {}, range(len(primals)), "vjp")
+            if retain is None:
+                _check_any(call, "vjp")
+            forward = _forward(call, "vjp", has_aux=has_aux, retain=retain)
+            out, aux = carry.restore(forward.left)
     if has_aux:
-        return forward.out, forward.pullback, forward.aux
-    return forward.out, forward.pullback
+        return out, forward.pullback, aux
+    return out, forward.pullback
 
 
 @overload
@@ -463,15 +474,23 @@ def _gradient(
             advice="; arguments passed by keyword are not differentiated, nor is what the function"
             " closes over",
         )
-        call = differentiated(
-            fun, args, kwargs, chosen, function, several=several, requires_grad=requires_grad
-        )
-        if retain is None and requires_grad is None:
-            _check_any(call, function)
-        tell_used = not (allow_unused and materialize_grads)
-        forward = _forward(call, function, has_aux=has_aux, retain=retain, tell_used=tell_used)
-        pullback = forward.pullback
-        leaves, retained = pullback.gradients(gradient)
+        with carried(fun, args, kwargs, function) as carry:
+            call = differentiated(
+                carry.fun,
+                carry.args,
+                carry.kwargs,
+                chosen,
+                function,
+                several=several,
+                requires_grad=requires_grad,
+            )
+            if retain is None and requires_grad is None:
+                _check_any(call, function)
+            tell_used = not (allow_unused and materialize_grads)
+            forward = _forward(call, function, has_aux=has_aux, retain=retain, tell_used=tell_used)
+            pullback = forward.pullback
+            leaves, retained = pullback.gradients(gradient)
+            out, aux = carry.restore(forward.left)
         if not all(forward.used):
             leaves = _unused(
                 pullback,
@@ -480,9 +499,8 @@ def _gradient(
                 allow_unused=allow_unused,
                 materialize_grads=materialize_grads,
             )
-        return _Result(
-            forward.out, forward.aux, scatter(pullback.tree, pullback.chosen, leaves), retained
-        )
+        grads = gradients(pullback.tree, pullback.chosen, leaves)
+        return _Result(out, aux, grads, retained)
 
     return transform
 
@@ -516,13 +534,12 @@ class _Forward(NamedTuple):
     """One forward pass.
 
     Fields:
-        out, aux: what the function returned.
+        left: what the function left, its result `(out, aux)`.
         pullback: pulls a gradient of `out` back.
         used: for each leaf that takes a gradient, whether `out` depends on it (true if not asked).
     """
 
-    out: Any
-    aux: Any
+    left: Left
     pullback: Pullback[Any]
     used: list[bool]
 
@@ -542,15 +559,17 @@ def _forward(
     call: Call, function: str, *, has_aux: bool, retain: Retain, tell_used: bool = False
 ) -> _Forward:
     def flat(leaves: list[Any]) -> tuple[Any, Any]:
-        result = call.run(leaves)
-        return _pair(result, function) if has_aux else (result, None)
+        objects, result = call.run(leaves)
+        out, aux = _pair(result, function) if has_aux else (result, None)
+        return out, (aux, objects)
 
     if retain is None and not tell_used:
         program = plain(flat, call.arrays, function)
     else:
         program = traced(flat, call.arrays, function, retain, tell_used)
     sites = program.sites
-    _, pull, ((out, aux), values) = jax.vjp(program.run, call.arrays, program.taps, has_aux=True)
+    _, pull, ((out, rest), values) = jax.vjp(program.run, call.arrays, program.taps, has_aux=True)
+    aux, objects = rest
     out_leaves, out_tree = jax.tree.flatten(out)
     pullback: Pullback[Any] = Pullback(
         pull=pull,
@@ -562,7 +581,7 @@ def _forward(
         chosen=call.parts.chosen,
         tags=None if retain is None else tuple(_tag(name, site) for name, site in sites.items()),
     )
-    return _Forward(out, aux, pullback, program.used)
+    return _Forward(Left(objects, (out, aux)), pullback, program.used)
 
 
 def _tag(name: str, site: interpret.Site) -> _Tag:

@@ -1,0 +1,348 @@
+"""Objects that a function changes in place, as Flax NNX has them: a call's state as arrays.
+
+A function of such objects is made one of pytrees: `carried` puts a `Node` of arrays in the place of
+each, makes the objects anew inside, and hands out what the function left in them, for the caller's
+own objects to be set to at the end. So they move as they do under `nnx.grad` and `nnx.jit`. Flax is
+looked at only where somebody has imported it.
+"""
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+
+from .errors import UsageError
+
+_TAG = "funcgrad"  # of the update context
+_NO_SPLIT = (
+    "split the object yourself: graphdef, state = nnx.split(model), then nnx.merge(graphdef, state)"
+    " inside the function, which returns nnx.state(model)"
+)
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Node:
+    """An object taken apart: its arrays, a pytree, and how it is made of them.
+
+    Attributes:
+        state: the arrays, an `nnx.State`, or an `nnx.Variable` where that is the object.
+        graphdef: the rest, which hashes.
+    """
+
+    def __init__(self, state: Any, graphdef: Any):
+        self.state, self.graphdef = state, graphdef
+
+    def tree_flatten_with_keys(self) -> Any:
+        return ((_HERE, self.state),), self.graphdef
+
+    @classmethod
+    def tree_unflatten(cls, graphdef: Any, children: Any) -> "Node":
+        return cls(*children, graphdef)
+
+
+class _Here:
+    """The key of the step from a node to its arrays, which a path does not show."""
+
+    def __str__(self) -> str:
+        return ""
+
+    __repr__ = __str__
+
+
+_HERE = _Here()
+
+
+class Left(NamedTuple):
+    """What a call leaves behind.
+
+    Fields:
+        objects: the nodes of its arguments afterwards, `None` where there are none.
+        result: what the function returned, with a node for each object in it.
+    """
+
+    objects: Any
+    result: Any
+
+
+class Carried(NamedTuple):
+    """A call without objects.
+
+    Fields:
+        fun: a function of nodes in their place, to a `Left`.
+        args, kwargs: its arguments.
+        restore: sets the caller's objects to what is in a `Left`, and gives the function's result.
+    """
+
+    fun: Callable[..., Left]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    restore: Callable[[Left], Any]
+
+
+def is_node(x: Any) -> bool:
+    """Whether something is the node of an object."""
+    return isinstance(x, Node)
+
+
+def _nnx() -> Any:
+    """The module `flax.nnx`, where somebody has imported it."""
+    return sys.modules.get("flax.nnx")
+
+
+def _is_object(nnx: Any) -> Callable[[Any], bool]:
+    return lambda x: isinstance(x, nnx.Variable) or nnx.graph.is_graph_node(x)
+
+
+def holds_objects(tree: Any) -> bool:
+    """Whether there is an object that a function might change in a pytree."""
+    nnx = _nnx()
+    if nnx is None:
+        return False
+    is_object = _is_object(nnx)
+    return any(map(is_object, jax.tree.leaves(tree, is_leaf=is_object)))
+
+
+@contextlib.contextmanager
+def carried(
+    fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], function: str
+) -> Iterator[Carried]:
+    """The call with its objects taken out, for as long as the context lasts.
+
+    Args:
+        fun: the function.
+        args: its positional arguments.
+        kwargs: those by keyword.
+        function: the public function to name in errors.
+    """
+    nnx = _nnx()
+    if nnx is None:
+        yield Carried(_without(fun), tuple(args), kwargs, lambda left: left.result)
+        return
+    fun = _guarded(nnx, fun, function)
+    if not holds_objects((args, kwargs)):
+        yield Carried(_without(fun), tuple(args), kwargs, lambda left: left.result)
+        return
+
+    def pure(*args: Any, **kwargs: Any) -> Left:
+        args, kwargs = _objects(nnx, (args, kwargs), inner=True)
+        result = fun(*args, **kwargs)
+        is_object = _is_object(nnx)
+        alone = jax.tree.map(
+            lambda x: x if is_object(x) else None, (args, kwargs), is_leaf=is_object
+        )
+        return _nodes(nnx, Left(alone, result))
+
+    with nnx.update_context(_TAG):
+        taken = _nodes(nnx, (tuple(args), kwargs))
+        yield Carried(
+            functools.wraps(fun)(pure),
+            *taken,
+            lambda left: _objects(nnx, left, inner=False).result,
+        )
+
+
+def _without(fun: Callable[..., Any]) -> Callable[..., Left]:
+    return lambda *args, **kwargs: Left(None, fun(*args, **kwargs))
+
+
+def nodes(tree: Any) -> Any:
+    """A pytree with a node in the place of each object, to be looked at and not put back."""
+    nnx = _nnx()
+    return _nodes(nnx, tree, None) if nnx and holds_objects(tree) else tree
+
+
+def _nodes(nnx: Any, tree: Any, tag: Any = _TAG) -> Any:
+    def node(context: Any, path: Any, prefix: Any, x: Any) -> Node:
+        graphdef, state = context.split(x)
+        return Node(state, graphdef)
+
+    return nnx.to_tree(tree, split_fn=node, ctxtag=tag)
+
+
+def _objects(nnx: Any, tree: Any, *, inner: bool) -> Any:
+    def merged(context: Any, path: Any, prefix: Any, node: Node) -> Any:
+        return context.merge(node.graphdef, node.state)
+
+    return nnx.from_tree(
+        tree, merge_fn=merged, is_node_leaf=is_node, is_leaf=is_node, ctxtag=_TAG, is_inner=inner
+    )
+
+
+def _guarded(nnx: Any, fun: Callable[..., Any], function: str) -> Callable[..., Any]:
+    """`fun`, with Flax's refusal of a change from inside made one that says what to do."""
+    from flax.errors import TraceContextError
+
+    @functools.wraps(fun)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return fun(*args, **kwargs)
+        except TraceContextError as error:
+            raise UsageError(
+                f"`{function}` got a function that changes an object which it closes over"
+                f" ({str(error).partition(' (http')[0]}), and wants objects that change among its"
+                f" arguments: {function}(lambda model, x: ...)(model, x); or {_NO_SPLIT}"
+            ) from error
+
+    return guarded
+
+
+def same_kind(one: Any, other: Any) -> bool:
+    """Whether two pytrees of nodes are of one structure, so that one's arrays fit the other."""
+    ours, theirs = (
+        jax.tree.map(_bare, jax.tree.map(_only_node, tree, is_leaf=is_node), is_leaf=is_node)
+        for tree in (one, other)
+    )
+    return bool(jax.tree.structure(ours) == jax.tree.structure(theirs))
+
+
+def _only_node(x: Any) -> Any:
+    return x if is_node(x) else None
+
+
+def _bare(node: Node) -> Node:
+    """A node that does not say which of the caller's objects it belongs to."""
+    return Node(node.state, node.graphdef.with_no_outer_index())
+
+
+class Leaf(NamedTuple):
+    """A leaf of a pytree with nodes in it, as the user knows it.
+
+    Fields:
+        path: its path, without the steps that the user does not see.
+        value: itself; in an object, the `nnx.Variable` that holds it.
+        inner: in an object, the path in it as Flax has it; else `None`.
+        alone: whether the object is a `nnx.Variable` by itself.
+    """
+
+    path: tuple[Any, ...]
+    value: Any
+    inner: tuple[Any, ...] | None
+    alone: bool
+
+
+def leaves_of(tree: Any) -> list[Leaf]:
+    """An entry for each leaf of a pytree, in flattening order."""
+    found: list[Leaf] = []
+    for path, x in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_node):
+        found += _leaves_in(path, x) if is_node(x) else [Leaf(path, x, None, False)]
+    return found
+
+
+def _leaves_in(path: tuple[Any, ...], node: Node) -> Iterator[Leaf]:
+    nnx = _nnx()
+    is_variable = functools.partial(lambda kind, x: isinstance(x, kind), nnx.Variable)
+    pairs = jax.tree_util.tree_leaves_with_path(node.state, is_leaf=is_variable)
+    for inner, value in pairs:
+        keys = tuple(getattr(key, "key", getattr(key, "idx", None)) for key in inner)
+        for _ in jax.tree.leaves(value):
+            yield Leaf((*path, *inner), value, keys, not inner)
+
+
+def by_default(leaf: Leaf) -> bool:
+    """Whether a leaf is differentiated where nobody says which: of a module, its parameters."""
+    if leaf.inner is None or leaf.alone:
+        return True
+    return isinstance(leaf.value, _nnx().Param)
+
+
+def as_filter(wanted: Any) -> Callable[[Leaf], bool] | None:
+    """A filter of Flax, such as `nnx.Param`, as a predicate; `None` where it is none."""
+    nnx = _nnx()
+    if nnx is None or not _is_filter(nnx, wanted):
+        return None
+    keep = nnx.filterlib.to_predicate(wanted)
+    return lambda leaf: leaf.inner is None or bool(keep(leaf.inner, leaf.value))
+
+
+def _is_filter(nnx: Any, x: Any) -> bool:
+    if isinstance(x, tuple | list):
+        return bool(x) and all(_is_filter(nnx, each) for each in x)
+    if isinstance(x, type):
+        return issubclass(x, nnx.Variable)
+    return x is ... or type(x).__module__ == nnx.filterlib.__name__
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask of an object's own kind: for the path of each variable its bools."""
+
+    bools: dict[tuple[Any, ...], list[Any]]
+
+    def at(self, path: tuple[Any, ...], place: int) -> Any:
+        """What it says of a leaf of the variable at `path`, or of what is above it."""
+        above = (self.bools.get(path[:end]) for end in range(len(path), -1, -1))
+        found = next((bools for bools in above if bools), None)
+        return found[min(place, len(found) - 1)] if found else None
+
+
+def mask_of(node: Node, mask: Any) -> list[Any]:
+    """What a mask says of each leaf of an object; what it does not name, parameters apart, is off."""
+    leaves = [*_leaves_in((), node)]
+    if not isinstance(mask, Mask):
+        return [mask] * len(leaves)
+    places: dict[Any, int] = {}
+    found = []
+    for leaf in leaves:
+        path = leaf.inner or ()
+        places[path] = places.get(path, -1) + 1
+        said = mask.at(path, places[path])
+        found.append(False if said is None and not by_default(leaf) else said)
+    return found
+
+
+def holds_nodes(tree: Any) -> bool:
+    """Whether there is a node in a pytree."""
+    return any(map(is_node, jax.tree.leaves(tree, is_leaf=is_node)))
+
+
+def as_mask(tree: Any) -> Any:
+    """A mask with each object in it, and each `nnx.State`, made a `Mask`."""
+    nnx = _nnx()
+    if nnx is None:
+        return tree
+    is_object = _is_object(nnx)
+
+    def is_leaf(x: Any) -> bool:
+        return is_object(x) or isinstance(x, nnx.State)
+
+    def made(x: Any) -> Any:
+        if not is_leaf(x):
+            return x
+        state = x if isinstance(x, nnx.State) else nnx.split(x)[1]
+        found: dict[tuple[Any, ...], list[Any]] = {}
+        for leaf in _leaves_in((), Node(state, None)):
+            found[leaf.inner or ()] = jax.tree.leaves(leaf.value)
+        return Mask(found)
+
+    return jax.tree.map(made, tree, is_leaf=is_leaf)
+
+
+def gradients(whole: Any, chosen: Any) -> Any:
+    """A pytree of gradients as the user gets it: in place of each node its state.
+
+    Args:
+        whole: the gradients, with `None` at leaves without one.
+        chosen: a pytree like it of bools: which leaves are differentiated. A state is made of the
+            variables that hold one of these, as `nnx.grad` makes it.
+    """
+    return jax.tree.map(
+        lambda x, kept: _state(x, kept) if is_node(x) else x,
+        whole,
+        chosen,
+        is_leaf=lambda x: x is None or is_node(x),
+    )
+
+
+def _state(node: Node, kept: Node) -> Any:
+    nnx = _nnx()
+    if isinstance(node.state, nnx.Variable):
+        return node.state if any(jax.tree.leaves(kept.state)) else None
+    flat, which = (nnx.to_flat_state(each.state) for each in (node, kept))
+    pairs = zip(flat, which, strict=True)
+    return nnx.from_flat_state(
+        [(path, value) for (path, value), (_, bools) in pairs if any(jax.tree.leaves(bools))]
+    )
