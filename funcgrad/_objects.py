@@ -56,11 +56,20 @@ class _Here:
 _HERE = _Here()
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Kept:
+    """An array that the call did not change: the one with this number among those it got."""
+
+    index: int
+
+
 class Left(NamedTuple):
     """What a call leaves behind.
 
     Fields:
-        objects: the nodes of its arguments afterwards, `None` where there are none.
+        objects: the nodes of its arguments afterwards, with a `Kept` for each array that is what it
+            was, or `None` where there are none.
         result: what the function returned, with a node for each object in it.
     """
 
@@ -81,6 +90,10 @@ class Carried(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     restore: Callable[[Left], Any]
+
+    def result(self, *args: Any, **kwargs: Any) -> Any:
+        """What the function returns, where nobody wants to know what it leaves behind."""
+        return self.fun(*args, **kwargs).result
 
 
 def is_node(x: Any) -> bool:
@@ -118,35 +131,57 @@ def carried(
         kwargs: those by keyword.
         function: the public function to name in errors.
     """
-    nnx = _nnx()
-    if nnx is None:
-        yield Carried(_without(fun), tuple(args), kwargs, lambda left: left.result)
-        return
-    fun = _guarded(nnx, fun, function)
+    run, nnx = pure(fun, function), _nnx()
     if not holds_objects((args, kwargs)):
-        yield Carried(_without(fun), tuple(args), kwargs, lambda left: left.result)
+        yield Carried(run, tuple(args), kwargs, lambda left: left.result)
         return
+    with nnx.update_context(_TAG):
+        taken = _nodes(nnx, (tuple(args), kwargs))
+        before = state_of(taken)
 
-    def pure(*args: Any, **kwargs: Any) -> Left:
-        args, kwargs = _objects(nnx, (args, kwargs), inner=True)
-        result = fun(*args, **kwargs)
+        def restore(left: Left) -> Any:
+            objects = jax.tree.map(
+                lambda x: before[x.index] if isinstance(x, Kept) else x,
+                left.objects,
+                is_leaf=lambda x: isinstance(x, Kept),
+            )
+            return _objects(nnx, Left(objects, left.result), inner=False).result
+
+        yield Carried(run, *taken, restore)
+
+
+def pure(fun: Callable[..., Any], function: str) -> Callable[..., Left]:
+    """A function with nodes in the place of objects, and what it leaves: `fun` of the objects.
+
+    Given nodes it is to be called in the context of `carried`.
+    """
+
+    @functools.wraps(fun)
+    def of_nodes(*args: Any, **kwargs: Any) -> Left:
+        nnx = _nnx()
+        if nnx is None:
+            return Left(None, fun(*args, **kwargs))
+        with _explained(nnx, function):
+            if not holds_nodes((args, kwargs)):
+                return Left(None, fun(*args, **kwargs))
+            before = state_of((args, kwargs))
+            args, kwargs = _objects(nnx, (args, kwargs), inner=True)
+            result = fun(*args, **kwargs)
         is_object = _is_object(nnx)
         alone = jax.tree.map(
             lambda x: x if is_object(x) else None, (args, kwargs), is_leaf=is_object
         )
-        return _nodes(nnx, Left(alone, result))
+        left = _nodes(nnx, Left(alone, result))
+        same = {id(x): Kept(index) for index, x in enumerate(before)}
+        return left._replace(objects=jax.tree.map(lambda x: same.get(id(x), x), left.objects))
 
-    with nnx.update_context(_TAG):
-        taken = _nodes(nnx, (tuple(args), kwargs))
-        yield Carried(
-            functools.wraps(fun)(pure),
-            *taken,
-            lambda left: _objects(nnx, left, inner=False).result,
-        )
+    return of_nodes
 
 
-def _without(fun: Callable[..., Any]) -> Callable[..., Left]:
-    return lambda *args, **kwargs: Left(None, fun(*args, **kwargs))
+def state_of(tree: Any) -> list[Any]:
+    """The arrays of all nodes in a pytree, those that are kept as their `Kept`."""
+    inside = filter(is_node, jax.tree.leaves(tree, is_leaf=is_node))
+    return jax.tree.leaves([*inside], is_leaf=lambda x: isinstance(x, Kept))
 
 
 def nodes(tree: Any) -> Any:
@@ -172,40 +207,34 @@ def _objects(nnx: Any, tree: Any, *, inner: bool) -> Any:
     )
 
 
-def _guarded(nnx: Any, fun: Callable[..., Any], function: str) -> Callable[..., Any]:
-    """`fun`, with Flax's refusal of a change from inside made one that says what to do."""
-    from flax.errors import TraceContextError
-
-    @functools.wraps(fun)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return fun(*args, **kwargs)
-        except TraceContextError as error:
-            raise UsageError(
-                f"`{function}` got a function that changes an object which it closes over"
-                f" ({str(error).partition(' (http')[0]}), and wants objects that change among its"
-                f" arguments: {function}(lambda model, x: ...)(model, x); or {_NO_SPLIT}"
-            ) from error
-
-    return guarded
+@contextlib.contextmanager
+def _explained(nnx: Any, function: str) -> Iterator[None]:
+    """Makes Flax's refusal of a change from inside one that says what to do."""
+    try:
+        yield
+    except sys.modules["flax.errors"].TraceContextError as error:
+        raise UsageError(
+            f"`{function}` got a function that changes an object which it closes over"
+            f" ({str(error).partition(' (http')[0]}), and wants objects that change among its"
+            f" arguments: {function}(lambda model, x: ...)(model, x); or {_NO_SPLIT}"
+        ) from error
 
 
 def same_kind(one: Any, other: Any) -> bool:
-    """Whether two pytrees of nodes are of one structure, so that one's arrays fit the other."""
+    """Whether the nodes in two pytrees are of one structure, so that one's arrays fit the other."""
     ours, theirs = (
-        jax.tree.map(_bare, jax.tree.map(_only_node, tree, is_leaf=is_node), is_leaf=is_node)
+        [
+            (node.graphdef.with_no_outer_index(), _shape(node.state))
+            for node in jax.tree.leaves(tree, is_leaf=is_node)
+            if is_node(node)
+        ]
         for tree in (one, other)
     )
-    return bool(jax.tree.structure(ours) == jax.tree.structure(theirs))
+    return ours == theirs
 
 
-def _only_node(x: Any) -> Any:
-    return x if is_node(x) else None
-
-
-def _bare(node: Node) -> Node:
-    """A node that does not say which of the caller's objects it belongs to."""
-    return Node(node.state, node.graphdef.with_no_outer_index())
+def _shape(state: Any) -> Any:
+    return jax.tree.structure(state, is_leaf=lambda x: isinstance(x, Kept))
 
 
 class Leaf(NamedTuple):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ._describe import describe, differences
 from ._leaves import adopt_dtypes, is_array, takes_gradient
 from ._mistakes import explained
+from ._objects import carried
 from ._tags import inject
 from ._types import Function, P, R
 from .errors import TreeError, UsageError
@@ -93,8 +94,8 @@ def no_grad(fun: Any = None) -> Any:
     def no_grad_fun(*args: Any, **kwargs: Any) -> Any:
         # Arguments are stopped so that nothing is differentiated inside; the result, because what
         # fun closes over cannot be seen from here.
-        with explained:
-            return detach(fun(*detach(args), **detach(kwargs)))
+        with explained, carried(fun, args, kwargs, "no_grad") as carry:
+            return carry.restore(detach(carry.fun(*detach(carry.args), **detach(carry.kwargs))))
 
     return no_grad_fun
 
