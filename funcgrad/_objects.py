@@ -101,6 +101,11 @@ def is_node(x: Any) -> bool:
     return isinstance(x, Node)
 
 
+def is_kept(x: Any) -> bool:
+    """Whether something stands for an array that a call did not change."""
+    return isinstance(x, Kept)
+
+
 def _nnx() -> Any:
     """The module `flax.nnx`, where somebody has imported it."""
     return sys.modules.get("flax.nnx")
@@ -141,9 +146,9 @@ def carried(
 
         def restore(left: Left) -> Any:
             objects = jax.tree.map(
-                lambda x: before[x.index] if isinstance(x, Kept) else x,
+                lambda x: before[x.index] if is_kept(x) else x,
                 left.objects,
-                is_leaf=lambda x: isinstance(x, Kept),
+                is_leaf=is_kept,
             )
             return _objects(nnx, Left(objects, left.result), inner=False).result
 
@@ -181,7 +186,7 @@ def pure(fun: Callable[..., Any], function: str) -> Callable[..., Left]:
 def state_of(tree: Any) -> list[Any]:
     """The arrays of all nodes in a pytree, those that are kept as their `Kept`."""
     inside = filter(is_node, jax.tree.leaves(tree, is_leaf=is_node))
-    return jax.tree.leaves([*inside], is_leaf=lambda x: isinstance(x, Kept))
+    return jax.tree.leaves([*inside], is_leaf=is_kept)
 
 
 def nodes(tree: Any) -> Any:
@@ -234,7 +239,7 @@ def same_kind(one: Any, other: Any) -> bool:
 
 
 def _shape(state: Any) -> Any:
-    return jax.tree.structure(state, is_leaf=lambda x: isinstance(x, Kept))
+    return jax.tree.structure(state, is_leaf=is_kept)
 
 
 class Leaf(NamedTuple):

@@ -12,6 +12,7 @@ one array too, and stands beside the sum while it is added. Differentiating
 """
 
 import functools
+import itertools
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -26,7 +27,9 @@ from .. import _jax
 from .._calls import Call, argument, from_front, path_of, read_argnums, replaced, take_apart
 from .._describe import describe, differences
 from .._leaves import is_array, is_traced, takes_gradient
+from .._lists import select
 from .._mistakes import explained
+from .._objects import Left, carried, is_kept, leaves_of, same_kind, state_of
 from .._types import Function, P, R
 from ..errors import TreeError, UsageError
 from .accumulator import sum_dtype
@@ -121,6 +124,10 @@ def microbatch(
 
     @functools.wraps(fun)
     def micro_fun(*args: Any, **kwargs: Any) -> Any:
+        with explained, carried(fun, args, kwargs, "microbatch") as carry:
+            return carry.restore(of_nodes(carry.fun, carry.args, carry.kwargs))
+
+    def of_nodes(fun: Callable[..., Left], args: Any, kwargs: Any) -> Left:
         chosen = from_front(
             batches + drawing,
             len(args),
@@ -133,7 +140,7 @@ def microbatch(
         parts = _parts(args, split, wanted, _devices(mesh, axes))
         keys = [_split_keys(args[i], i, parts.number * parts.devices) for i in keyed]
 
-        def of_others(others: Any, batch: Any, keys: Any) -> Any:
+        def of_others(others: Any, batch: Any, keys: Any) -> Left:
             args, kwargs = others
             try:
                 return fun(*replaced(args, chosen, [*batch, *keys]), **kwargs)
@@ -143,14 +150,21 @@ def microbatch(
 
         others = replaced(args, chosen, [None] * len(chosen)), kwargs
         call = Call(of_others, others, *take_apart(others, is_traced))
-        task = _Task(call.run, weight, reduce, parts, axes)
-        with explained:
-            if mesh is None:
-                _check_unsharded(batch)
-                return _join(*_reduced(task, call.arrays, batch, keys))
-            return _on_mesh(task, mesh, call.arrays, batch, keys)
+        task = _Task(call.run, others, _places(call), weight, reduce, parts, axes)
+        if mesh is None:
+            _check_unsharded(batch)
+            return _join(*_reduced(task, call.arrays, batch, keys))
+        return _on_mesh(task, mesh, call.arrays, batch, keys)
 
     return micro_fun
+
+
+def _places(call: Call) -> list[int | None]:
+    """For each array of the objects in a call its place among the arrays, if it is one of them."""
+    places = itertools.count()
+    numbered = [next(places) if chosen else None for chosen in call.parts.chosen]
+    inside = [leaf.inner is not None for leaf in leaves_of(call.whole)]
+    return select(numbered, inside)
 
 
 def _say_part(error: Exception, places: tuple[int, ...], size: int, rows: int) -> None:
@@ -194,13 +208,17 @@ class _Task(NamedTuple):
     """One call of a micro-batched function.
 
     Fields:
-        run: `(held, batch, keys) -> result`: the user's function.
+        run: `(held, batch, keys) -> Left`: the user's function.
+        whole: what is held, whole.
+        places: for each array of the objects in it its place in `held`, where it has one.
         weight, reduce: as the user gave them.
         parts: how the rows are split.
         axes: the mesh axes to add over at the end; none without a mesh.
     """
 
-    run: Callable[..., Any]
+    run: Callable[..., Left]
+    whole: Any
+    places: list[int | None]
     weight: Callable[..., Any] | None
     reduce: Any
     parts: _Parts
@@ -213,32 +231,39 @@ class _Results(NamedTuple):
     Fields:
         leaves: the leaves of the user's result, in flattening order.
         weight: its weight as a float, `None` where the rows are the weight.
+        state: the arrays of objects that it changed.
     """
 
     leaves: list[Any]
     weight: Any
+    state: list[Any]
 
 
 class _Program(NamedTuple):
     """The user's function and its weight on one full micro-batch, traced.
 
     Fields:
-        call: `(micro, keys) -> _Results`.
+        call: `(micro, keys, state) -> _Results`.
         like: the types of the results.
         tree: the structure of the user's result.
         words: how each of its leaves is reduced.
+        objects: the structure of the objects afterwards, of the arrays that are changed.
+        changed: the places of these in `held`.
     """
 
     call: Callable[..., _Results]
     like: _Results
     tree: Any
     words: tuple[str, ...]
+    objects: Any
+    changed: list[int]
 
 
 class _Layout(NamedTuple):
-    """The static half of a result: its structure, and which leaves are stacked."""
+    """The static half of a result: its structure, that of the objects, and what is stacked."""
 
     tree: Any
+    objects: Any
     words: tuple[str, ...]
 
 
@@ -247,9 +272,9 @@ def _on_mesh(task: _Task, mesh: Any, held: Any, batch: Any, keys: Any) -> Any:
     seen: list[_Layout] = []
 
     def local(held: Any, batch: Any, keys: Any) -> Any:
-        layout, sums, stacks = _reduced(task, held, batch, keys)
+        layout, sums, stacks, state = _reduced(task, held, batch, keys)
         seen.append(layout)
-        return sums, stacks
+        return sums, stacks, state
 
     rows, whole = jax.P(task.axes), jax.P()
     # Typed as varying (check_vma=True), `jax.grad` of replicated weights adds across devices where
@@ -258,15 +283,14 @@ def _on_mesh(task: _Task, mesh: Any, held: Any, batch: Any, keys: Any) -> Any:
         local,
         mesh=mesh,
         in_specs=(whole, rows, rows),
-        out_specs=(whole, rows),
+        out_specs=(whole, rows, whole),
         axis_names=set(task.axes),
         check_vma=False,
     )
     if _explicit(mesh, task.axes):
         batch, keys = jax.tree.map(lambda x: _shared_out(x, mesh, task.axes), (batch, keys))
         held = [_gathered(x, mesh, task.axes) for x in held]
-    sums, stacks = jax.jit(shared)(held, batch, keys)
-    return _join(seen[-1], sums, stacks)
+    return _join(seen[-1], *jax.jit(shared)(held, batch, keys))
 
 
 def _explicit(mesh: Any, axes: tuple[str, ...]) -> bool:
@@ -289,71 +313,120 @@ def _gathered(x: Any, mesh: Any, axes: tuple[str, ...]) -> Any:
     return _jax.placed(x, mesh, jax.P(*(part or None for part in rest)))
 
 
-def _join(layout: _Layout, sums: list[Any], stacks: list[Any]) -> Any:
+def _join(layout: _Layout, sums: list[Any], stacks: list[Any], state: list[Any]) -> Left:
     reduced, stacked = iter(sums), iter(stacks)
-    return layout.tree.unflatten(
+    result = layout.tree.unflatten(
         [next(stacked if word == "stack" else reduced) for word in layout.words]
     )
+    return Left(layout.objects.unflatten(state), result)
 
 
-def _reduced(task: _Task, held: Any, batch: Any, keys: Any) -> tuple[_Layout, list[Any], list[Any]]:
-    """The layout of the result, its reduced leaves and its stacked ones."""
+def _reduced(
+    task: _Task, held: Any, batch: Any, keys: Any
+) -> tuple[_Layout, list[Any], list[Any], list[Any]]:
+    """The layout of the result, its reduced leaves and its stacked ones, and the objects' state."""
     parts = task.parts
     program = _trace(task, held, batch, keys)
-    acc, stacks = _loop(program, parts, batch, keys)
+    acc, stacks = _loop(program, parts, batch, keys, [held[i] for i in program.changed])
+    state = acc.state
     if parts.rest:
-        last = _last(task, program, held, batch, keys)
+        moved = replaced(held, program.changed, state)
+        last = _last(task, program, moved, batch, keys)
+        state = last.state
         share = parts.rest / parts.size
         acc = _add(program.words, acc, last, share)
         stacks = _append(program.words, stacks, last)
     if task.axes:
-        acc = lax.psum(acc, task.axes)
+        acc = lax.psum(acc._replace(state=[]), task.axes)
+        state = [lax.pmean(x, task.axes) if takes_gradient(x) else x for x in state]
     rows = parts.devices * parts.rows / parts.size
     finished = _finish(program, acc, rows)
-    return _Layout(program.tree, program.words), finished, stacks
+    return _Layout(program.tree, program.objects, program.words), finished, stacks, state
 
 
 def _trace(task: _Task, held: Any, batch: Any, keys: Any) -> _Program:
     """Traces the function once, on the first micro-batch, whose values are not used."""
     trees: list[Any] = []
 
-    def flat(*batch_and_keys: Any) -> list[Any]:
-        micro, keys = jax.tree.unflatten(given, batch_and_keys)
-        result, weight = task.run(held, micro, keys), _weight(task.weight, micro)
+    places = [place for place in task.places if place is not None]
+
+    def flat(*inputs: Any) -> list[Any]:
+        micro, keys, state = jax.tree.unflatten(given, inputs)
+        left = task.run(replaced(held, places, state), micro, keys)
+        result, weight = left.result, _weight(task.weight, micro)
+        changed, state = _changed(task, left, held)
         for path, leaf in jax.tree_util.tree_leaves_with_path(result):
             if not is_array(leaf):
                 raise UsageError(
                     f"`microbatch` got a function that returns {describe(leaf)} at"
                     f" {jax.tree_util.keystr(path) or 'the result'}, and wants arrays or None"
                 )
-        found, structure = jax.tree.flatten(_Results(jax.tree.leaves(result), weight))
-        trees.append((structure, jax.tree.structure(result), _words(task.reduce, result)))
+        found, structure = jax.tree.flatten(_Results(jax.tree.leaves(result), weight, state))
+        objects = jax.tree.structure(left.objects)
+        words = _words(task.reduce, result)
+        trees.append((structure, jax.tree.structure(result), words, objects, changed))
         return found
 
-    leaves, given = jax.tree.flatten((_slice(batch, 0, task.parts.size), _entry(keys, 0)))
+    first = _slice(batch, 0, task.parts.size), _entry(keys, 0), [held[i] for i in places]
+    leaves, given = jax.tree.flatten(first)
     closed = _jax.trace(flat, leaves)
     (structure, *layout), program = trees[-1], _jax.as_function(closed)
+    changed = layout[-1]
 
-    def call(micro: Any, keys: Any) -> _Results:
-        return structure.unflatten(program(*jax.tree.leaves((micro, keys))))
+    def call(micro: Any, keys: Any, state: Any) -> _Results:
+        moved = replaced(held, changed, state)
+        inputs = micro, keys, [moved[i] for i in places]
+        return structure.unflatten(program(*jax.tree.leaves(inputs)))
 
     return _Program(call, structure.unflatten(_jax.output_types(closed)), *layout)
 
 
-def _loop(program: _Program, parts: _Parts, batch: Any, keys: Any) -> tuple[_Results, list[Any]]:
-    """The sums and the stacks over the full micro-batches."""
+def _changed(task: _Task, left: Left, held: Any) -> tuple[list[int], list[Any]]:
+    """The places in `held` of what a micro-batch changed, and their new values.
+
+    Raises:
+        TreeError: the next one could not go on from there.
+    """
+    if left.objects is None:
+        return [], []
+    state = state_of(left.objects)
+    if not same_kind(left.objects, task.whole):
+        raise TreeError(
+            "`microbatch` got a function that changes what its object is made of (a new attribute,"
+            " a variable less), and wants one that leaves objects of one kind for the next"
+            " micro-batch: make what is new before the call"
+        )
+    pairs = [(place, x) for place, x in zip(task.places, state, strict=True) if not is_kept(x)]
+    for place, x in pairs:
+        got = "a Python number" if place is None else describe(held[place])
+        if describe(x) != got:
+            raise TreeError(
+                f"`microbatch` got a function that makes {describe(x)} of {got} in its object, and"
+                " wants one that keeps shape and dtype for the next micro-batch"
+            )
+    return [place for place, _ in pairs if place is not None], [
+        lax.convert_element_type(x, x.dtype) if getattr(x, "weak_type", False) else x
+        for _, x in pairs
+    ]
+
+
+def _loop(
+    program: _Program, parts: _Parts, batch: Any, keys: Any, state: list[Any]
+) -> tuple[_Results, list[Any]]:
+    """The sums, with the last state, and the stacks over the full micro-batches."""
 
     def step(carry: tuple[_Results, Any], fed: Any) -> Any:
         (acc, start), (micro, keys) = carry, fed
         if parts.rest:
             micro, start = _slice(batch, start, parts.size), start + parts.size
-        results = program.call(micro, keys)
+        results = program.call(micro, keys, acc.state)
         return (_add(program.words, acc, results), start), _stacked(program.words, results)
 
     # Rows that do not divide are sliced where they lie: folding them would copy all but the rest.
     start, folded = (jnp.int32(0), None) if parts.rest else (None, _fold(batch, parts.full))
     fed = folded, jax.tree.map(lambda k: k[: parts.full], keys)
-    (acc, _), stacks = lax.scan(step, (_zeros(program), start), fed, length=parts.full)
+    carry = _zeros(program)._replace(state=state), start
+    (acc, _), stacks = lax.scan(step, carry, fed, length=parts.full)
     return acc, stacks
 
 
@@ -361,7 +434,8 @@ def _last(task: _Task, program: _Program, held: Any, batch: Any, keys: Any) -> _
     """The results of the remainder, which must be shaped like those of a full micro-batch."""
     parts = task.parts
     micro = _slice(batch, parts.full * parts.size, parts.rest)
-    result = jax.tree.map(_as_array, task.run(held, micro, _entry(keys, parts.full)))
+    left = task.run(held, micro, _entry(keys, parts.full))
+    result = jax.tree.map(_as_array, left.result)
     wrong = differences(result, program.tree.unflatten(program.like.leaves))
     if wrong:
         raise TreeError(
@@ -370,7 +444,8 @@ def _last(task: _Task, program: _Program, held: Any, batch: Any, keys: Any) -> _
             f" other parts; give microbatches that divide {parts.rows}, or reduce over the rows"
             " inside the function:\n  " + "\n  ".join(wrong)
         )
-    return _Results(jax.tree.leaves(result), _weight(task.weight, micro))
+    _, state = _changed(task, left, held)
+    return _Results(jax.tree.leaves(result), _weight(task.weight, micro), state)
 
 
 def _zeros(program: _Program) -> _Results:
@@ -381,7 +456,7 @@ def _zeros(program: _Program) -> _Results:
         if word != "stack"
     ]
     weight = program.like.weight
-    return _Results(summed, None if weight is None else _zero(weight, weight.dtype))
+    return _Results(summed, None if weight is None else _zero(weight, weight.dtype), [])
 
 
 def _zero(aval: Any, dtype: Any) -> Any:
@@ -404,7 +479,8 @@ def _add(
         elif word == "mean" and share is not None:
             result = result * share
         leaves.append(lax.add(total, result))
-    return _Results(leaves, None if acc.weight is None else acc.weight + results.weight)
+    weight = None if acc.weight is None else acc.weight + results.weight
+    return _Results(leaves, weight, results.state)
 
 
 def _stacked(words: tuple[str, ...], results: _Results) -> list[Any]:
