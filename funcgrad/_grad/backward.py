@@ -7,6 +7,8 @@ must then be traceable, so no Python `if` or `while` on its values.
 """
 
 import functools
+import types
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import (
@@ -115,9 +117,16 @@ class Pullback(Generic[Pulled]):
         result: Any = grads if self.tags is None else (grads, retained)
         return result
 
-    def gradients(self, gradient: Any) -> tuple[list[Any], dict[str, Retained]]:
-        """The gradients of the leaves that take one, and what was retained."""
-        leaves, taps = self.pull(self._seed(gradient))
+    def gradients(self, gradient: Any, share: Any = None) -> tuple[list[Any], dict[str, Retained]]:
+        """The gradients of the leaves that take one, and what was retained; of a share of `out`."""
+        seed = self._seed(gradient)
+        if share is not None:
+            seed = [x * jnp.asarray(share).astype(x.dtype) for x in seed]
+        leaves, taps = self.pull(seed)
+        if share is not None and len(seed) == 1 and seed[0].dtype.itemsize < 4:
+            # In half precision a third is off by 0.2%, which would be so in every gradient.
+            off = share / jnp.asarray(share).astype(seed[0].dtype).astype(jnp.float32)
+            leaves = [(jnp.where(off == off, off, 1) * g).astype(g.dtype) for g in leaves]
         return conjugate(leaves), {
             tag.name: Retained(
                 tag.tree.unflatten(self.values[tag.name]),
@@ -349,15 +358,19 @@ def grad(
         materialize_grads=materialize_grads,
     )
 
-    @_wraps(fun, "grad")
-    def grad_fun(*args: Any, **kwargs: Any) -> Any:
+    def run(share: Any, *args: Any, **kwargs: Any) -> Any:
         with explained:
-            result = transform(args, kwargs)
+            result = transform(args, kwargs, share)
         parts = [result.grads]
         parts += [result.aux] if has_aux else []
         parts += [result.retained] if retain is not None else []
         return parts[0] if len(parts) == 1 else tuple(parts)
 
+    @_wraps(fun, "grad")
+    def grad_fun(*args: Any, **kwargs: Any) -> Any:
+        return run(None, *args, **kwargs)
+
+    _SHARED[grad_fun] = Shared(run, 0 if has_aux or retain is not None else None)
     return grad_fun
 
 
@@ -424,16 +437,54 @@ def value_and_grad(
         materialize_grads=materialize_grads,
     )
 
-    @_wraps(fun, "value_and_grad")
-    def value_and_grad_fun(*args: Any, **kwargs: Any) -> Any:
+    def run(share: Any, *args: Any, **kwargs: Any) -> Any:
         with explained:
-            result = transform(args, kwargs)
+            result = transform(args, kwargs, share)
         value = (result.value, result.aux) if has_aux else result.value
         if retain is None:
             return value, result.grads
         return value, result.grads, result.retained
 
+    @_wraps(fun, "value_and_grad")
+    def value_and_grad_fun(*args: Any, **kwargs: Any) -> Any:
+        return run(None, *args, **kwargs)
+
+    _SHARED[value_and_grad_fun] = Shared(run, 1)
     return value_and_grad_fun
+
+
+class Shared(NamedTuple):
+    """A gradient function that takes a share, by which it multiplies the gradient of the output.
+
+    Fields:
+        run: a function of the share, or `None`, and of its arguments.
+        place: where in its result the gradients are; `None` where they are all of it.
+    """
+
+    run: Callable[..., Any]
+    place: int | None
+
+
+_SHARED: weakref.WeakKeyDictionary[Any, Shared] = weakref.WeakKeyDictionary()
+
+
+def shared(fun: Any) -> Shared | None:
+    """What is known of a function that `grad` or `value_and_grad` returned, jitted or not."""
+    if isinstance(fun, functools.partial):
+        inner = shared(fun.func)
+        if inner is None:
+            return None
+
+        def run(share: Any, *args: Any, **kwargs: Any) -> Any:
+            return inner.run(share, *fun.args, *args, **{**fun.keywords, **kwargs})
+
+        return Shared(run, inner.place)
+    if isinstance(fun, _JITTED):
+        return shared(fun.__wrapped__)
+    return _SHARED.get(fun) if isinstance(fun, types.FunctionType) else None
+
+
+_JITTED = type(jax.jit(shared))
 
 
 class _Result(NamedTuple):
@@ -454,7 +505,7 @@ def _gradient(
     requires_grad: Any,
     allow_unused: bool,
     materialize_grads: bool,
-) -> Callable[[tuple[Any, ...], dict[str, Any]], _Result]:
+) -> Callable[[tuple[Any, ...], dict[str, Any], Any], _Result]:
     """What `grad` and `value_and_grad` share: everything but the arrangement of the result."""
     _check_callable(fun, function)
     several, found = read_argnums(
@@ -466,7 +517,7 @@ def _gradient(
     if several and isinstance(requires_grad, list):
         requires_grad = tuple(requires_grad)
 
-    def transform(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Result:
+    def transform(args: tuple[Any, ...], kwargs: dict[str, Any], share: Any) -> _Result:
         chosen = from_front(
             found,
             len(args),
@@ -489,7 +540,7 @@ def _gradient(
             tell_used = not (allow_unused and materialize_grads)
             forward = _forward(call, function, has_aux=has_aux, retain=retain, tell_used=tell_used)
             pullback = forward.pullback
-            leaves, retained = pullback.gradients(gradient)
+            leaves, retained = pullback.gradients(gradient, share)
             out, aux = carry.restore(forward.left)
         if not all(forward.used):
             leaves = _unused(
