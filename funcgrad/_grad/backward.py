@@ -123,10 +123,8 @@ class Pullback(Generic[Pulled]):
         if share is not None:
             seed = [x * jnp.asarray(share).astype(x.dtype) for x in seed]
         leaves, taps = self.pull(seed)
-        if share is not None and len(seed) == 1 and seed[0].dtype.itemsize < 4:
-            # In half precision a third is off by 0.2%, which would be so in every gradient.
-            off = share / jnp.asarray(share).astype(seed[0].dtype).astype(jnp.float32)
-            leaves = [(jnp.where(off == off, off, 1) * g).astype(g.dtype) for g in leaves]
+        if share is not None and any(x.dtype.itemsize < 4 for x in seed):
+            leaves = [_refined(g, share, seed[0].dtype) for g in leaves]
         return conjugate(leaves), {
             tag.name: Retained(
                 tag.tree.unflatten(self.values[tag.name]),
@@ -176,6 +174,15 @@ class Pullback(Generic[Pulled]):
                 f"give `{self.function}` the output's gradient, or return its real part"
             )
         return _jax.one(out)
+
+
+def _refined(g: Any, share: Any, dtype: Any) -> Any:
+    """A gradient of a share that was rounded to half precision, in which a third is off by 0.2%."""
+    exact = jnp.asarray(share).astype(jnp.float32)
+    rounded = exact.astype(dtype).astype(jnp.float32)
+    factor = jnp.where(rounded == 0, jnp.ones_like(exact), exact / rounded)
+    wide = jnp.promote_types(g.dtype, jnp.float32)
+    return (g.astype(wide) * factor.astype(wide)).astype(g.dtype)
 
 
 def _placed(grads: list[Any], values: list[Any]) -> list[Any]:
