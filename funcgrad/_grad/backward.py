@@ -181,7 +181,7 @@ def _refined(g: Any, share: Any, dtype: Any) -> Any:
     exact = jnp.asarray(share).astype(jnp.float32)
     rounded = exact.astype(dtype).astype(jnp.float32)
     factor = jnp.where(rounded == 0, jnp.ones_like(exact), exact / rounded)
-    wide = jnp.promote_types(g.dtype, jnp.float32)
+    wide = jnp.float32 if g.dtype.itemsize < 4 else g.dtype
     return (g.astype(wide) * factor.astype(wide)).astype(g.dtype)
 
 
