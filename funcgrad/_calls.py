@@ -17,7 +17,14 @@ import numpy as np
 
 from . import _objects
 from ._describe import describe, tensor_advice
-from ._leaves import as_output, is_array, is_traced, refuse_iterators, takes_gradient
+from ._leaves import (
+    as_output,
+    is_array,
+    is_sparse,
+    is_traced,
+    refuse_iterators,
+    takes_gradient,
+)
 from ._lists import inverted, merge, select
 from .errors import TreeError, UsageError
 
@@ -348,7 +355,7 @@ def _check_gradients(whole: Any, arrays: list[Any], parts: Parts, function: str)
     if not parts.rest:
         return
     try:
-        scatter(parts.tree, parts.chosen, arrays)
+        gradients(parts.tree, parts.chosen, arrays, indices(whole, parts))
     except Exception as error:
         pairs = jax.tree_util.tree_leaves_with_path(whole)
         still = select(pairs, inverted(parts.chosen))
@@ -362,9 +369,27 @@ def _check_gradients(whole: Any, arrays: list[Any], parts: Parts, function: str)
         ) from error
 
 
-def gradients(tree: Any, chosen: Sequence[bool], leaves: Sequence[Any]) -> Any:
-    """The pytree of gradients that a user gets: `None` at leaves without, and states of objects."""
-    whole = scatter(tree, chosen, leaves)
+def indices(whole: Any, parts: Parts) -> dict[int, Any]:
+    """The indices of the sparse arrays in a pytree, by their place among all leaves."""
+    found: dict[int, Any] = {}
+    place = 0
+    for x in jax.tree.leaves(whole, is_leaf=is_sparse):
+        inner = jax.tree.leaves(x)
+        if is_sparse(x):
+            found.update(enumerate(inner, place))
+        place += len(inner)
+    return {at: leaf for at, leaf in found.items() if not parts.chosen[at]}
+
+
+def gradients(
+    tree: Any, chosen: Sequence[bool], leaves: Sequence[Any], indices: dict[int, Any]
+) -> Any:
+    """The pytree of gradients that a user gets.
+
+    With `None` at leaves without; a sparse array has its indices, and an object is its state.
+    """
+    still = [indices.get(at) for at, own in enumerate(chosen) if not own]
+    whole = tree.unflatten(merge(chosen, leaves, still))
     if not _objects.holds_nodes(whole):
         return whole
     return _objects.gradients(whole, tree.unflatten(chosen))

@@ -12,6 +12,7 @@
 The columns are `is_array`, `is_traced` (with `is_variable`) and `takes_gradient`.
 """
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,6 +51,16 @@ def refuse_iterators(tree: Any, function: str) -> None:
         return False
 
     jax.tree.leaves(tree, is_leaf=look)
+
+
+def is_sparse(x: Any) -> bool:
+    """Whether something is a sparse array, of which the indices are no numbers to add or multiply.
+
+    >>> is_sparse(jnp.ones(2))
+    False
+    """
+    module = sys.modules.get("jax.experimental.sparse")
+    return module is not None and isinstance(x, module.JAXSparse)
 
 
 def as_output(leaf: Any) -> Any:

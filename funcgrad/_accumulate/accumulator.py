@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._calls import gradients, parameters
+from .._calls import gradients, indices, parameters
 from .._describe import describe, differences, tensor_advice
-from .._leaves import is_array, refuse_iterators
+from .._leaves import is_array, is_sparse, refuse_iterators
 from .._objects import nodes
 from .._types import Grads
 from ..errors import TreeError, UsageError
@@ -54,7 +54,7 @@ def zero_grad(params: Any, set_to_none: bool = False, dtype: Any = None) -> Grad
         )
     arrays, parts = parameters(whole, "zero_grad")
     zeros = [None if set_to_none else _zeros(leaf, dtype) for leaf in arrays]
-    return gradients(parts.tree, parts.chosen, zeros)
+    return gradients(parts.tree, parts.chosen, zeros, indices(whole, parts))
 
 
 def _is_parameter(leaf: Any) -> bool:
@@ -107,6 +107,19 @@ def accumulate_grad(acc: Grads, grads: Grads) -> Grads:
         ) from error
 
 
+def _add_sparse(acc: Any, grads: Any) -> Any:
+    """Adds what has indices: the sum has those of both, as PyTorch's has until it is coalesced."""
+    if jnp.shape(acc) != jnp.shape(grads):
+        raise ValueError("shapes differ")
+    try:
+        return acc + grads
+    except (TypeError, NotImplementedError) as error:
+        raise UsageError(
+            f"`accumulate_grad` got {type(acc).__name__} and {type(grads).__name__}, which JAX does"
+            " not add; make the gradients dense: grads.todense()"
+        ) from error
+
+
 _LEAF: Any = jax.tree.structure(0)
 
 
@@ -116,6 +129,8 @@ def _add(acc: Any, grads: Any) -> Any:
         return grads
     if grads is None:
         return acc
+    if is_sparse(acc) or is_sparse(grads):
+        return _add_sparse(acc, grads)
     node: Any = jax.tree.structure(acc, is_leaf=lambda inner: inner is not acc)
     if node != _LEAF:  # a node without children has no children either, and is none
         pairs = zip(node.flatten_up_to(acc), node.flatten_up_to(grads), strict=True)

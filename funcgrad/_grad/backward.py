@@ -32,6 +32,7 @@ from .._calls import (
     differentiated,
     from_front,
     gradients,
+    indices,
     path_of,
     read_argnums,
     scatter,
@@ -78,7 +79,7 @@ class _Tag(NamedTuple):
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["pull", "values"],
+    data_fields=["pull", "values", "indices"],
     meta_fields=["function", "out", "out_tree", "tree", "chosen", "tags"],
 )
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Pullback(Generic[Pulled]):
     Fields:
         pull: JAX's own pullback, onto the leaves that take gradients and the taps.
         values: the leaves of each retained value.
+        indices: those of sparse primals, by place.
         function: the public function to name in errors.
         out, out_tree: the types of the output's leaves, and its structure.
         tree, chosen: how the gradients of leaves make up the pytree of gradients.
@@ -99,6 +101,7 @@ class Pullback(Generic[Pulled]):
 
     pull: Any
     values: Any
+    indices: Any
     function: str
     out: tuple[Any, ...]
     out_tree: Any
@@ -113,7 +116,7 @@ class Pullback(Generic[Pulled]):
         gradients of each primal, and with `retain` `(that tuple, retained)`.
         """
         leaves, retained = self.gradients(gradient)
-        grads = gradients(self.tree, self.chosen, leaves)
+        grads = gradients(self.tree, self.chosen, leaves, self.indices)
         result: Any = grads if self.tags is None else (grads, retained)
         return result
 
@@ -557,7 +560,7 @@ def _gradient(
                 allow_unused=allow_unused,
                 materialize_grads=materialize_grads,
             )
-        grads = gradients(pullback.tree, pullback.chosen, leaves)
+        grads = gradients(pullback.tree, pullback.chosen, leaves, pullback.indices)
         return _Result(out, aux, grads, retained)
 
     return transform
@@ -626,12 +629,26 @@ def _forward(
     else:
         program = traced(flat, call.arrays, function, retain, tell_used)
     sites = program.sites
-    _, pull, ((out, rest), values) = jax.vjp(program.run, call.arrays, program.taps, has_aux=True)
+    try:
+        passed = jax.vjp(program.run, call.arrays, program.taps, has_aux=True)
+    except jax.errors.UnexpectedTracerError as error:
+        if not (where := program.rules()):
+            raise
+        raise GradientError(
+            f"`{function}` got a function with a custom rule, at {where}, that uses a value"
+            " which was traced before the rule is: one in `nondiff_argnums` that is computed, or"
+            " one that the rule closes over. Names (`retain`) and unused inputs (`allow_unused`,"
+            " `materialize_grads`) are found in a traced program, as under `jax.jit`, where JAX has"
+            " no such rules: let the value be an ordinary argument, for which the rule gives no"
+            " tangent (`custom_jvp`) or None (`custom_vjp`)"
+        ) from error
+    _, pull, ((out, rest), values) = passed
     aux, objects = rest
     out_leaves, out_tree = jax.tree.flatten(out)
     pullback: Pullback[Any] = Pullback(
         pull=pull,
         values=values,
+        indices=indices(call.whole, call.parts),
         function=function,
         out=tuple(map(jax.typeof, out_leaves)),
         out_tree=out_tree,
