@@ -206,16 +206,26 @@ class Call(NamedTuple):
         whole: the arguments that are taken apart.
         arrays: the leaves of it that are inputs.
         parts: how it is put together from them.
+        function: the public function to name in errors.
     """
 
     fun: Callable[..., Any]
     whole: Any
     arrays: list[Any]
     parts: Parts
+    function: str
 
     def run(self, arrays: Sequence[Any], *more: Any) -> Any:
-        """What the function returns with other arrays in these places."""
-        return self.fun(self.parts.join(arrays), *more)
+        """What the function returns with other arrays in these places.
+
+        Raises:
+            UsageError: it changes an object in `whole`, of which it has a copy.
+        """
+        whole = self.parts.join(arrays)
+        before = _contents(whole)
+        result = self.fun(whole, *more)
+        _check_unchanged(before, whole, self.function)
+        return result
 
     def returned(self, arrays: Sequence[Any]) -> Returned:
         """The same, taken apart."""
@@ -229,6 +239,52 @@ class Call(NamedTuple):
         """For each array whether it is of one of these positional arguments."""
         paths = self.parts.paths(self.whole)
         return [path[0].idx == 0 and path[1].idx in positions for path in paths]
+
+
+class _Contents(NamedTuple):
+    """What is in a pytree: its leaves by path, and its structure."""
+
+    leaves: dict[Any, Any]
+    tree: Any
+
+
+def _contents(whole: Any) -> _Contents:
+    pairs, tree = jax.tree_util.tree_flatten_with_path(whole)
+    return _Contents(dict(pairs), tree)
+
+
+def _changed(one: _Contents, other: _Contents) -> set[Any]:
+    """The paths at which there is another leaf."""
+    missing = object()
+    paths = one.leaves.keys() | other.leaves.keys()
+    return {
+        path
+        for path in paths
+        if one.leaves.get(path, missing) is not other.leaves.get(path, missing)
+    }
+
+
+_IN_CONTAINERS = (jax.tree_util.DictKey, jax.tree_util.SequenceKey)
+
+
+def _check_unchanged(before: _Contents, whole: Any, function: str) -> None:
+    """Refuses a change of an object; one of a dict or a list is the copy's own, as under JAX."""
+    after = _contents(whole)
+    changed = _changed(before, after)
+    if not changed and before.tree == after.tree:
+        return
+    # An object may make its leaves anew each time that it is looked at.
+    changed -= _changed(after, _contents(whole))
+    objects = [path for path in changed if path and not isinstance(path[-1], _IN_CONTAINERS)]
+    if not objects and (changed or before.tree == after.tree):
+        return
+    shown = ", ".join(sorted(map(jax.tree_util.keystr, objects))) or "what is no array"
+    raise UsageError(
+        f"`{function}` got a function that changes an object among its arguments in place, at"
+        f" {shown}; it has a copy of the object, so the change would be lost: return what is new"
+        " beside the output (has_aux=True), or make the object a module of Flax NNX, whose state"
+        " moves"
+    )
 
 
 def argument(place: int | str, inner: Sequence[Any] = ()) -> str:
@@ -256,13 +312,16 @@ def every_argument(
     args: Sequence[Any],
     kwargs: dict[str, Any] | None = None,
     is_input: Callable[[Any], bool] = is_traced,
+    *,
+    function: str,
 ) -> Call:
     """The call with the inputs among the leaves of all its arguments taken out.
 
     Its `whole` is the pair `(args, kwargs)`.
     """
     whole = tuple(args), kwargs or {}
-    return Call(functools.partial(_spread, fun), whole, *take_apart(whole, is_input))
+    refuse_iterators(whole, function)
+    return Call(functools.partial(_spread, fun), whole, *take_apart(whole, is_input), function)
 
 
 def _spread(fun: Callable[..., Any], whole: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
@@ -307,7 +366,7 @@ def differentiated(
 
     refuse_iterators(whole, function)
     _check_differentiable(whole, function)
-    return Call(of_whole, whole, *parameters(whole, function, requires_grad))
+    return Call(of_whole, whole, *parameters(whole, function, requires_grad), function)
 
 
 def parameters(whole: Any, function: str, requires_grad: Any = None) -> tuple[list[Any], Parts]:
@@ -342,7 +401,7 @@ def _check_differentiable(whole: Any, function: str) -> None:
 
 
 def _array_of(leaf: Any) -> str:
-    """How an array is made of something that stands for one, to end a message with; else nothing."""
+    """What to do about something that stands for an array, to end a message with; else nothing."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return "; it is the type of an array: jax.eval_shape says what a gradient would be"
     if isinstance(leaf, jax.Ref):
@@ -442,8 +501,9 @@ def _broadcast(whole: Any, function: str, prefix: Any) -> list[Any]:
     is_node = _objects.is_node
     mask = _objects.as_mask(prefix) if _objects.holds_nodes(whole) else prefix
     try:
-        said, shape = jax.tree.flatten(mask)
-        under: list[Any] = shape.flatten_up_to(whole)
+        said = jax.tree.leaves(mask)
+        shape: Any = jax.tree.structure(mask)
+        under = shape.flatten_up_to(whole)
     except ValueError as error:
         raise TreeError(
             f"`{function}` got a `requires_grad` that is not a prefix of the differentiated"

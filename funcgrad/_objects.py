@@ -41,7 +41,7 @@ class Node:
 
     @classmethod
     def tree_unflatten(cls, graphdef: Any, children: Any) -> "Node":
-        return cls(*children, graphdef)
+        return cls(children[0], graphdef)
 
 
 class _Here:
@@ -141,8 +141,8 @@ def carried(
         yield Carried(run, tuple(args), kwargs, lambda left: left.result)
         return
     with nnx.update_context(_TAG):
-        taken = _nodes(nnx, (tuple(args), kwargs))
-        before = state_of(taken)
+        taken, given = _nodes(nnx, (tuple(args), kwargs))
+        before = state_of((taken, given))
 
         def restore(left: Left) -> Any:
             objects = jax.tree.map(
@@ -152,7 +152,7 @@ def carried(
             )
             return _objects(nnx, Left(objects, left.result), inner=False).result
 
-        yield Carried(run, *taken, restore)
+        yield Carried(run, taken, given, restore)
 
 
 def pure(fun: Callable[..., Any], function: str) -> Callable[..., Left]:
@@ -314,7 +314,7 @@ class Mask:
 
 
 def mask_of(node: Node, mask: Any) -> list[Any]:
-    """What a mask says of each leaf of an object; what it does not name, parameters apart, is off."""
+    """What a mask says of each leaf of an object; but for parameters, what it does not name is off."""
     leaves = [*_leaves_in((), node)]
     if not isinstance(mask, Mask):
         return [mask] * len(leaves)

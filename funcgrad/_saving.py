@@ -176,7 +176,7 @@ def _call(
     """Traces `fun` and binds the primitive."""
     chosen = from_front(argnums, len(args), "saved_tensors_hooks")
     with carried(fun, args, kwargs, "saved_tensors_hooks") as carry:
-        call = every_argument(carry.fun, carry.args, carry.kwargs)
+        call = every_argument(carry.fun, carry.args, carry.kwargs, function="saved_tensors_hooks")
         return carry.restore(_bound(call, chosen, pack, unpack))
 
 

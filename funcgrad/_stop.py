@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ._describe import describe, differences
-from ._leaves import adopt_dtypes, is_array, takes_gradient
+from ._leaves import adopt_dtypes, is_array, refuse_iterators, takes_gradient
 from ._mistakes import explained
 from ._objects import carried
 from ._tags import inject
@@ -31,6 +31,7 @@ def detach(y: T) -> T:
     >>> fg.grad(lambda x: fg.detach(x * x) * x)(3.0)
     Array(9., dtype=float32, weak_type=True)
     """
+    refuse_iterators(y, "detach")
     return jax.tree.map(_stop, y)
 
 
@@ -123,6 +124,7 @@ def set_data(x: T, v: T) -> T:
     >>> fg.value_and_grad(f)(1.0)
     (Array(10000., dtype=float32, weak_type=True), Array(200., dtype=float32, weak_type=True))
     """
+    refuse_iterators((x, v), "set_data")
     old = jax.tree.map(jnp.asarray, x)
     new = adopt_dtypes(v, old)
     wrong = differences(new, old)

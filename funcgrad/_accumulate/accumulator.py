@@ -98,6 +98,7 @@ def accumulate_grad(acc: Grads, grads: Grads) -> Grads:
     >>> fg.accumulate_grad(fg.accumulate_grad(acc, jnp.ones(2)), jnp.ones(2))
     Array([2., 2.], dtype=float32)
     """
+    refuse_iterators((acc, grads), "accumulate_grad")
     try:
         return _add(acc, grads)
     except ValueError as error:

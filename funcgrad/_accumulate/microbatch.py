@@ -27,7 +27,7 @@ from .. import _jax
 from .._calls import Call, argument, from_front, path_of, read_argnums, replaced, take_apart
 from .._describe import describe, differences
 from .._grad.backward import Retained, shared
-from .._leaves import is_array, is_traced, takes_gradient
+from .._leaves import is_array, is_traced, refuse_iterators, takes_gradient
 from .._lists import select
 from .._mistakes import explained
 from .._objects import Left, carried, is_kept, leaves_of, same_kind, state_of
@@ -126,6 +126,7 @@ def microbatch(
 
     @functools.wraps(fun)
     def micro_fun(*args: Any, **kwargs: Any) -> Any:
+        refuse_iterators((args, kwargs), "microbatch")
         with explained, carried(asked.run, args, kwargs, "microbatch") as carry:
             return carry.restore(of_nodes(carry.fun, carry.args, carry.kwargs))
 
@@ -151,7 +152,7 @@ def microbatch(
                 raise
 
         others = replaced(args, chosen, [None] * len(chosen)), kwargs
-        call = Call(of_others, others, *take_apart(others, is_traced))
+        call = Call(of_others, others, *take_apart(others, is_traced), "microbatch")
         task = _Task(call.run, asked, others, _places(call), weight, reduce, parts, axes)
         if mesh is None:
             _check_unsharded(batch)

@@ -38,7 +38,7 @@ from .._calls import (
     scatter,
 )
 from .._describe import describe, differences
-from .._leaves import adopt_dtypes, conjugate, takes_gradient
+from .._leaves import adopt_dtypes, conjugate, refuse_iterators, takes_gradient
 from .._mistakes import explained
 from .._objects import Left, carried
 from .._types import Function, Grads, P, R
@@ -260,13 +260,12 @@ def vjp(
     """
     _check_callable(fun, "vjp")
     retain = names_of(retain)
-    with explained:
-        with carried(fun, primals, {}, "vjp") as carry:
-            call = differentiated(carry.fun, carry.args, {}, range(len(primals)), "vjp")
-            if retain is None:
-                _check_any(call, "vjp")
-            forward = _forward(call, "vjp", has_aux=has_aux, retain=retain)
-            out, aux = carry.restore(forward.left)
+    with explained, carried(fun, primals, {}, "vjp") as carry:
+        call = differentiated(carry.fun, carry.args, {}, range(len(primals)), "vjp")
+        if retain is None:
+            _check_any(call, "vjp")
+        forward = _forward(call, "vjp", has_aux=has_aux, retain=retain)
+        out, aux = carry.restore(forward.left)
     if has_aux:
         return out, forward.pullback, aux
     return out, forward.pullback
@@ -490,7 +489,7 @@ def shared(fun: Any) -> Shared | None:
 
         return Shared(run, inner.place)
     if isinstance(fun, _JITTED):
-        return shared(fun.__wrapped__)
+        return shared(fun.__wrapped__)  # type: ignore[attr-defined]
     return _SHARED.get(fun) if isinstance(fun, types.FunctionType) else None
 
 
@@ -669,6 +668,7 @@ def _pair(result: Any, function: str) -> tuple[Any, Any]:
             f"`{function}` got has_aux=True and a function that returns {describe(result)}, and"
             " wants one that returns a pair (output, auxiliary data)"
         )
+    refuse_iterators(result, function)
     return result
 
 

@@ -67,9 +67,7 @@ def run_torch(
     changed = [
         name
         for name, buffer in after.items()
-        if name not in before
-        or before[name][0] is not buffer
-        or before[name][1] != buffer._version
+        if name not in before or before[name][0] is not buffer or before[name][1] != buffer._version
     ]
     if buffers:
         returned = returned, {name: buffer.detach() for name, buffer in after.items()}

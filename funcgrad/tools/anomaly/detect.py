@@ -93,7 +93,7 @@ def detect_anomaly(
     @functools.wraps(fun)
     def checked(*args: Any, **kwargs: Any) -> Any:
         with carried(fun, args, kwargs, "detect_anomaly") as carry:
-            call = every_argument(alone, carry.args, carry.kwargs)
+            call = every_argument(alone, carry.args, carry.kwargs, function="detect_anomaly")
             _check_concrete([*call.arrays, jnp.zeros(())])
             return carry.restore(run(call).whole)
 
@@ -182,7 +182,7 @@ def _compiled(
     """Runs the program compiled with a flag, and `search` where the flag is up."""
 
     def flagged(parts: Parts, arrays: list[Any]) -> tuple[Returned, Any]:
-        closed, made = _traced(every_argument(fun, *parts.join(arrays)))
+        closed, made = _traced(every_argument(fun, *parts.join(arrays), function="detect_anomaly"))
         if only_if_reaches_output:
             results = _jax.as_function(closed)(*arrays)
             up = flags.outputs(results, check_inf=check_inf)

@@ -12,7 +12,7 @@ import numpy as np
 from ..._calls import check_arrays, from_front, read_argnums, replaced
 from ..._describe import describe
 from ..._grad.backward import vjp
-from ..._leaves import is_array, takes_gradient
+from ..._leaves import is_array, refuse_iterators, takes_gradient
 from ..._mistakes import explained
 from ..._objects import carried
 from ...errors import GradcheckError, UsageError
@@ -107,7 +107,7 @@ def gradcheck(
     True
     """
     task = _task("gradcheck", fun, eps, atol, rtol, modes, batched, fast, nondet_tol)
-    args = _tuple(args)
+    args = _tuple(args, "gradcheck")
     chosen = _argnums(argnums, args, "gradcheck")
     with explained, carried(fun, args, {}, "gradcheck") as carry:
         return _check(pose(carry.result, carry.args, chosen, "gradcheck"), task)
@@ -163,7 +163,7 @@ def gradgradcheck(
     """
     name = "gradgradcheck"
     task = _task(name, fun, eps, atol, rtol, modes, batched, fast, nondet_tol)
-    args = _tuple(args)
+    args = _tuple(args, name)
     chosen = _argnums(argnums, args, name)
 
     def backward(*given: Any) -> Any:
@@ -512,7 +512,8 @@ def _modes(modes: Any, batched: bool, function: str) -> list[str]:
     return [*plain, *(BATCHED[key] for key in MODES if batched and key in named)]
 
 
-def _tuple(args: Any) -> tuple[Any, ...]:
+def _tuple(args: Any, function: str) -> tuple[Any, ...]:
+    refuse_iterators(args, function)
     return tuple(args) if isinstance(args, tuple | list) else (args,)
 
 

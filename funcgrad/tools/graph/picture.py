@@ -165,7 +165,7 @@ def _pictured(
     has_aux: bool,
 ) -> Picture:
     """The picture of a call without objects; `fun` gives its arguments their names."""
-    call = every_argument(carry.result, carry.args, is_input=is_variable)
+    call = every_argument(carry.result, carry.args, is_input=is_variable, function="graph")
     flat = _flat(call, has_aux)
     with explained:
         closed, shown = jax.make_jaxpr(lambda *leaves: flat(*leaves)[1], return_shape=True)(

@@ -13,9 +13,7 @@ from ...errors import UsageError
 
 
 @contextlib.contextmanager
-def asked(
-    fun: Any, args: Any, argnums: Any, function: str
-) -> Iterator[tuple[Call, list[bool]]]:
+def asked(fun: Any, args: Any, argnums: Any, function: str) -> Iterator[tuple[Call, list[bool]]]:
     """The call, and for each of its arrays whether it is differentiated; to be traced inside.
 
     Raises:
@@ -30,7 +28,7 @@ def asked(
     if argnums is not None:
         chosen = from_front(read_argnums(argnums, function)[1], len(args), function)
     with carried(fun, args, {}, function) as carry:
-        call = every_argument(carry.result, carry.args, is_input=is_variable)
+        call = every_argument(carry.result, carry.args, is_input=is_variable, function=function)
         able = map(by_default, select(leaves_of(call.whole), call.parts.chosen))
         leaves = zip(call.belong(chosen), able, call.arrays, strict=True)
         moving = [wanted and own and takes_gradient(leaf) for wanted, own, leaf in leaves]
