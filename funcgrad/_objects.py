@@ -31,17 +31,18 @@ class Node:
     Attributes:
         state: the arrays, an `nnx.State`, or an `nnx.Variable` where that is the object.
         graphdef: the rest, which hashes.
+        shares: whether variables of it are in a node before, and not in its own state.
     """
 
-    def __init__(self, state: Any, graphdef: Any):
-        self.state, self.graphdef = state, graphdef
+    def __init__(self, state: Any, graphdef: Any, shares: bool = False):
+        self.state, self.graphdef, self.shares = state, graphdef, shares
 
     def tree_flatten_with_keys(self) -> Any:
-        return ((_HERE, self.state),), self.graphdef
+        return ((_HERE, self.state),), (self.graphdef, self.shares)
 
     @classmethod
-    def tree_unflatten(cls, graphdef: Any, children: Any) -> "Node":
-        return cls(children[0], graphdef)
+    def tree_unflatten(cls, rest: Any, children: Any) -> "Node":
+        return cls(children[0], *rest)
 
 
 class _Here:
@@ -196,9 +197,14 @@ def nodes(tree: Any) -> Any:
 
 
 def _nodes(nnx: Any, tree: Any, tag: Any = _TAG) -> Any:
+    seen: set[int] = set()
+
     def node(context: Any, path: Any, prefix: Any, x: Any) -> Node:
         graphdef, state = context.split(x)
-        return Node(state, graphdef)
+        own = {id(part) for _, part in nnx.iter_graph(x) if isinstance(part, nnx.Variable)}
+        shares = not own.isdisjoint(seen)
+        seen.update(own)
+        return Node(state, graphdef, shares)
 
     return nnx.to_tree(tree, split_fn=node, ctxtag=tag)
 
@@ -314,7 +320,7 @@ class Mask:
 
 
 def mask_of(node: Node, mask: Any) -> list[Any]:
-    """What a mask says of each leaf of an object; but for parameters, what it does not name is off."""
+    """What a mask says of each leaf of an object; what it does not name is off, if no parameter."""
     leaves = [*_leaves_in((), node)]
     if not isinstance(mask, Mask):
         return [mask] * len(leaves)
