@@ -528,10 +528,16 @@ def test_array_in_place_of_a_function_is_refused(transform):
         transform(X)
 
 
-@pytest.mark.parametrize("leaf", ["text", b"text", object()])
-def test_leaf_that_is_no_number_is_refused_with_its_path(leaf):
-    with pytest.raises(fg.UsageError, match=r"`grad` got \w+ at \['b'\]"):
+@pytest.mark.parametrize("leaf", [jax.ShapeDtypeStruct((2,), "float32"), jax.new_ref(jnp.ones(2))])
+def test_leaf_that_stands_for_an_array_is_refused_with_its_path(leaf):
+    with pytest.raises(fg.UsageError, match=r"`grad` got .* at \['b'\] of what it differentiates"):
         fg.grad(lambda p: p["a"])({"a": 1.0, "b": leaf})
+
+
+@pytest.mark.parametrize("leaf", ["text", jnp.sin, object()])
+def test_arguments_that_hold_no_array_are_refused(leaf):
+    with pytest.raises(fg.GradientError, match=r"require gradients: `grad` got \w+ to diff"):
+        fg.grad(lambda p: 1.0)({"b": leaf})
 
 
 def test_output_that_is_no_array_is_refused():

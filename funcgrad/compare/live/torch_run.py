@@ -57,17 +57,18 @@ def run_torch(
     parameters = [] if module is None else [*module.parameters()]
     random_state, versions = torch.get_rng_state(), [p._version for p in parameters]
     with (
-        _own_buffers(module) as own,
+        _own_buffers(module),
         torch.enable_grad(),
         recording(module, modules) as recorder,
     ):
-        before = {name: (buffer, buffer._version) for name, buffer in own.items()}
         returned = torch_fn(*args)
         after = {} if module is None else dict(module.named_buffers())
+    # The version of a tensor does not tell: what batch normalization writes leaves it as it was.
+    before = {} if module is None else dict(module.named_buffers())
     changed = [
         name
         for name, buffer in after.items()
-        if name not in before or before[name][0] is not buffer or before[name][1] != buffer._version
+        if name not in before or not torch.equal(before[name], buffer)
     ]
     if buffers:
         returned = returned, {name: buffer.detach() for name, buffer in after.items()}
@@ -93,17 +94,17 @@ def run_torch(
 
 
 @contextmanager
-def _own_buffers(module: Any) -> Iterator[dict[str, Any]]:
+def _own_buffers(module: Any) -> Iterator[None]:
     """Puts copies in the place of a module's buffers, and gives it its own back at the end."""
     if module is None:
-        yield {}
+        yield
         return
     own = [(part, name, b) for part in module.modules() for name, b in part._buffers.items()]
     copies = {id(b): None if b is None else b.detach().clone() for _, _, b in own}
     try:
         for part, name, buffer in own:
             part._buffers[name] = copies[id(buffer)]
-        yield dict(module.named_buffers())
+        yield
     finally:
         for part, name, buffer in own:
             part._buffers[name] = buffer
