@@ -75,6 +75,8 @@ def no_grad(fun: Any = None) -> Any:
     Args:
         fun: any function on pytrees; it may hold a `lax.while_loop` over differentiated values.
 
+    A module of Flax NNX among the arguments moves its state, as one of PyTorch does.
+
     Returns:
         The same function, detached. `no_grad()` without a function is a decorator, as in PyTorch;
         used in a `with` statement it raises `UsageError` and shows the function form.

@@ -118,7 +118,11 @@ CHECKING = {
     "unflatten": lambda: Converting(WEIGHTS, "layer"),
     "inside": lambda: {"layers": [Checked(WEIGHTS, jnp.array(3))]},
 }
-PLACES = {"dataclass": r"\.n", "unflatten": r"\[<flat index 1>\]", "inside": r"\['layers'\]\[0\]\.n"}
+PLACES = {
+    "dataclass": r"\.n",
+    "unflatten": r"\[<flat index 1>\]",
+    "inside": r"\['layers'\]\[0\]\.n",
+}
 
 
 @pytest.mark.parametrize("kind", CHECKING)

@@ -57,7 +57,11 @@ def assert_close(got, want, atol=1e-6):
 
 def moved(net):
     """Whether everything that moves has moved."""
-    return bool(net.calls[...]) and bool(jnp.any(net.norm.mean[...])) and bool(net.drop.rngs.count[...])
+    return (
+        bool(net.calls[...])
+        and bool(jnp.any(net.norm.mean[...]))
+        and bool(net.drop.rngs.count[...])
+    )
 
 
 def in_a_dict(transform, net):

@@ -98,6 +98,15 @@ def microbatch(
             do not share evenly, a `reduce` that is no prefix, results that change shape with the
             size of the micro-batch.
 
+    Hooks and retained gradients in `fun` see the gradient of a micro-batch's share of the mean, as
+    in `(loss / n).backward()`: where `fun` is `grad` or `value_and_grad` of a loss, jitted or
+    partial. In any other function retained gradients are multiplied by the share afterwards, and
+    hooks see the gradient of the micro-batch's own mean. What `fun` reduces by `"sum"` is not
+    divided.
+
+    The state of a Flax NNX module moves from one micro-batch to the next; with `mesh` its floats
+    (statistics) are averaged over the devices at the end.
+
     Not affected: the order of rows, the arguments (donate them to `jit` yourself), gradients inside
     `fun`, and numbers beyond the rounding of sums in another order. `fun` is traced once, twice
     where there is a remainder, and temporary memory is one result and one micro-batch's work

@@ -243,7 +243,8 @@ def vjp(
         `(out, pullback)`, or `(out, pullback, aux)`. `pullback(v)` takes a pytree like `out`, or
         nothing where `out` is one number, and returns a tuple with a gradient for each primal; with
         `retain`, `(that tuple, retained)`, a dict of `Retained(value, grad)`. Leaves that take no
-        gradient (integers, bools) get `None`.
+        gradient (integers, bools, what is no array) get `None`; modules of Flax NNX are carried as
+        `grad` carries them.
 
     Raises:
         GradientError: `pullback()` where `out` is not a single real number, or primals of which
@@ -322,20 +323,24 @@ def grad(
         retain: names of `retain_grad` whose values and gradients are wanted: a name, several,
             `fnmatch` patterns, `...` for all, `None` for nothing.
         requires_grad: which leaves to differentiate: a pytree prefix of bools shaped like the
-            argument (like the tuple of arguments where `argnums` is one), or a predicate on
-            `(key path, leaf)`. Nothing is computed for the others.
+            argument (like the tuple of arguments where `argnums` is one), so a model of the same
+            kind too; a predicate on `(key path, leaf)` or on the leaf; or a filter of Flax, such as
+            `nnx.Param`. Nothing is computed for the others.
         allow_unused: whether a leaf may have no influence on the output; if not, that is an error.
         materialize_grads: zeros for leaves without influence; `None` for them if false.
             Influence is read off the derivative of the traced program: a leaf used only under
             `detach`, as an integer, or through functions whose derivative is zero everywhere has
-            none. (For the last, `sign` or `floor`, PyTorch counts the leaf as used.)
+            none; nor has one whose custom rule returns `None`. (For `sign` or `floor`, PyTorch
+            counts the leaf as used.)
 
     Returns:
         A function of the arguments of `fun` that returns `grads`; `(grads, aux)` with `has_aux`;
         with `retain` a dict of `Retained(value, grad)` comes last: `(grads, retained)`,
         `(grads, aux, retained)`. `grads` is shaped like the argument (a tuple of them where
-        `argnums` is one), with `None` at leaves that take no gradient: integers, bools, and what
-        `requires_grad` switches off.
+        `argnums` is one), with `None` at leaves that take no gradient: integers, bools, what is no
+        array (a function, a string), and what `requires_grad` switches off. In the place of a
+        module of Flax NNX it is an `nnx.State` of its parameters, as `nnx.grad` gives it; the
+        state of every module among the arguments moves (statistics, dropout's counter).
 
     Raises:
         GradientError: the output is not one real number and `gradient` is not given, a leaf is
@@ -343,7 +348,8 @@ def grad(
             gradient (and neither `requires_grad` nor `retain` says that none is meant to).
         TreeError: `gradient` or `requires_grad` does not fit.
         TagError: `retain` asks for a name that is not there, or a name was used twice.
-        UsageError: `fun`, `argnums` or an argument is of the wrong type.
+        UsageError: `fun`, `argnums` or an argument is of the wrong type, or `fun` changes an object
+            in place that it has a copy of, or closes over.
 
     Differs from `jax.grad`: complex gradients are PyTorch's, the conjugate of JAX's, so that
     `p - lr * grad` descends; an output of one element may have any number of axes; integers beside
