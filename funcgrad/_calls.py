@@ -393,9 +393,9 @@ def _check_differentiable(whole: Any, function: str) -> None:
     for node in jax.tree.leaves(whole, is_leaf=_objects.is_node):
         if _objects.is_node(node) and node.shares:
             raise UsageError(
-                f"`{function}` got an object to differentiate with respect to which shares variables"
-                " with an argument before it, and wants them in one place: pass the object once, or"
-                " name the first of the two in `argnums`"
+                f"`{function}` got an object to differentiate which shares variables with an"
+                " argument before it, and wants them in one place: pass the object once, or name"
+                " the first of the two in `argnums`"
             )
     for index, leaf in enumerate(jax.tree.leaves(whole)):
         advice = _array_of(leaf)

@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import warnings
 
-import funcgrad as fg
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import sparse
+
+import funcgrad as fg
 
 X = jnp.arange(1.0, 7.0).reshape(3, 2) / 7
 
@@ -128,7 +129,7 @@ PLACES = {
 @pytest.mark.parametrize("kind", CHECKING)
 def test_a_node_that_refuses_none_is_refused_by_the_place_of_the_leaf(kind):
     model = CHECKING[kind]()
-    total = lambda m: sum(jnp.sum(x) for x in jax.tree.leaves(m) if not isinstance(x, str))  # noqa: E731
+    total = lambda m: sum(jnp.sum(x) for x in jax.tree.leaves(m) if not isinstance(x, str))
     for call in (lambda: fg.grad(total)(model), lambda: fg.zero_grad(model)):
         with pytest.raises(fg.UsageError, match=f"got {PLACES[kind]} among .* made with None"):
             call()
@@ -243,7 +244,7 @@ def test_an_iterator_is_refused_with_what_to_write(function, kind):
 
 @pytest.mark.parametrize("options", [{}, {"retain": ...}, {"has_aux": True}])
 def test_so_is_one_that_a_function_returns(options):
-    result = lambda x: (x, (y for y in [x])) if options.get("has_aux") else (y for y in [x])  # noqa: E731
+    result = lambda x: (x, (y for y in [x])) if options.get("has_aux") else (y for y in [x])
     with pytest.raises(fg.UsageError, match="`grad` got generator"):
         fg.grad(result, **options)(1.0)
 
@@ -254,7 +255,7 @@ SPARSE = sparse.BCOO((jnp.array([2.0, 3.0]), jnp.array([[1], [3]])), shape=(4,))
 
 
 def test_gradients_of_sparse_arrays_have_their_indices_and_add_up():
-    total = lambda s: jnp.sum(s.todense() ** 2)  # noqa: E731
+    total = lambda s: jnp.sum(s.todense() ** 2)
     grads = fg.grad(total)(SPARSE)
     np.testing.assert_array_equal(grads.todense(), [0, 4, 0, 6])
     np.testing.assert_array_equal(fg.vjp(total, SPARSE)[1]()[0].todense(), [0, 4, 0, 6])
@@ -268,7 +269,7 @@ def test_sparse_gradients_add_up_as_in_pytorch(torch):
     embedding = torch.nn.Embedding(4, 1, sparse=True)
     for rows in ([1, 3], [3, 3]):
         embedding(torch.tensor(rows)).sum().backward()
-    one = lambda rows: sparse.BCOO((jnp.ones((2, 1)), jnp.array(rows)[:, None]), shape=(4, 1))  # noqa: E731
+    one = lambda rows: sparse.BCOO((jnp.ones((2, 1)), jnp.array(rows)[:, None]), shape=(4, 1))
     got = fg.accumulate_grad(one([1, 3]), one([3, 3]))
     np.testing.assert_array_equal(got.todense(), embedding.weight.grad.to_dense().numpy())
 

@@ -675,7 +675,7 @@ def test_with_weights_the_share_is_that_of_the_weight(torch):
     x, counts = 3 * normal(5, 8, 2), jnp.array([4.0, 0, 1, 3, 2, 2, 0, 0])
     sums = [float(part.sum()) for part in torch.tensor(np.asarray(counts)).chunk(4)]
     want, want_retained = clipped_in_torch(torch, x, [total / 12 for total in sums])
-    loss = lambda w, x, counts: clipped(w, x)  # noqa: E731
+    loss = lambda w, x, counts: clipped(w, x)
     fun = fg.microbatch(
         fg.grad(loss, retain="h"),
         4,
@@ -690,10 +690,10 @@ def test_with_weights_the_share_is_that_of_the_weight(torch):
 
 @pytest.mark.slow
 def test_retained_gradients_are_divided_in_a_function_around_the_gradient_too():
-    tagged = lambda w, x: jnp.mean(fg.retain_grad(x @ w, "h") ** 2)  # noqa: E731
+    tagged = lambda w, x: jnp.mean(fg.retain_grad(x @ w, "h") ** 2)
     x = normal(5, 8, 2)
     _, want = fg.grad(tagged, retain="h")(jnp.ones(2), x)
-    around = lambda x, w: fg.grad(tagged, retain="h")(w, x)  # noqa: E731
+    around = lambda x, w: fg.grad(tagged, retain="h")(w, x)
     stacked = fg.microbatch(around, 4, batch_argnums=0, reduce=("mean", "stack"))
     got = jax.jit(stacked)(x, jnp.ones(2))[1]
     assert_close(got["h"].grad.reshape(-1), want["h"].grad)
@@ -705,5 +705,5 @@ def test_retained_gradients_are_divided_in_a_function_around_the_gradient_too():
 @pytest.mark.slow
 def test_hooks_see_a_share_of_all_devices_rows():
     x = 3 * normal(5, 16, 2)
-    step = lambda n, **options: jax.jit(fg.microbatch(fg.grad(clipped), n, **options))  # noqa: E731
+    step = lambda n, **options: jax.jit(fg.microbatch(fg.grad(clipped), n, **options))
     assert_close(step(2, **on(4))(jnp.ones(2), x), step(8)(jnp.ones(2), x))

@@ -1,12 +1,13 @@
-"""Objects of Flax NNX as arguments: gradients and state to the last bit as Flax's own transforms."""
+"""Objects of Flax NNX as arguments: gradients and state to the last bit those of Flax."""
 
 import functools
 
-import funcgrad as fg
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import funcgrad as fg
 
 pytest.importorskip("flax", reason="Flax is not installed: pip install 'funcgrad[bench]'")
 optax = pytest.importorskip("optax", reason="optax is not installed: pip install optax")
@@ -137,7 +138,7 @@ def test_objects_that_are_returned_are_the_callers_own():
 
 @pytest.mark.parametrize("kind", [nnx.Param, nnx.BatchStat])
 def test_a_variable_by_itself_is_differentiated_whatever_it_is(kind):
-    square = lambda v: jnp.sum(v[...] ** 2)  # noqa: E731
+    square = lambda v: jnp.sum(v[...] ** 2)
     v = kind(jnp.arange(3.0))
     assert_same(fg.grad(square)(v), nnx.grad(square)(v))
 
@@ -185,8 +186,8 @@ def test_a_mask_that_leaves_out_a_parameter_is_refused():
 
 def test_an_object_that_shares_with_one_before_is_refused():
     net = Net()
-    both = lambda one, other, x: loss(one, x) + loss(other, x)  # noqa: E731
-    with pytest.raises(fg.UsageError, match="`grad` got an object .* shares variables"):
+    both = lambda one, other, x: loss(one, x) + loss(other, x)
+    with pytest.raises(fg.UsageError, match=r"`grad` got an object .* shares variables"):
         fg.grad(both, argnums=1)(net, net, X)
     want = nnx.grad(lambda net, x: loss(net, x) + loss(net, x))(Net(), X)
     assert_same(fg.grad(both)(net, net, X), want)
@@ -228,7 +229,7 @@ def test_no_grad_leaves_the_parameters_of_its_argument_differentiable():
 def in_turn(net, parts, weights):
     """What nnx gives for parts of a batch one after the other, and the mean by weights."""
     found = [nnx.value_and_grad(loss)(net, part) for part in parts]
-    mean = lambda *xs: sum(w * x for w, x in zip(weights, xs, strict=True))  # noqa: E731
+    mean = lambda *xs: sum(w * x for w, x in zip(weights, xs, strict=True))
     return jax.tree.map(mean, *found)
 
 
@@ -256,7 +257,7 @@ def test_on_a_mesh_statistics_are_the_mean_of_those_of_the_devices():
         def __call__(self, x):
             return self.norm(x)
 
-    mean_square = lambda net, x: jnp.mean(net(x) ** 2 * jnp.arange(4.0))  # noqa: E731
+    mean_square = lambda net, x: jnp.mean(net(x) ** 2 * jnp.arange(4.0))
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.device_put(X, jax.sharding.NamedSharding(mesh, jax.P("data")))
     net = Normed()
@@ -267,7 +268,7 @@ def test_on_a_mesh_statistics_are_the_mean_of_those_of_the_devices():
         each = Normed()
         parts = [nnx.grad(mean_square)(each, part) for part in (half[:2], half[2:])]
         halves.append((each, jax.tree.map(lambda a, b: (a + b) / 2, *parts)))
-    mean = lambda a, b: (a + b) / 2  # noqa: E731
+    mean = lambda a, b: (a + b) / 2
     assert_close(grads, jax.tree.map(mean, halves[0][1], halves[1][1]))
     kind = nnx.BatchStat
     stats = [nnx.state(each, kind) for each, _ in halves]
@@ -323,7 +324,7 @@ def test_checks_and_tables_leave_the_state_alone_and_look_at_parameters():
     net = nnx.Sequential(
         nnx.Linear(4, 2, rngs=nnx.Rngs(0)), jnp.sin, nnx.Dropout(0.5, rngs=nnx.Rngs(1))
     )
-    fun = lambda net, x: jnp.sum(net(x) ** 2)  # noqa: E731
+    fun = lambda net, x: jnp.sum(net(x) ** 2)
     before = jax.tree.map(lambda x: x, nnx.state(net))
     assert fg.gradcheck(fun, (net, X[:2]))
     assert fg.gradgradcheck(fun, (net, X[:2]))

@@ -1094,7 +1094,7 @@ def test_each_of_several_captures_of_one_name_has_a_rule(torch):
     report = with_torch(
         _Twice(torch), lambda x: scoped(x, 1.01), torch.ones(3), intermediates=rules
     )
-    assert [row.name for row in report.rows if row.value and not row.value.ok][0] == "out[1]"
+    assert next(row.name for row in report.rows if row.value and not row.value.ok) == "out[1]"
 
 
 @pytest.mark.parametrize("name", ["*/out", "c/out", "out"])

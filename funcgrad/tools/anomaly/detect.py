@@ -62,9 +62,9 @@ def detect_anomaly(
     NaN that the program itself writes down (`jnp.nan` in a `where` whose other side is taken) is
     none until it is selected or computed with; nor is what a function of JAX masks itself. What is
     not affected: any configuration of JAX, and results, up to the rounding that compilation
-    changes. Objects of Flax NNX (a module, an optimizer) move as under `nnx.jit`, and stay what they
-    were where this raises. A function may write to references. What has side effects (`jax.debug.print`) may run more than once where a loop is looked
-    into.
+    changes. Objects of Flax NNX (a module, an optimizer) move as under `nnx.jit`, and stay what
+    they were where this raises. A function may write to references. What has side effects
+    (`jax.debug.print`) may run more than once where a loop is looked into.
 
     >>> import jax, jax.numpy as jnp, funcgrad as fg
     >>> loss = lambda x: jnp.sum(jnp.where(x > 0, jnp.sqrt(x), 0.0))
