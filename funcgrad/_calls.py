@@ -15,8 +15,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from . import _objects
 from ._describe import describe, tensor_advice
-from ._leaves import as_output, is_array, is_traced, takes_gradient
+from ._leaves import (
+    as_output,
+    is_array,
+    is_sparse,
+    is_traced,
+    refuse_iterators,
+    takes_gradient,
+)
 from ._lists import inverted, merge, select
 from .errors import TreeError, UsageError
 
@@ -179,6 +187,7 @@ def returned(result: Any, is_output: Callable[[Any], bool] = is_array) -> Return
 
 def check_arrays(result: Any, function: str, advice: str = "") -> list[Any]:
     """The leaves of what a function returned, refused where one is no array or number."""
+    refuse_iterators(result, function)
     leaves = jax.tree.leaves(result)
     for leaf in leaves:
         if not is_array(leaf):
@@ -197,16 +206,26 @@ class Call(NamedTuple):
         whole: the arguments that are taken apart.
         arrays: the leaves of it that are inputs.
         parts: how it is put together from them.
+        function: the public function to name in errors.
     """
 
     fun: Callable[..., Any]
     whole: Any
     arrays: list[Any]
     parts: Parts
+    function: str
 
     def run(self, arrays: Sequence[Any], *more: Any) -> Any:
-        """What the function returns with other arrays in these places."""
-        return self.fun(self.parts.join(arrays), *more)
+        """What the function returns with other arrays in these places.
+
+        Raises:
+            UsageError: it changes an object in `whole`, of which it has a copy.
+        """
+        whole = self.parts.join(arrays)
+        before = _contents(whole)
+        result = self.fun(whole, *more)
+        _check_unchanged(before, whole, self.function)
+        return result
 
     def returned(self, arrays: Sequence[Any]) -> Returned:
         """The same, taken apart."""
@@ -220,6 +239,52 @@ class Call(NamedTuple):
         """For each array whether it is of one of these positional arguments."""
         paths = self.parts.paths(self.whole)
         return [path[0].idx == 0 and path[1].idx in positions for path in paths]
+
+
+class _Contents(NamedTuple):
+    """What is in a pytree: its leaves by path, and its structure."""
+
+    leaves: dict[Any, Any]
+    tree: Any
+
+
+def _contents(whole: Any) -> _Contents:
+    pairs, tree = jax.tree_util.tree_flatten_with_path(whole)
+    return _Contents(dict(pairs), tree)
+
+
+def _changed(one: _Contents, other: _Contents) -> set[Any]:
+    """The paths at which there is another leaf."""
+    missing = object()
+    paths = one.leaves.keys() | other.leaves.keys()
+    return {
+        path
+        for path in paths
+        if one.leaves.get(path, missing) is not other.leaves.get(path, missing)
+    }
+
+
+_IN_CONTAINERS = (jax.tree_util.DictKey, jax.tree_util.SequenceKey)
+
+
+def _check_unchanged(before: _Contents, whole: Any, function: str) -> None:
+    """Refuses a change of an object; one of a dict or a list is the copy's own, as under JAX."""
+    after = _contents(whole)
+    changed = _changed(before, after)
+    if not changed and before.tree == after.tree:
+        return
+    # An object may make its leaves anew each time that it is looked at.
+    changed -= _changed(after, _contents(whole))
+    objects = [path for path in changed if path and not isinstance(path[-1], _IN_CONTAINERS)]
+    if not objects and (changed or before.tree == after.tree):
+        return
+    shown = ", ".join(sorted(map(jax.tree_util.keystr, objects))) or "what is no array"
+    raise UsageError(
+        f"`{function}` got a function that changes an object among its arguments in place, at"
+        f" {shown}; it has a copy of the object, so the change would be lost: return what is new"
+        " beside the output (has_aux=True), or make the object a module of Flax NNX, whose state"
+        " moves"
+    )
 
 
 def argument(place: int | str, inner: Sequence[Any] = ()) -> str:
@@ -247,13 +312,16 @@ def every_argument(
     args: Sequence[Any],
     kwargs: dict[str, Any] | None = None,
     is_input: Callable[[Any], bool] = is_traced,
+    *,
+    function: str,
 ) -> Call:
     """The call with the inputs among the leaves of all its arguments taken out.
 
     Its `whole` is the pair `(args, kwargs)`.
     """
     whole = tuple(args), kwargs or {}
-    return Call(functools.partial(_spread, fun), whole, *take_apart(whole, is_input))
+    refuse_iterators(whole, function)
+    return Call(functools.partial(_spread, fun), whole, *take_apart(whole, is_input), function)
 
 
 def _spread(fun: Callable[..., Any], whole: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
@@ -283,11 +351,12 @@ def differentiated(
         positions: the arguments to differentiate with respect to.
         function: the public function to name in errors.
         several: whether `whole` is a tuple of arguments; otherwise it is the only one.
-        requires_grad: `None` (every floating or complex leaf), a pytree prefix of bools, or a
-            predicate on `(key path, leaf)`.
+        requires_grad: `None` (every floating or complex leaf, of a module its parameters), a pytree
+            prefix of bools, a predicate on `(key path, leaf)` or on the leaf, or a filter of Flax.
 
     Raises:
-        UsageError: a leaf is not an array or number, or a mask leaf is not a bool.
+        UsageError: a leaf is a tensor, a type or a reference, a mask leaf is not a bool, or the
+            pytree cannot be made with `None` where there is no gradient.
         TreeError: the mask is not a prefix of `whole`.
     """
     whole = tuple(args[i] for i in positions) if several else args[positions[0]]
@@ -295,46 +364,153 @@ def differentiated(
     def of_whole(whole: Any) -> Any:
         return fun(*replaced(args, positions, whole if several else (whole,)), **kwargs)
 
+    refuse_iterators(whole, function)
+    _check_differentiable(whole, function)
+    return Call(of_whole, whole, *parameters(whole, function, requires_grad), function)
+
+
+def parameters(whole: Any, function: str, requires_grad: Any = None) -> tuple[list[Any], Parts]:
+    """The leaves that take a gradient, and how the whole is put together from them.
+
+    Raises:
+        UsageError: a mask leaf is not a bool, or the pytree cannot be made with `None` elsewhere.
+        TreeError: the mask is not a prefix of `whole`.
+    """
     leaves, tree = jax.tree.flatten(whole)
-    _check_differentiable(whole, leaves, function)
-    mask = _mask(whole, leaves, function, requires_grad)
-    chosen = [m and takes_gradient(leaf) for m, leaf in zip(mask, leaves, strict=True)]
-    return Call(of_whole, whole, *_part(tree, leaves, chosen))
+    mask = _mask(whole, function, requires_grad)
+    chosen = [m and _can_move(leaf) for m, leaf in zip(mask, leaves, strict=True)]
+    arrays, parts = _part(tree, leaves, chosen)
+    _check_gradients(whole, arrays, parts, function)
+    return arrays, parts
 
 
-def _check_differentiable(whole: Any, leaves: list[Any], function: str) -> None:
-    for index, leaf in enumerate(leaves):
-        if not is_array(leaf):
+def _can_move(leaf: Any) -> bool:
+    return (is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)) and takes_gradient(leaf)
+
+
+def _check_differentiable(whole: Any, function: str) -> None:
+    """Refuses what holds numbers and is no array, where `None` would be taken for no influence."""
+    for node in jax.tree.leaves(whole, is_leaf=_objects.is_node):
+        if _objects.is_node(node) and node.shares:
+            raise UsageError(
+                f"`{function}` got an object to differentiate which shares variables with an"
+                " argument before it, and wants them in one place: pass the object once, or name"
+                " the first of the two in `argnums`"
+            )
+    for index, leaf in enumerate(jax.tree.leaves(whole)):
+        advice = _array_of(leaf)
+        if advice:
             raise UsageError(
                 f"`{function}` got {describe(leaf)} at {path_of(whole, index) or 'an argument'} of"
                 " what it differentiates, and wants arrays or numbers; pass it in an argument that"
-                f" `argnums` does not name, or close over it{tensor_advice(leaf)}"
+                f" `argnums` does not name, or close over it{advice}"
             )
 
 
-def _mask(whole: Any, leaves: list[Any], function: str, requires_grad: Any) -> list[bool]:
-    """For each leaf whether the caller wants its gradient."""
-    if requires_grad is None:
-        return [True] * len(leaves)
-    if callable(requires_grad):
+def _array_of(leaf: Any) -> str:
+    """What to do about something that stands for an array, to end a message with; else nothing."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return "; it is the type of an array: jax.eval_shape says what a gradient would be"
+    if isinstance(leaf, jax.Ref):
+        return "; or differentiate with respect to what the reference holds, ref[...]"
+    return tensor_advice(leaf)
+
+
+def _check_gradients(whole: Any, arrays: list[Any], parts: Parts, function: str) -> None:
+    """Refuses a pytree that cannot be made with `None` in the place of what takes no gradient."""
+    if not parts.rest:
+        return
+    try:
+        gradients(parts.tree, parts.chosen, arrays, indices(whole, parts))
+    except Exception as error:
         pairs = jax.tree_util.tree_leaves_with_path(whole)
-        mask = [requires_grad(path, leaf) for path, leaf in pairs]
+        still = select(pairs, inverted(parts.chosen))
+        shown = ", ".join(jax.tree_util.keystr(path) for path, _ in still)
+        raise UsageError(
+            f"`{function}` got {shown} among what it differentiates, which takes no gradient, so"
+            f" that the gradient has None there, and {describe(whole)} or a node in it cannot be"
+            f" made with None ({type(error).__name__}: {error}); differentiate with respect to the"
+            " other leaves alone, which the function puts in: lambda w:"
+            " fun(dataclasses.replace(params, w=w)), or let the class take None"
+        ) from error
+
+
+def indices(whole: Any, parts: Parts) -> dict[int, Any]:
+    """The indices of the sparse arrays in a pytree, by their place among all leaves."""
+    found: dict[int, Any] = {}
+    place = 0
+    for x in jax.tree.leaves(whole, is_leaf=is_sparse):
+        inner = jax.tree.leaves(x)
+        if is_sparse(x):
+            found.update(enumerate(inner, place))
+        place += len(inner)
+    return {at: leaf for at, leaf in found.items() if not parts.chosen[at]}
+
+
+def gradients(
+    tree: Any, chosen: Sequence[bool], leaves: Sequence[Any], indices: dict[int, Any]
+) -> Any:
+    """The pytree of gradients that a user gets.
+
+    With `None` at leaves without; a sparse array has its indices, and an object is its state.
+    """
+    still = [indices.get(at) for at, own in enumerate(chosen) if not own]
+    whole = tree.unflatten(merge(chosen, leaves, still))
+    if not _objects.holds_nodes(whole):
+        return whole
+    return _objects.gradients(whole, tree.unflatten(chosen))
+
+
+def _mask(whole: Any, function: str, requires_grad: Any) -> list[bool]:
+    """For each leaf whether the caller wants its gradient."""
+    leaves = _objects.leaves_of(whole)
+    if requires_grad is None:
+        return [*map(_objects.by_default, leaves)]
+    if keep := _objects.as_filter(requires_grad):
+        mask: list[Any] = [*map(keep, leaves)]
+    elif callable(requires_grad) and not _is_mask(requires_grad):
+        alone = _takes_leaf_alone(requires_grad)
+        mask = [
+            requires_grad(leaf.value) if alone else requires_grad(leaf.path, leaf.value)
+            for leaf in leaves
+        ]
     else:
         mask = _broadcast(whole, function, requires_grad)
-    for index, value in enumerate(mask):
+    for leaf, value in zip(leaves, mask, strict=True):
         if not isinstance(value, bool | np.bool_):
             raise UsageError(
                 f"`{function}` got {value!r} from `requires_grad` for"
-                f" {path_of(whole, index) or 'the argument'}, and wants True or False: which leaves"
-                " take a gradient is fixed when the function is traced"
+                f" {jax.tree_util.keystr(leaf.path) or 'the argument'}, and wants True or False:"
+                " which leaves take a gradient is fixed when the function is traced"
             )
     return [bool(value) for value in mask]
 
 
+def _is_mask(x: Any) -> bool:
+    """Whether something callable is a pytree of bools, as a mask of a module's own kind is."""
+    leaves = jax.tree.leaves(x)
+    return bool(leaves) and all(isinstance(leaf, bool | np.bool_) for leaf in leaves)
+
+
+def _takes_leaf_alone(predicate: Callable[..., Any]) -> bool:
+    """Whether a predicate is one of the leaf, not of its path and itself."""
+    try:
+        parameters = inspect.signature(predicate).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    given = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.kind in given and p.default is p.empty]
+    return len(needed) == 1 and all(p.kind is not p.VAR_POSITIONAL for p in parameters)
+
+
 def _broadcast(whole: Any, function: str, prefix: Any) -> list[Any]:
     """A mask that is a prefix of the whole, leaf by leaf."""
+    is_node = _objects.is_node
+    mask = _objects.as_mask(prefix) if _objects.holds_nodes(whole) else prefix
     try:
-        return jax.tree.leaves(jax.tree.broadcast(prefix, whole))
+        said = jax.tree.leaves(mask)
+        shape: Any = jax.tree.structure(mask)
+        under = shape.flatten_up_to(whole)
     except ValueError as error:
         raise TreeError(
             f"`{function}` got a `requires_grad` that is not a prefix of the differentiated"
@@ -343,3 +519,9 @@ def _broadcast(whole: Any, function: str, prefix: Any) -> list[Any]:
             " decide by name: requires_grad="
             "lambda path, leaf: 'bias' in jax.tree_util.keystr(path)"
         ) from error
+    return [
+        value
+        for mask, part in zip(said, under, strict=True)
+        for x in jax.tree.leaves(part, is_leaf=is_node)
+        for value in (_objects.mask_of(x, mask) if is_node(x) else [mask])
+    ]

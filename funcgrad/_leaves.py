@@ -7,16 +7,21 @@
 | Python's float and complex | yes | as a variable | yes |
 | Python's int and bool | yes | no | no |
 | `jax.ShapeDtypeStruct` | no | as a variable | by its dtype |
-| anything else: a function, a string | no | no | no |
+| anything else: a function, a string, an object | no | no | no |
 
 The columns are `is_array`, `is_traced` (with `is_variable`) and `takes_gradient`.
 """
 
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ._describe import describe
+from .errors import UsageError
 
 KINDS = (jax.Array, np.ndarray, np.generic, int, float, complex)
 
@@ -28,6 +33,34 @@ def is_array(leaf: Any) -> bool:
     (True, False, False)
     """
     return isinstance(leaf, KINDS) or hasattr(leaf, "__jax_array__")
+
+
+def refuse_iterators(tree: Any, function: str) -> None:
+    """Refuses a generator or another iterator in a pytree, which is no node and no leaf of one.
+
+    Raises:
+        UsageError: there is one.
+    """
+
+    def look(x: Any) -> bool:
+        if isinstance(x, Iterator):
+            raise UsageError(
+                f"`{function}` got {describe(x)}, which can be read once only, and wants a pytree:"
+                " make a list or a tuple of it, list(...)"
+            )
+        return False
+
+    jax.tree.leaves(tree, is_leaf=look)
+
+
+def is_sparse(x: Any) -> bool:
+    """Whether something is a sparse array, of which the indices are no numbers to add or multiply.
+
+    >>> is_sparse(jnp.ones(2))
+    False
+    """
+    module = sys.modules.get("jax.experimental.sparse")
+    return module is not None and isinstance(x, module.JAXSparse)
 
 
 def as_output(leaf: Any) -> Any:

@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from . import _jax
-from ._calls import Returned, every_argument, from_front, read_argnums, returned, take_apart
+from ._calls import Call, Returned, every_argument, from_front, read_argnums, returned, take_apart
 from ._describe import describe, differences
 from ._jax.dataflow import Dataflow
 from ._leaves import adopt_dtype, takes_gradient
 from ._lists import inverted, merge, partly, select, split_at
 from ._mistakes import explained
+from ._objects import carried
 from ._types import Function, P, R
 from .errors import GradientError, TreeError, UsageError
 
@@ -174,7 +175,13 @@ def _call(
 ) -> Any:
     """Traces `fun` and binds the primitive."""
     chosen = from_front(argnums, len(args), "saved_tensors_hooks")
-    call = every_argument(fun, args, kwargs)
+    with carried(fun, args, kwargs, "saved_tensors_hooks") as carry:
+        call = every_argument(carry.fun, carry.args, carry.kwargs, function="saved_tensors_hooks")
+        return carry.restore(_bound(call, chosen, pack, unpack))
+
+
+def _bound(call: Call, chosen: tuple[int, ...], pack: Any, unpack: Any) -> Any:
+    """What the primitive gives for a call."""
     arrays = [*map(jnp.asarray, call.arrays)]
 
     def flat(*arrays: Any) -> Returned:

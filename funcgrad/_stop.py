@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from ._describe import describe, differences
-from ._leaves import adopt_dtypes, is_array, takes_gradient
+from ._leaves import adopt_dtypes, is_array, refuse_iterators, takes_gradient
 from ._mistakes import explained
+from ._objects import carried
 from ._tags import inject
 from ._types import Function, P, R
 from .errors import TreeError, UsageError
@@ -30,6 +31,7 @@ def detach(y: T) -> T:
     >>> fg.grad(lambda x: fg.detach(x * x) * x)(3.0)
     Array(9., dtype=float32, weak_type=True)
     """
+    refuse_iterators(y, "detach")
     return jax.tree.map(_stop, y)
 
 
@@ -73,6 +75,8 @@ def no_grad(fun: Any = None) -> Any:
     Args:
         fun: any function on pytrees; it may hold a `lax.while_loop` over differentiated values.
 
+    A module of Flax NNX among the arguments moves its state, as one of PyTorch does.
+
     Returns:
         The same function, detached. `no_grad()` without a function is a decorator, as in PyTorch;
         used in a `with` statement it raises `UsageError` and shows the function form.
@@ -93,8 +97,8 @@ def no_grad(fun: Any = None) -> Any:
     def no_grad_fun(*args: Any, **kwargs: Any) -> Any:
         # Arguments are stopped so that nothing is differentiated inside; the result, because what
         # fun closes over cannot be seen from here.
-        with explained:
-            return detach(fun(*detach(args), **detach(kwargs)))
+        with explained, carried(fun, args, kwargs, "no_grad") as carry:
+            return carry.restore(detach(carry.fun(*detach(carry.args), **detach(carry.kwargs))))
 
     return no_grad_fun
 
@@ -122,6 +126,7 @@ def set_data(x: T, v: T) -> T:
     >>> fg.value_and_grad(f)(1.0)
     (Array(10000., dtype=float32, weak_type=True), Array(200., dtype=float32, weak_type=True))
     """
+    refuse_iterators((x, v), "set_data")
     old = jax.tree.map(jnp.asarray, x)
     new = adopt_dtypes(v, old)
     wrong = differences(new, old)

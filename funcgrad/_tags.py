@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from . import _jax
 from ._calls import scatter
 from ._describe import describe, differences, tensor_advice
-from ._leaves import adopt_dtypes, conjugate, is_array, takes_gradient
+from ._leaves import adopt_dtypes, conjugate, is_array, refuse_iterators, takes_gradient
 from ._mistakes import explained
 from .errors import TreeError, UsageError
 
@@ -191,6 +191,7 @@ def inject(value: T, sink: T) -> T:
 
 
 def _arrays(tree: Any, function: str) -> tuple[list[Any], Any]:
+    refuse_iterators(tree, function)
     leaves, structure = jax.tree.flatten(tree)
     for leaf in leaves:
         if not is_array(leaf):

@@ -592,3 +592,62 @@ def test_what_a_hook_does_is_looked_into(mode):
     for hooks in ((lambda x: jnp.log(x - 9), lambda x: x), (lambda x: x, lambda x: jnp.log(x - 9))):
         f = fg.saved_tensors_hooks(jnp.sin, *hooks)
         assert found(jax.grad(f), 1.0, mode=mode).anomaly.source == "jnp.log(x - 9)"
+
+
+# References, which a function writes to in place.
+
+
+def writes(x):
+    ref = jax.new_ref(jnp.tanh(x))
+    ref[0] = jnp.sin(x[0])
+    return jnp.sum(jax.freeze(ref) ** 2)
+
+
+def adds_in_a_loop(x):
+    total = jax.new_ref(jnp.zeros(()))
+
+    def body(i, _):
+        total[...] += jnp.sqrt(x[i])
+        return None
+
+    jax.lax.fori_loop(0, x.size, body, None)
+    return jax.freeze(total)
+
+
+def writes_in_a_branch(x):
+    ref = jax.new_ref(x)
+
+    def halve():
+        ref[...] = ref[...] / 2
+
+    jax.lax.cond(x[0] > 0, halve, lambda: None)
+    return jnp.log(jax.freeze(ref))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["interpreted", "compiled"])
+@pytest.mark.parametrize("fun", [writes, adds_in_a_loop, writes_in_a_branch])
+@pytest.mark.parametrize("jit", [jax.jit, lambda fun: fun])
+def test_a_function_with_references_gives_what_it_gives(mode, fun, jit):
+    x = jnp.arange(1.0, 5.0)
+    got = fg.detect_anomaly(jit(fun), mode=mode)(x)
+    np.testing.assert_allclose(got, jax.jit(fun)(x), rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["interpreted", "compiled"])
+def test_nan_that_goes_through_a_reference_is_found(mode):
+    with pytest.raises(fg.AnomalyError) as caught:
+        fg.detect_anomaly(adds_in_a_loop, mode=mode)(jnp.array([1.0, -1.0]))
+    assert caught.value.anomaly.computed == "sqrt(-1.0)"
+
+
+@pytest.mark.parametrize("mode", ["interpreted", "compiled"])
+def test_a_reference_among_the_arguments_is_written_to_once(mode):
+    def step(ref, x):
+        ref[...] += x
+        return jnp.sum(ref[...])
+
+    ref = jax.new_ref(jnp.zeros(2))
+    checked = fg.detect_anomaly(step, mode=mode)
+    assert [float(checked(ref, jnp.ones(2))) for _ in range(3)] == [2.0, 4.0, 6.0]

@@ -528,10 +528,16 @@ def test_array_in_place_of_a_function_is_refused(transform):
         transform(X)
 
 
-@pytest.mark.parametrize("leaf", ["text", b"text", object()])
-def test_leaf_that_is_no_number_is_refused_with_its_path(leaf):
-    with pytest.raises(fg.UsageError, match=r"`grad` got \w+ at \['b'\]"):
+@pytest.mark.parametrize("leaf", [jax.ShapeDtypeStruct((2,), "float32"), jax.new_ref(jnp.ones(2))])
+def test_leaf_that_stands_for_an_array_is_refused_with_its_path(leaf):
+    with pytest.raises(fg.UsageError, match=r"`grad` got .* at \['b'\] of what it differentiates"):
         fg.grad(lambda p: p["a"])({"a": 1.0, "b": leaf})
+
+
+@pytest.mark.parametrize("leaf", ["text", jnp.sin, object()])
+def test_arguments_that_hold_no_array_are_refused(leaf):
+    with pytest.raises(fg.GradientError, match=r"require gradients: `grad` got \w+ to diff"):
+        fg.grad(lambda p: 1.0)({"b": leaf})
 
 
 def test_output_that_is_no_array_is_refused():
@@ -624,3 +630,58 @@ def test_retained_gradients_of_random_programs_are_those_of_added_zeros(program)
     # Without jit nothing is fused, and the two agree to the last bit, but for the sign of a zero.
     jax.tree.map(np.testing.assert_array_equal, ours(X), wanted(X))
     assert_close(jax.jit(ours)(X), jax.jit(wanted)(X))
+
+
+# Custom rules, where the function is traced first.
+
+
+def cut(rule):
+    """An identity whose backward rule is `rule`."""
+    fun = jax.custom_vjp(lambda x: x * 1)
+    fun.defvjp(lambda x: (x, None), lambda _, g: (rule(g),))
+    return fun
+
+
+@pytest.mark.parametrize("rule", [lambda g: None, jnp.zeros_like])
+@pytest.mark.parametrize("around", [lambda f: f, jax.jit, jax.vmap, jax.checkpoint])
+def test_what_a_backward_rule_lets_nothing_through_to_is_unused(rule, around):
+    def fun(p):
+        return jnp.sum(around(cut(rule))(2 * p["cut"]) + p["kept"])
+
+    p = {"cut": X, "kept": X}
+    assert fg.grad(fun, materialize_grads=False)(p)["cut"] is None
+    assert_same(fg.grad(fun)(p)["cut"], jnp.zeros_like(X))
+    with pytest.raises(fg.GradientError, match=r"does not depend on \['cut'\]"):
+        fg.grad(fun, allow_unused=False)(p)
+
+
+def test_a_rule_that_passes_a_part_on_is_used():
+    fun = lambda x: jnp.sum(cut(lambda g: g / 2)(x))
+    assert_same(fg.grad(fun, allow_unused=False)(X), jnp.full_like(X, 0.5))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def pick(x, i):
+    return x[i]
+
+
+@pick.defjvp
+def _(i, primals, tangents):
+    return pick(primals[0], i), tangents[0][i]
+
+
+@pytest.mark.parametrize("options", [{"retain": "y"}, {"allow_unused": False}])
+def test_a_rule_that_holds_what_was_traced_before_is_refused_by_its_line(options):
+    fun = lambda x: fg.retain_grad(pick(x, jnp.argmax(x)), "y") ** 2
+    assert_same(fg.grad(fun)(X), jax.grad(fun)(X))
+    with pytest.raises(fg.GradientError, match=r"custom rule, at .*test_backward\.py:\d+, that"):
+        fg.grad(fun, **options)(X)
+
+
+def test_hooks_act_in_a_second_backward_pass_where_those_of_a_module_do_not():
+    cube = lambda x: fg.register_hook(x, lambda g: 2 * g) ** 3
+    hooked = jax.custom_vjp(lambda x: x)
+    hooked.defvjp(lambda x: (x, None), lambda _, g: (2 * g,))
+    once = lambda x: hooked(x) ** 3
+    assert (fg.grad(cube)(1.5), fg.grad(fg.grad(cube))(1.5)) == (13.5, 36)
+    assert (fg.grad(once)(1.5), fg.grad(fg.grad(once))(1.5)) == (13.5, 18)

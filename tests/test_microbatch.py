@@ -1,5 +1,6 @@
 """`microbatch`: the whole batch in parts, on one device and on eight."""
 
+import functools
 import re
 from collections import Counter
 
@@ -238,7 +239,7 @@ def test_retained_gradients_and_none_pass_through(devices):
     assert_close((value, grads), (want, want_grads))
     assert isinstance(retained["y"], fg.Retained)
     assert_close(retained["y"].value.reshape(-1), want_retained["y"].value)
-    assert_close(retained["y"].grad.reshape(-1), 8 * want_retained["y"].grad)
+    assert_close(retained["y"].grad.reshape(-1), want_retained["y"].grad)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -620,3 +621,89 @@ def test_forms_that_are_refused_at_once(fun, keywords, message):
 def test_calls_that_are_refused(fun, args, keywords, error, message):
     with pytest.raises(error, match=rf"(?s)`microbatch` got .*{message}"):
         fg.microbatch(fun, 2, **keywords)(*args)
+
+
+# What the loop in PyTorch divides: `(loss / n).backward()`.
+
+
+def clipped(w, x):
+    h = fg.register_hook(fg.retain_grad(x @ w, "h"), lambda g: jnp.clip(g, -0.5, 0.5))
+    return jnp.mean(h**2)
+
+
+def clipped_in_torch(torch, x, weights):
+    """The gradient of the weight, and what `h` retained, part by part."""
+    w, rows = torch.ones(2, requires_grad=True), []
+    for part, weight in zip(torch.tensor(np.asarray(x)).chunk(4), weights, strict=True):
+        h = part @ w
+        h.retain_grad()
+        hooked = h * 1
+        hooked.register_hook(lambda g: g.clamp(-0.5, 0.5))
+        ((hooked**2).mean() * weight).backward()
+        rows.append(h.grad)
+    return w.grad.numpy(), torch.cat(rows).numpy()
+
+
+HOW = {
+    "value_and_grad": lambda **retain: fg.value_and_grad(clipped, **retain),
+    "grad": lambda **retain: fg.grad(clipped, **retain),
+    "jitted": lambda **retain: jax.jit(fg.grad(clipped, **retain)),
+    "partial": lambda **retain: functools.partial(fg.grad(clipped, **retain)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [8, 11])
+@pytest.mark.parametrize("how", HOW)
+def test_hooks_and_retained_gradients_see_what_the_loop_in_pytorch_divides(torch, how, rows):
+    x = 3 * normal(5, rows, 2)
+    sizes = [len(part) for part in torch.arange(rows).chunk(4)]
+    want, want_retained = clipped_in_torch(torch, x, [size / rows for size in sizes])
+    grads = jax.jit(fg.microbatch(HOW[how](), 4))(jnp.ones(2), x)
+    grads = grads[1] if how == "value_and_grad" else grads
+    np.testing.assert_allclose(grads, want, rtol=1e-5)
+    if rows == 8:
+        words = ("mean", "stack") if how != "value_and_grad" else ("mean", "mean", "stack")
+        fun = fg.microbatch(HOW[how](retain="h"), 4, reduce=words)
+        *_, grads, retained = jax.jit(fun)(jnp.ones(2), x)
+        np.testing.assert_allclose(grads, want, rtol=1e-5)
+        np.testing.assert_allclose(retained["h"].grad.reshape(-1), want_retained, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_with_weights_the_share_is_that_of_the_weight(torch):
+    x, counts = 3 * normal(5, 8, 2), jnp.array([4.0, 0, 1, 3, 2, 2, 0, 0])
+    sums = [float(part.sum()) for part in torch.tensor(np.asarray(counts)).chunk(4)]
+    want, want_retained = clipped_in_torch(torch, x, [total / 12 for total in sums])
+    loss = lambda w, x, counts: clipped(w, x)
+    fun = fg.microbatch(
+        fg.grad(loss, retain="h"),
+        4,
+        batch_argnums=(1, 2),
+        reduce=("mean", "stack"),
+        weight=lambda x, counts: jnp.sum(counts),
+    )
+    grads, retained = jax.jit(fun)(jnp.ones(2), x, counts)
+    np.testing.assert_allclose(grads, want, rtol=1e-5)
+    np.testing.assert_allclose(retained["h"].grad.reshape(-1), want_retained, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_retained_gradients_are_divided_in_a_function_around_the_gradient_too():
+    tagged = lambda w, x: jnp.mean(fg.retain_grad(x @ w, "h") ** 2)
+    x = normal(5, 8, 2)
+    _, want = fg.grad(tagged, retain="h")(jnp.ones(2), x)
+    around = lambda x, w: fg.grad(tagged, retain="h")(w, x)
+    stacked = fg.microbatch(around, 4, batch_argnums=0, reduce=("mean", "stack"))
+    got = jax.jit(stacked)(x, jnp.ones(2))[1]
+    assert_close(got["h"].grad.reshape(-1), want["h"].grad)
+    whole = fg.microbatch(around, 4, batch_argnums=0, reduce=("sum", "stack"))
+    undivided = jax.jit(whole)(x, jnp.ones(2))[1]
+    assert_close(undivided["h"].grad.reshape(-1), 4 * want["h"].grad)
+
+
+@pytest.mark.slow
+def test_hooks_see_a_share_of_all_devices_rows():
+    x = 3 * normal(5, 16, 2)
+    step = lambda n, **options: jax.jit(fg.microbatch(fg.grad(clipped), n, **options))
+    assert_close(step(2, **on(4))(jnp.ones(2), x), step(8)(jnp.ones(2), x))

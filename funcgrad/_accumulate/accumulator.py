@@ -5,8 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._calls import gradients, indices, parameters
 from .._describe import describe, differences, tensor_advice
-from .._leaves import takes_gradient
+from .._leaves import is_array, is_sparse, refuse_iterators
+from .._objects import nodes
 from .._types import Grads
 from ..errors import TreeError, UsageError
 
@@ -25,30 +27,41 @@ def zero_grad(params: Any, set_to_none: bool = False, dtype: Any = None) -> Grad
             half precision (float16, bfloat16), where adding many small numbers would stop early.
 
     Returns:
-        Zeros shaped like `params`; `None` at integer and bool leaves, which take no gradient.
+        Zeros shaped like `params`; `None` at leaves that take no gradient: integers, bools, and
+        what is no array. For a module of Flax NNX an `nnx.State` of its parameters, as `grad` gives
+        it.
 
     Raises:
-        UsageError: a leaf is no array: an optimizer, a module, a tensor of PyTorch.
+        UsageError: no leaf is an array (an optimizer, a module of PyTorch), or one is a tensor of
+            PyTorch.
 
     >>> import jax.numpy as jnp, funcgrad as fg
     >>> fg.zero_grad({"w": jnp.ones(2, jnp.bfloat16), "step": jnp.array(3)})
     {'step': None, 'w': Array([0., 0.], dtype=float32)}
     """
-    if set_to_none:
-        return jax.tree.map(lambda _: None, params)
-    return jax.tree.map(lambda leaf: _zeros(leaf, dtype), params)
+    refuse_iterators(params, "zero_grad")
+    whole = nodes(params)
+    leaves = jax.tree.leaves(whole)
+    if leaves and not any(map(_is_parameter, leaves)):
+        raise UsageError(
+            f"`zero_grad` got {describe(leaves[0])}, and wants parameters: a pytree of arrays"
+            f"{tensor_advice(leaves[0])}"
+        )
+    for leaf in filter(tensor_advice, leaves):
+        raise UsageError(
+            f"`zero_grad` got {describe(leaf)} among the parameters, and wants arrays"
+            f"{tensor_advice(leaf)}"
+        )
+    arrays, parts = parameters(whole, "zero_grad")
+    zeros = [None if set_to_none else _zeros(leaf, dtype) for leaf in arrays]
+    return gradients(parts.tree, parts.chosen, zeros, indices(whole, parts))
+
+
+def _is_parameter(leaf: Any) -> bool:
+    return is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def _zeros(leaf: Any, dtype: Any) -> Any:
-    try:
-        takes = takes_gradient(leaf)
-    except TypeError:
-        raise UsageError(
-            f"`zero_grad` got {describe(leaf)}, and wants parameters: a pytree of arrays"
-            f"{tensor_advice(leaf)}"
-        ) from None
-    if not takes:
-        return None
     return jnp.zeros(jnp.shape(leaf), dtype or sum_dtype(jnp.result_type(leaf)))
 
 
@@ -85,6 +98,7 @@ def accumulate_grad(acc: Grads, grads: Grads) -> Grads:
     >>> fg.accumulate_grad(fg.accumulate_grad(acc, jnp.ones(2)), jnp.ones(2))
     Array([2., 2.], dtype=float32)
     """
+    refuse_iterators((acc, grads), "accumulate_grad")
     try:
         return _add(acc, grads)
     except ValueError as error:
@@ -94,14 +108,32 @@ def accumulate_grad(acc: Grads, grads: Grads) -> Grads:
         ) from error
 
 
+def _add_sparse(acc: Any, grads: Any) -> Any:
+    """Adds what has indices: the sum has those of both, as PyTorch's has until it is coalesced."""
+    if jnp.shape(acc) != jnp.shape(grads):
+        raise ValueError("shapes differ")
+    try:
+        return acc + grads
+    except (TypeError, NotImplementedError) as error:
+        raise UsageError(
+            f"`accumulate_grad` got {type(acc).__name__} and {type(grads).__name__}, which JAX does"
+            " not add; make the gradients dense: grads.todense()"
+        ) from error
+
+
+_LEAF: Any = jax.tree.structure(0)
+
+
 def _add(acc: Any, grads: Any) -> Any:
     """Adds node by node, since `None` may stand for a whole subtree on either side."""
     if acc is None:
         return grads
     if grads is None:
         return acc
+    if is_sparse(acc) or is_sparse(grads):
+        return _add_sparse(acc, grads)
     node: Any = jax.tree.structure(acc, is_leaf=lambda inner: inner is not acc)
-    if not jax.tree_util.treedef_is_leaf(node):
+    if node != _LEAF:  # a node without children has no children either, and is none
         pairs = zip(node.flatten_up_to(acc), node.flatten_up_to(grads), strict=True)
         return node.unflatten([_add(*pair) for pair in pairs])
     if jnp.shape(acc) != jnp.shape(grads):

@@ -12,6 +12,7 @@ one array too, and stands beside the sum while it is added. Differentiating
 """
 
 import functools
+import itertools
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -25,8 +26,11 @@ from jax import lax
 from .. import _jax
 from .._calls import Call, argument, from_front, path_of, read_argnums, replaced, take_apart
 from .._describe import describe, differences
-from .._leaves import is_array, is_traced, takes_gradient
+from .._grad.backward import Retained, shared
+from .._leaves import is_array, is_traced, refuse_iterators, takes_gradient
+from .._lists import select
 from .._mistakes import explained
+from .._objects import Left, carried, is_kept, leaves_of, same_kind, state_of
 from .._types import Function, P, R
 from ..errors import TreeError, UsageError
 from .accumulator import sum_dtype
@@ -94,6 +98,15 @@ def microbatch(
             do not share evenly, a `reduce` that is no prefix, results that change shape with the
             size of the micro-batch.
 
+    Hooks and retained gradients in `fun` see the gradient of a micro-batch's share of the mean, as
+    in `(loss / n).backward()`: where `fun` is `grad` or `value_and_grad` of a loss, jitted or
+    partial. In any other function retained gradients are multiplied by the share afterwards, and
+    hooks see the gradient of the micro-batch's own mean. What `fun` reduces by `"sum"` is not
+    divided.
+
+    The state of a Flax NNX module moves from one micro-batch to the next; with `mesh` its floats
+    (statistics) are averaged over the devices at the end.
+
     Not affected: the order of rows, the arguments (donate them to `jit` yourself), gradients inside
     `fun`, and numbers beyond the rounding of sums in another order. `fun` is traced once, twice
     where there is a remainder, and temporary memory is one result and one micro-batch's work
@@ -118,9 +131,15 @@ def microbatch(
     _, drawing = read_argnums(key_argnums, "microbatch", keyword="key_argnums", least=0)
     _check_words(reduce)
     axes = _mesh_axes(mesh, batch_axis)
+    asked = _asked(fun, reduce)
 
     @functools.wraps(fun)
     def micro_fun(*args: Any, **kwargs: Any) -> Any:
+        refuse_iterators((args, kwargs), "microbatch")
+        with explained, carried(asked.run, args, kwargs, "microbatch") as carry:
+            return carry.restore(of_nodes(carry.fun, carry.args, carry.kwargs))
+
+    def of_nodes(fun: Callable[..., Left], args: Any, kwargs: Any) -> Left:
         chosen = from_front(
             batches + drawing,
             len(args),
@@ -133,23 +152,98 @@ def microbatch(
         parts = _parts(args, split, wanted, _devices(mesh, axes))
         keys = [_split_keys(args[i], i, parts.number * parts.devices) for i in keyed]
 
-        def of_others(others: Any, batch: Any, keys: Any) -> Any:
+        def of_others(others: Any, batch: Any, keys: Any, share: Any) -> Left:
             args, kwargs = others
             try:
-                return fun(*replaced(args, chosen, [*batch, *keys]), **kwargs)
+                return fun(share, *replaced(args, chosen, [*batch, *keys]), **kwargs)
             except (TypeError, ValueError) as error:
                 _say_part(error, split, len(jax.tree.leaves(batch)[0]), parts.rows)
                 raise
 
         others = replaced(args, chosen, [None] * len(chosen)), kwargs
-        call = Call(of_others, others, *take_apart(others, is_traced))
-        task = _Task(call.run, weight, reduce, parts, axes)
-        with explained:
-            if mesh is None:
-                _check_unsharded(batch)
-            return _computed(task, mesh, call.arrays, batch, keys)
+        call = Call(of_others, others, *take_apart(others, is_traced), "microbatch")
+        task = _Task(call.run, asked, others, _places(call), weight, reduce, parts, axes)
+        if mesh is None:
+            _check_unsharded(batch)
+        return _computed(task, mesh, call.arrays, batch, keys)
 
     return micro_fun
+
+
+class _Asked(NamedTuple):
+    """The function, to be asked for what a micro-batch adds to the mean.
+
+    Fields:
+        run: a function of the micro-batch's share of the whole, and of the arguments.
+        place: where in its result gradients are multiplied by the share, -1 for nowhere, `None` for
+            everywhere.
+        shares: whether there is a share; otherwise gradients are what the function gives.
+    """
+
+    run: Callable[..., Any]
+    place: int | None
+    shares: bool
+
+    def scaled(self, result: Any) -> list[bool]:
+        """For each leaf of a result whether it is multiplied by the share."""
+        if not self.shares or self.place is None:
+            return [self.shares] * len(jax.tree.leaves(result))
+        items = result if self.place >= 0 else (result,)
+        return [
+            on
+            for place, item in enumerate(items)
+            for x in jax.tree.leaves(item, is_leaf=_is_retained)
+            for on in (_of_retained(x) if _is_retained(x) else [place == self.place])
+        ]
+
+
+def _is_retained(x: Any) -> bool:
+    return isinstance(x, Retained)
+
+
+def _of_retained(x: Retained) -> list[bool]:
+    return [False] * len(jax.tree.leaves(x.value)) + [True] * len(jax.tree.leaves(x.grad))
+
+
+def _asked(fun: Callable[..., Any], reduce: Any) -> _Asked:
+    """A function of funcgrad's own takes the share into its backward pass, as `loss / n` does.
+
+    So hooks see it too. Of any other function the retained gradients are multiplied, which is the
+    same where hooks are linear.
+    """
+    own = shared(fun)
+    if own is not None:
+        return _Asked(own.run, own.place, _of_gradients(reduce, own.place))
+
+    def run(share: Any, *args: Any, **kwargs: Any) -> Any:
+        result = fun(*args, **kwargs)
+        if share is None:
+            return result
+        return jax.tree.map(
+            lambda x: _scaled(x, share) if _is_retained(x) else x, result, is_leaf=_is_retained
+        )
+
+    return _Asked(run, -1, "mean" in jax.tree.leaves(reduce))
+
+
+def _of_gradients(reduce: Any, place: int | None) -> bool:
+    """Whether the gradients, which are at a place in the result, are reduced by the mean."""
+    if place is not None and not isinstance(reduce, str):
+        reduce = reduce[place] if isinstance(reduce, tuple) and place < len(reduce) else None
+    words = jax.tree.leaves(reduce)
+    return bool(words) and all(word == "mean" for word in words)
+
+
+def _scaled(x: Retained, share: Any) -> Retained:
+    return x._replace(grad=jax.tree.map(lambda g: g * jnp.asarray(share).astype(g.dtype), x.grad))
+
+
+def _places(call: Call) -> list[int | None]:
+    """For each array of the objects in a call its place among the arrays, if it is one of them."""
+    places = itertools.count()
+    numbered = [next(places) if chosen else None for chosen in call.parts.chosen]
+    inside = [leaf.inner is not None for leaf in leaves_of(call.whole)]
+    return select(numbered, inside)
 
 
 def _say_part(error: Exception, places: tuple[int, ...], size: int, rows: int) -> None:
@@ -193,13 +287,19 @@ class _Task(NamedTuple):
     """One call of a micro-batched function.
 
     Fields:
-        run: `(held, batch, keys) -> result`: the user's function.
+        run: `(held, batch, keys, share) -> Left`: the user's function.
+        asked: how it takes the share.
+        whole: what is held, whole.
+        places: for each array of the objects in it its place in `held`, where it has one.
         weight, reduce: as the user gave them.
         parts: how the rows are split.
         axes: the mesh axes to add over at the end; none without a mesh.
     """
 
-    run: Callable[..., Any]
+    run: Callable[..., Left]
+    asked: _Asked
+    whole: Any
+    places: list[int | None]
     weight: Callable[..., Any] | None
     reduce: Any
     parts: _Parts
@@ -211,33 +311,52 @@ class _Results(NamedTuple):
 
     Fields:
         leaves: the leaves of the user's result, in flattening order.
-        weight: its weight as a float, `None` where the rows are the weight.
+        state: the arrays of objects that it changed.
     """
 
     leaves: list[Any]
+    state: list[Any]
+
+
+class _Weights(NamedTuple):
+    """What each micro-batch counts for.
+
+    Fields:
+        weight: for each its weight, `None` where the rows are the weight.
+        share: for each its share of the whole, `None` where nothing is multiplied by it.
+        total: the sum of the weights over all devices, `None` without.
+    """
+
     weight: Any
+    share: Any
+    total: Any
 
 
 class _Program(NamedTuple):
     """The user's function and its weight on one full micro-batch, traced.
 
     Fields:
-        call: `(micro, keys) -> _Results`.
+        call: `(micro, keys, state, share) -> _Results`.
         like: the types of the results.
         tree: the structure of the user's result.
-        words: how each of its leaves is reduced.
+        words: how each of its leaves is reduced; `"share"` is a mean of what is multiplied already.
+        objects: the structure of the objects afterwards, of the arrays that are changed.
+        changed: the places of these in `held`.
     """
 
     call: Callable[..., _Results]
     like: _Results
     tree: Any
     words: tuple[str, ...]
+    objects: Any
+    changed: list[int]
 
 
 class _Layout(NamedTuple):
-    """The static half of a result: its structure, and which leaves are stacked."""
+    """The static half of a result: its structure, that of the objects, and what is stacked."""
 
     tree: Any
+    objects: Any
     words: tuple[str, ...]
 
 
@@ -264,9 +383,9 @@ def _on_mesh(task: _Task, held: Any, batch: Any, keys: Any, *, mesh: Any) -> Any
     seen: list[_Layout] = []
 
     def local(held: Any, batch: Any, keys: Any) -> Any:
-        layout, sums, stacks = _reduced(task, held, batch, keys)
+        layout, sums, stacks, state = _reduced(task, held, batch, keys)
         seen.append(layout)
-        return sums, stacks
+        return sums, stacks, state
 
     rows, whole = jax.P(task.axes), jax.P()
     # Typed as varying (check_vma=True), `jax.grad` of replicated weights adds across devices where
@@ -275,15 +394,15 @@ def _on_mesh(task: _Task, held: Any, batch: Any, keys: Any, *, mesh: Any) -> Any
         local,
         mesh=mesh,
         in_specs=(whole, rows, rows),
-        out_specs=(whole, rows),
+        out_specs=(whole, rows, whole),
         axis_names=set(task.axes),
         check_vma=False,
     )
     if _explicit(mesh, task.axes):
         batch, keys = jax.tree.map(lambda x: _shared_out(x, mesh, task.axes), (batch, keys))
         held = [_gathered(x, mesh, task.axes) for x in held]
-    sums, stacks = jax.jit(shared)(held, batch, keys)
-    return seen[-1], sums, stacks
+    results = jax.jit(shared)(held, batch, keys)
+    return seen[-1], *results
 
 
 def _explicit(mesh: Any, axes: tuple[str, ...]) -> bool:
@@ -306,79 +425,164 @@ def _gathered(x: Any, mesh: Any, axes: tuple[str, ...]) -> Any:
     return _jax.placed(x, mesh, jax.P(*(part or None for part in rest)))
 
 
-def _join(layout: _Layout, sums: list[Any], stacks: list[Any]) -> Any:
+def _join(layout: _Layout, sums: list[Any], stacks: list[Any], state: list[Any]) -> Left:
     reduced, stacked = iter(sums), iter(stacks)
-    return layout.tree.unflatten(
+    result = layout.tree.unflatten(
         [next(stacked if word == "stack" else reduced) for word in layout.words]
     )
+    return Left(layout.objects.unflatten(state), result)
 
 
-def _reduced(task: _Task, held: Any, batch: Any, keys: Any) -> tuple[_Layout, list[Any], list[Any]]:
-    """The layout of the result, its reduced leaves and its stacked ones."""
-    parts = task.parts
-    program = _trace(task, held, batch, keys)
-    acc, stacks = _loop(program, parts, batch, keys)
+def _reduced(
+    task: _Task, held: Any, batch: Any, keys: Any
+) -> tuple[_Layout, list[Any], list[Any], list[Any]]:
+    """The layout of the result, its reduced leaves and its stacked ones, and the objects' state."""
+    parts, weights = task.parts, _weights(task, batch)
+    program = _trace(task, held, batch, keys, weights)
+    state = [held[i] for i in program.changed]
+    acc, stacks = _loop(program, parts, batch, keys, weights, state)
+    state = acc.state
     if parts.rest:
-        last = _last(task, program, held, batch, keys)
-        share = parts.rest / parts.size
-        acc = _add(program.words, acc, last, share)
+        moved = replaced(held, program.changed, state)
+        last = _last(task, program, moved, batch, keys, weights)
+        state = last.state
+        weight = parts.rest / parts.size if weights.weight is None else weights.weight[-1]
+        acc = _add(program.words, acc, last, weight)
         stacks = _append(program.words, stacks, last)
+    sums = acc.leaves
     if task.axes:
-        acc = lax.psum(acc, task.axes)
+        sums = lax.psum(sums, task.axes)
+        state = [lax.pmean(x, task.axes) if takes_gradient(x) else x for x in state]
     rows = parts.devices * parts.rows / parts.size
-    finished = _finish(program, acc, rows)
-    return _Layout(program.tree, program.words), finished, stacks
+    finished = _finish(program, sums, weights.total, rows)
+    return _Layout(program.tree, program.objects, program.words), finished, stacks, state
 
 
-def _trace(task: _Task, held: Any, batch: Any, keys: Any) -> _Program:
+def _weights(task: _Task, batch: Any) -> _Weights:
+    """The weights of a device's micro-batches, and their shares of the whole."""
+    parts, weight = task.parts, task.weight
+    if weight is None:
+        sizes = [parts.size] * parts.full + [parts.rest] * bool(parts.rest)
+        shares = [size / (parts.devices * parts.rows) for size in sizes]
+        return _Weights(None, shares if task.asked.shares else None, None)
+    starts = jnp.arange(parts.full) * parts.size
+    found = lax.map(lambda start: _weight(weight, _slice(batch, start, parts.size)), starts)
+    if parts.rest:
+        last = _weight(weight, _slice(batch, parts.full * parts.size, parts.rest))
+        found = jnp.concatenate([found, last[None]])
+    total = jnp.sum(found)
+    total = lax.psum(total, task.axes) if task.axes else total
+    return _Weights(found, _mean(found, total, 1) if task.asked.shares else None, total)
+
+
+def _trace(task: _Task, held: Any, batch: Any, keys: Any, weights: _Weights) -> _Program:
     """Traces the function once, on the first micro-batch, whose values are not used."""
     trees: list[Any] = []
+    places = [place for place in task.places if place is not None]
 
-    def flat(*batch_and_keys: Any) -> list[Any]:
-        micro, keys = jax.tree.unflatten(given, batch_and_keys)
-        result, weight = task.run(held, micro, keys), _weight(task.weight, micro)
+    def flat(*inputs: Any) -> list[Any]:
+        micro, keys, state, share = jax.tree.unflatten(given, inputs)
+        left = task.run(replaced(held, places, state), micro, keys, share)
+        result = left.result
+        changed, state = _changed(task, left, held)
         for path, leaf in jax.tree_util.tree_leaves_with_path(result):
             if not is_array(leaf):
                 raise UsageError(
                     f"`microbatch` got a function that returns {describe(leaf)} at"
                     f" {jax.tree_util.keystr(path) or 'the result'}, and wants arrays or None"
                 )
-        found, structure = jax.tree.flatten(_Results(jax.tree.leaves(result), weight))
-        trees.append((structure, jax.tree.structure(result), _words(task.reduce, result)))
+        found, structure = jax.tree.flatten(_Results(jax.tree.leaves(result), state))
+        objects = jax.tree.structure(left.objects)
+        pairs = zip(_words(task.reduce, result), task.asked.scaled(result), strict=True)
+        words = tuple("share" if word == "mean" and on else word for word, on in pairs)
+        trees.append((structure, jax.tree.structure(result), words, objects, changed))
         return found
 
-    leaves, given = jax.tree.flatten((_slice(batch, 0, task.parts.size), _entry(keys, 0)))
+    micro, share = _slice(batch, 0, task.parts.size), _first(weights.share)
+    first = micro, _entry(keys, 0), [held[i] for i in places], share
+    leaves, given = jax.tree.flatten(first)
     closed = _jax.trace(flat, leaves)
     (structure, *layout), program = trees[-1], _jax.as_function(closed)
+    changed = layout[-1]
 
-    def call(micro: Any, keys: Any) -> _Results:
-        return structure.unflatten(program(*jax.tree.leaves((micro, keys))))
+    def call(micro: Any, keys: Any, state: Any, share: Any) -> _Results:
+        moved = replaced(held, changed, state)
+        inputs = micro, keys, [moved[i] for i in places], share
+        return structure.unflatten(program(*jax.tree.leaves(inputs)))
 
     return _Program(call, structure.unflatten(_jax.output_types(closed)), *layout)
 
 
-def _loop(program: _Program, parts: _Parts, batch: Any, keys: Any) -> tuple[_Results, list[Any]]:
-    """The sums and the stacks over the full micro-batches."""
+def _first(share: Any) -> Any:
+    return None if share is None else share[0]
+
+
+def _changed(task: _Task, left: Left, held: Any) -> tuple[list[int], list[Any]]:
+    """The places in `held` of what a micro-batch changed, and their new values.
+
+    Raises:
+        TreeError: the next one could not go on from there.
+    """
+    if left.objects is None:
+        return [], []
+    state = state_of(left.objects)
+    if not same_kind(left.objects, task.whole):
+        raise TreeError(
+            "`microbatch` got a function that changes what its object is made of (a new attribute,"
+            " a variable less), and wants one that leaves objects of one kind for the next"
+            " micro-batch: make what is new before the call"
+        )
+    pairs = [(place, x) for place, x in zip(task.places, state, strict=True) if not is_kept(x)]
+    for place, x in pairs:
+        got = "a Python number" if place is None else describe(held[place])
+        if describe(x) != got:
+            raise TreeError(
+                f"`microbatch` got a function that makes {describe(x)} of {got} in its object, and"
+                " wants one that keeps shape and dtype for the next micro-batch"
+            )
+    return [place for place, _ in pairs if place is not None], [
+        lax.convert_element_type(x, x.dtype) if getattr(x, "weak_type", False) else x
+        for _, x in pairs
+    ]
+
+
+def _loop(
+    program: _Program,
+    parts: _Parts,
+    batch: Any,
+    keys: Any,
+    weights: _Weights,
+    state: list[Any],
+) -> tuple[_Results, list[Any]]:
+    """The sums, with the last state, and the stacks over the full micro-batches."""
 
     def step(carry: tuple[_Results, Any], fed: Any) -> Any:
-        (acc, start), (micro, keys) = carry, fed
+        (acc, start), (micro, keys, weight, share) = carry, fed
         if parts.rest:
             micro, start = _slice(batch, start, parts.size), start + parts.size
-        results = program.call(micro, keys)
-        return (_add(program.words, acc, results), start), _stacked(program.words, results)
+        results = program.call(micro, keys, acc.state, constant if share is None else share)
+        return (_add(program.words, acc, results, weight), start), _stacked(program.words, results)
 
     # Rows that do not divide are sliced where they lie: folding them would copy all but the rest.
     start, folded = (jnp.int32(0), None) if parts.rest else (None, _fold(batch, parts.full))
-    fed = folded, jax.tree.map(lambda k: k[: parts.full], keys)
-    (acc, _), stacks = lax.scan(step, (_zeros(program), start), fed, length=parts.full)
+    # Without weights all full parts have one share, which the compiler may know.
+    constant = _first(weights.share) if weights.weight is None else None
+    each = weights.weight, None if constant is not None else weights.share
+    fed = folded, *jax.tree.map(lambda k: k[: parts.full], (keys, *each))
+    carry = _zeros(program)._replace(state=state), start
+    (acc, _), stacks = lax.scan(step, carry, fed, length=parts.full)
     return acc, stacks
 
 
-def _last(task: _Task, program: _Program, held: Any, batch: Any, keys: Any) -> _Results:
+def _last(
+    task: _Task, program: _Program, held: Any, batch: Any, keys: Any, weights: _Weights
+) -> _Results:
     """The results of the remainder, which must be shaped like those of a full micro-batch."""
     parts = task.parts
     micro = _slice(batch, parts.full * parts.size, parts.rest)
-    result = jax.tree.map(_as_array, task.run(held, micro, _entry(keys, parts.full)))
+    share = None if weights.share is None else weights.share[-1]
+    left = task.run(held, micro, _entry(keys, parts.full), share)
+    result = jax.tree.map(_as_array, left.result)
     wrong = differences(result, program.tree.unflatten(program.like.leaves))
     if wrong:
         raise TreeError(
@@ -387,7 +591,8 @@ def _last(task: _Task, program: _Program, held: Any, batch: Any, keys: Any) -> _
             f" other parts; give microbatches that divide {parts.rows}, or reduce over the rows"
             " inside the function:\n  " + "\n  ".join(wrong)
         )
-    return _Results(jax.tree.leaves(result), _weight(task.weight, micro))
+    _, state = _changed(task, left, held)
+    return _Results(jax.tree.leaves(result), state)
 
 
 def _zeros(program: _Program) -> _Results:
@@ -397,8 +602,7 @@ def _zeros(program: _Program) -> _Results:
         for leaf, word in zip(program.like.leaves, program.words, strict=True)
         if word != "stack"
     ]
-    weight = program.like.weight
-    return _Results(summed, None if weight is None else _zero(weight, weight.dtype))
+    return _Results(summed, [])
 
 
 def _zero(aval: Any, dtype: Any) -> Any:
@@ -407,21 +611,26 @@ def _zero(aval: Any, dtype: Any) -> Any:
     return _jax.placed_like(zeros, aval)
 
 
-def _add(
-    words: tuple[str, ...], acc: _Results, results: _Results, share: float | None = None
-) -> _Results:
-    """The sums with one micro-batch added; `share` is its size where it is not full."""
+def _add(words: tuple[str, ...], acc: _Results, results: _Results, weight: Any) -> _Results:
+    """The sums with one micro-batch added.
+
+    Args:
+        words: how each leaf is reduced.
+        acc: the sums before.
+        results: what is added.
+        weight: its weight, `None` where it is a full micro-batch among such.
+    """
     added = [(r, w) for r, w in zip(results.leaves, words, strict=True) if w != "stack"]
     leaves = []
     for total, (result, word) in zip(acc.leaves, added, strict=True):
         result = _in(result, total.dtype)
-        if word == "mean" and results.weight is not None:
-            weight = results.weight.astype(total.dtype)
-            result = jnp.where(weight == 0, jnp.zeros_like(result), result * weight)
-        elif word == "mean" and share is not None:
-            result = result * share
+        if word in ("mean", "share") and isinstance(weight, jax.Array):
+            given = result * weight.astype(total.dtype) if word == "mean" else result
+            result = jnp.where(weight == 0, jnp.zeros_like(result), given)
+        elif word == "mean" and weight is not None:
+            result = result * weight
         leaves.append(lax.add(total, result))
-    return _Results(leaves, None if acc.weight is None else acc.weight + results.weight)
+    return _Results(leaves, results.state)
 
 
 def _stacked(words: tuple[str, ...], results: _Results) -> list[Any]:
@@ -433,7 +642,7 @@ def _append(words: tuple[str, ...], stacks: list[Any], last: _Results) -> list[A
     return [jnp.concatenate(pair) for pair in zip(stacks, ends, strict=True)]
 
 
-def _finish(program: _Program, acc: _Results, full: float) -> list[Any]:
+def _finish(program: _Program, sums: list[Any], weight: Any, full: float) -> list[Any]:
     """The reduced leaves in their own dtypes; `full` is the rows in units of a full micro-batch."""
     kept = [
         (aval.dtype, word)
@@ -441,8 +650,8 @@ def _finish(program: _Program, acc: _Results, full: float) -> list[Any]:
         if word != "stack"
     ]
     return [
-        _in(_mean(total, acc.weight, full) if word == "mean" else total, dtype)
-        for total, (dtype, word) in zip(acc.leaves, kept, strict=True)
+        _in(_mean(total, weight, full) if word == "mean" else total, dtype)
+        for total, (dtype, word) in zip(sums, kept, strict=True)
     ]
 
 
@@ -460,10 +669,8 @@ def _mean(total: Any, weight: Any, full: float) -> Any:
     return jnp.where(weight == 0, jnp.zeros_like(total), total / safe)
 
 
-def _weight(weight: Callable[..., Any] | None, micro: Any) -> Any:
+def _weight(weight: Callable[..., Any], micro: Any) -> Any:
     """The weight of a micro-batch in float32, or float64 where it has 64 bits."""
-    if weight is None:
-        return None
     value = weight(*micro)
     if not is_array(value) or jnp.shape(value) != ():
         raise UsageError(

@@ -7,6 +7,8 @@ must then be traceable, so no Python `if` or `while` on its values.
 """
 
 import functools
+import types
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import (
@@ -25,10 +27,20 @@ import jax.numpy as jnp
 
 from .. import _jax
 from .. import _taps as interpret
-from .._calls import Call, differentiated, from_front, path_of, read_argnums, scatter
+from .._calls import (
+    Call,
+    differentiated,
+    from_front,
+    gradients,
+    indices,
+    path_of,
+    read_argnums,
+    scatter,
+)
 from .._describe import describe, differences
-from .._leaves import adopt_dtypes, conjugate, takes_gradient
+from .._leaves import adopt_dtypes, conjugate, refuse_iterators, takes_gradient
 from .._mistakes import explained
+from .._objects import Left, carried
 from .._types import Function, Grads, P, R
 from ..errors import GradientError, TreeError, UsageError
 from .keywords import Either, Named, Plain, WithAux, WithAuxNamed
@@ -67,7 +79,7 @@ class _Tag(NamedTuple):
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["pull", "values"],
+    data_fields=["pull", "values", "indices"],
     meta_fields=["function", "out", "out_tree", "tree", "chosen", "tags"],
 )
 @dataclass(frozen=True)
@@ -80,6 +92,7 @@ class Pullback(Generic[Pulled]):
     Fields:
         pull: JAX's own pullback, onto the leaves that take gradients and the taps.
         values: the leaves of each retained value.
+        indices: those of sparse primals, by place.
         function: the public function to name in errors.
         out, out_tree: the types of the output's leaves, and its structure.
         tree, chosen: how the gradients of leaves make up the pytree of gradients.
@@ -88,6 +101,7 @@ class Pullback(Generic[Pulled]):
 
     pull: Any
     values: Any
+    indices: Any
     function: str
     out: tuple[Any, ...]
     out_tree: Any
@@ -102,13 +116,18 @@ class Pullback(Generic[Pulled]):
         gradients of each primal, and with `retain` `(that tuple, retained)`.
         """
         leaves, retained = self.gradients(gradient)
-        grads = scatter(self.tree, self.chosen, leaves)
+        grads = gradients(self.tree, self.chosen, leaves, self.indices)
         result: Any = grads if self.tags is None else (grads, retained)
         return result
 
-    def gradients(self, gradient: Any) -> tuple[list[Any], dict[str, Retained]]:
-        """The gradients of the leaves that take one, and what was retained."""
-        leaves, taps = self.pull(self._seed(gradient))
+    def gradients(self, gradient: Any, share: Any = None) -> tuple[list[Any], dict[str, Retained]]:
+        """The gradients of the leaves that take one, and what was retained; of a share of `out`."""
+        seed = self._seed(gradient)
+        if share is not None:
+            seed = [x * jnp.asarray(share).astype(x.dtype) for x in seed]
+        leaves, taps = self.pull(seed)
+        if share is not None and any(x.dtype.itemsize < 4 for x in seed):
+            leaves = [_refined(g, share, seed[0].dtype) for g in leaves]
         return conjugate(leaves), {
             tag.name: Retained(
                 tag.tree.unflatten(self.values[tag.name]),
@@ -158,6 +177,15 @@ class Pullback(Generic[Pulled]):
                 f"give `{self.function}` the output's gradient, or return its real part"
             )
         return _jax.one(out)
+
+
+def _refined(g: Any, share: Any, dtype: Any) -> Any:
+    """A gradient of a share that was rounded to half precision, in which a third is off by 0.2%."""
+    exact = jnp.asarray(share).astype(jnp.float32)
+    rounded = exact.astype(dtype).astype(jnp.float32)
+    factor = jnp.where(rounded == 0, jnp.ones_like(exact), exact / rounded)
+    wide = jnp.float32 if g.dtype.itemsize < 4 else g.dtype
+    return (g.astype(wide) * factor.astype(wide)).astype(g.dtype)
 
 
 def _placed(grads: list[Any], values: list[Any]) -> list[Any]:
@@ -215,7 +243,8 @@ def vjp(
         `(out, pullback)`, or `(out, pullback, aux)`. `pullback(v)` takes a pytree like `out`, or
         nothing where `out` is one number, and returns a tuple with a gradient for each primal; with
         `retain`, `(that tuple, retained)`, a dict of `Retained(value, grad)`. Leaves that take no
-        gradient (integers, bools) get `None`.
+        gradient (integers, bools, what is no array) get `None`; modules of Flax NNX are carried as
+        `grad` carries them.
 
     Raises:
         GradientError: `pullback()` where `out` is not a single real number, or primals of which
@@ -232,14 +261,15 @@ def vjp(
     """
     _check_callable(fun, "vjp")
     retain = names_of(retain)
-    with explained:
-        call = differentiated(fun, primals, {}, range(len(primals)), "vjp")
+    with explained, carried(fun, primals, {}, "vjp") as carry:
+        call = differentiated(carry.fun, carry.args, {}, range(len(primals)), "vjp")
         if retain is None:
             _check_any(call, "vjp")
         forward = _forward(call, "vjp", has_aux=has_aux, retain=retain)
+        out, aux = carry.restore(forward.left)
     if has_aux:
-        return forward.out, forward.pullback, forward.aux
-    return forward.out, forward.pullback
+        return out, forward.pullback, aux
+    return out, forward.pullback
 
 
 @overload
@@ -293,20 +323,24 @@ def grad(
         retain: names of `retain_grad` whose values and gradients are wanted: a name, several,
             `fnmatch` patterns, `...` for all, `None` for nothing.
         requires_grad: which leaves to differentiate: a pytree prefix of bools shaped like the
-            argument (like the tuple of arguments where `argnums` is one), or a predicate on
-            `(key path, leaf)`. Nothing is computed for the others.
+            argument (like the tuple of arguments where `argnums` is one), so a model of the same
+            kind too; a predicate on `(key path, leaf)` or on the leaf; or a filter of Flax, such as
+            `nnx.Param`. Nothing is computed for the others.
         allow_unused: whether a leaf may have no influence on the output; if not, that is an error.
         materialize_grads: zeros for leaves without influence; `None` for them if false.
             Influence is read off the derivative of the traced program: a leaf used only under
             `detach`, as an integer, or through functions whose derivative is zero everywhere has
-            none. (For the last, `sign` or `floor`, PyTorch counts the leaf as used.)
+            none; nor has one whose custom rule returns `None`. (For `sign` or `floor`, PyTorch
+            counts the leaf as used.)
 
     Returns:
         A function of the arguments of `fun` that returns `grads`; `(grads, aux)` with `has_aux`;
         with `retain` a dict of `Retained(value, grad)` comes last: `(grads, retained)`,
         `(grads, aux, retained)`. `grads` is shaped like the argument (a tuple of them where
-        `argnums` is one), with `None` at leaves that take no gradient: integers, bools, and what
-        `requires_grad` switches off.
+        `argnums` is one), with `None` at leaves that take no gradient: integers, bools, what is no
+        array (a function, a string), and what `requires_grad` switches off. In the place of a
+        module of Flax NNX it is an `nnx.State` of its parameters, as `nnx.grad` gives it; the
+        state of every module among the arguments moves (statistics, dropout's counter).
 
     Raises:
         GradientError: the output is not one real number and `gradient` is not given, a leaf is
@@ -314,7 +348,8 @@ def grad(
             gradient (and neither `requires_grad` nor `retain` says that none is meant to).
         TreeError: `gradient` or `requires_grad` does not fit.
         TagError: `retain` asks for a name that is not there, or a name was used twice.
-        UsageError: `fun`, `argnums` or an argument is of the wrong type.
+        UsageError: `fun`, `argnums` or an argument is of the wrong type, or `fun` changes an object
+            in place that it has a copy of, or closes over.
 
     Differs from `jax.grad`: complex gradients are PyTorch's, the conjugate of JAX's, so that
     `p - lr * grad` descends; an output of one element may have any number of axes; integers beside
@@ -338,15 +373,19 @@ def grad(
         materialize_grads=materialize_grads,
     )
 
-    @_wraps(fun, "grad")
-    def grad_fun(*args: Any, **kwargs: Any) -> Any:
+    def run(share: Any, *args: Any, **kwargs: Any) -> Any:
         with explained:
-            result = transform(args, kwargs)
+            result = transform(args, kwargs, share)
         parts = [result.grads]
         parts += [result.aux] if has_aux else []
         parts += [result.retained] if retain is not None else []
         return parts[0] if len(parts) == 1 else tuple(parts)
 
+    @_wraps(fun, "grad")
+    def grad_fun(*args: Any, **kwargs: Any) -> Any:
+        return run(None, *args, **kwargs)
+
+    _SHARED[grad_fun] = Shared(run, 0 if has_aux or retain is not None else None)
     return grad_fun
 
 
@@ -413,16 +452,54 @@ def value_and_grad(
         materialize_grads=materialize_grads,
     )
 
-    @_wraps(fun, "value_and_grad")
-    def value_and_grad_fun(*args: Any, **kwargs: Any) -> Any:
+    def run(share: Any, *args: Any, **kwargs: Any) -> Any:
         with explained:
-            result = transform(args, kwargs)
+            result = transform(args, kwargs, share)
         value = (result.value, result.aux) if has_aux else result.value
         if retain is None:
             return value, result.grads
         return value, result.grads, result.retained
 
+    @_wraps(fun, "value_and_grad")
+    def value_and_grad_fun(*args: Any, **kwargs: Any) -> Any:
+        return run(None, *args, **kwargs)
+
+    _SHARED[value_and_grad_fun] = Shared(run, 1)
     return value_and_grad_fun
+
+
+class Shared(NamedTuple):
+    """A gradient function that takes a share, by which it multiplies the gradient of the output.
+
+    Fields:
+        run: a function of the share, or `None`, and of its arguments.
+        place: where in its result the gradients are; `None` where they are all of it.
+    """
+
+    run: Callable[..., Any]
+    place: int | None
+
+
+_SHARED: weakref.WeakKeyDictionary[Any, Shared] = weakref.WeakKeyDictionary()
+
+
+def shared(fun: Any) -> Shared | None:
+    """What is known of a function that `grad` or `value_and_grad` returned, jitted or not."""
+    if isinstance(fun, functools.partial):
+        inner = shared(fun.func)
+        if inner is None:
+            return None
+
+        def run(share: Any, *args: Any, **kwargs: Any) -> Any:
+            return inner.run(share, *fun.args, *args, **{**fun.keywords, **kwargs})
+
+        return Shared(run, inner.place)
+    if isinstance(fun, _JITTED):
+        return shared(fun.__wrapped__)  # type: ignore[attr-defined]
+    return _SHARED.get(fun) if isinstance(fun, types.FunctionType) else None
+
+
+_JITTED = type(jax.jit(shared))
 
 
 class _Result(NamedTuple):
@@ -443,7 +520,7 @@ def _gradient(
     requires_grad: Any,
     allow_unused: bool,
     materialize_grads: bool,
-) -> Callable[[tuple[Any, ...], dict[str, Any]], _Result]:
+) -> Callable[[tuple[Any, ...], dict[str, Any], Any], _Result]:
     """What `grad` and `value_and_grad` share: everything but the arrangement of the result."""
     _check_callable(fun, function)
     several, found = read_argnums(
@@ -455,7 +532,7 @@ def _gradient(
     if several and isinstance(requires_grad, list):
         requires_grad = tuple(requires_grad)
 
-    def transform(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Result:
+    def transform(args: tuple[Any, ...], kwargs: dict[str, Any], share: Any) -> _Result:
         chosen = from_front(
             found,
             len(args),
@@ -463,15 +540,23 @@ def _gradient(
             advice="; arguments passed by keyword are not differentiated, nor is what the function"
             " closes over",
         )
-        call = differentiated(
-            fun, args, kwargs, chosen, function, several=several, requires_grad=requires_grad
-        )
-        if retain is None and requires_grad is None:
-            _check_any(call, function)
-        tell_used = not (allow_unused and materialize_grads)
-        forward = _forward(call, function, has_aux=has_aux, retain=retain, tell_used=tell_used)
-        pullback = forward.pullback
-        leaves, retained = pullback.gradients(gradient)
+        with carried(fun, args, kwargs, function) as carry:
+            call = differentiated(
+                carry.fun,
+                carry.args,
+                carry.kwargs,
+                chosen,
+                function,
+                several=several,
+                requires_grad=requires_grad,
+            )
+            if retain is None and requires_grad is None:
+                _check_any(call, function)
+            tell_used = not (allow_unused and materialize_grads)
+            forward = _forward(call, function, has_aux=has_aux, retain=retain, tell_used=tell_used)
+            pullback = forward.pullback
+            leaves, retained = pullback.gradients(gradient, share)
+            out, aux = carry.restore(forward.left)
         if not all(forward.used):
             leaves = _unused(
                 pullback,
@@ -480,9 +565,8 @@ def _gradient(
                 allow_unused=allow_unused,
                 materialize_grads=materialize_grads,
             )
-        return _Result(
-            forward.out, forward.aux, scatter(pullback.tree, pullback.chosen, leaves), retained
-        )
+        grads = gradients(pullback.tree, pullback.chosen, leaves, pullback.indices)
+        return _Result(out, aux, grads, retained)
 
     return transform
 
@@ -516,13 +600,12 @@ class _Forward(NamedTuple):
     """One forward pass.
 
     Fields:
-        out, aux: what the function returned.
+        left: what the function left, its result `(out, aux)`.
         pullback: pulls a gradient of `out` back.
         used: for each leaf that takes a gradient, whether `out` depends on it (true if not asked).
     """
 
-    out: Any
-    aux: Any
+    left: Left
     pullback: Pullback[Any]
     used: list[bool]
 
@@ -542,19 +625,35 @@ def _forward(
     call: Call, function: str, *, has_aux: bool, retain: Retain, tell_used: bool = False
 ) -> _Forward:
     def flat(leaves: list[Any]) -> tuple[Any, Any]:
-        result = call.run(leaves)
-        return _pair(result, function) if has_aux else (result, None)
+        objects, result = call.run(leaves)
+        out, aux = _pair(result, function) if has_aux else (result, None)
+        return out, (aux, objects)
 
     if retain is None and not tell_used:
         program = plain(flat, call.arrays, function)
     else:
         program = traced(flat, call.arrays, function, retain, tell_used)
     sites = program.sites
-    _, pull, ((out, aux), values) = jax.vjp(program.run, call.arrays, program.taps, has_aux=True)
+    try:
+        passed = jax.vjp(program.run, call.arrays, program.taps, has_aux=True)
+    except jax.errors.UnexpectedTracerError as error:
+        if not (where := program.rules()):
+            raise
+        raise GradientError(
+            f"`{function}` got a function with a custom rule, at {where}, that uses a value"
+            " which was traced before the rule is: one in `nondiff_argnums` that is computed, or"
+            " one that the rule closes over. Names (`retain`) and unused inputs (`allow_unused`,"
+            " `materialize_grads`) are found in a traced program, as under `jax.jit`, where JAX has"
+            " no such rules: let the value be an ordinary argument, for which the rule gives no"
+            " tangent (`custom_jvp`) or None (`custom_vjp`)"
+        ) from error
+    _, pull, ((out, rest), values) = passed
+    aux, objects = rest
     out_leaves, out_tree = jax.tree.flatten(out)
     pullback: Pullback[Any] = Pullback(
         pull=pull,
         values=values,
+        indices=indices(call.whole, call.parts),
         function=function,
         out=tuple(map(jax.typeof, out_leaves)),
         out_tree=out_tree,
@@ -562,7 +661,7 @@ def _forward(
         chosen=call.parts.chosen,
         tags=None if retain is None else tuple(_tag(name, site) for name, site in sites.items()),
     )
-    return _Forward(out, aux, pullback, program.used)
+    return _Forward(Left(objects, (out, aux)), pullback, program.used)
 
 
 def _tag(name: str, site: interpret.Site) -> _Tag:
@@ -575,6 +674,7 @@ def _pair(result: Any, function: str) -> tuple[Any, Any]:
             f"`{function}` got has_aux=True and a function that returns {describe(result)}, and"
             " wants one that returns a pair (output, auxiliary data)"
         )
+    refuse_iterators(result, function)
     return result
 
 

@@ -24,12 +24,14 @@ class Program(NamedTuple):
         sites: the tags that get a tap, by name.
         taps: zeros for each of them.
         used: for each leaf, whether the output depends on it; true where nobody asked.
+        rules: says where functions with a custom rule are called in it.
     """
 
     run: Callable[[list[Any], dict[str, Any]], Any]
     sites: dict[str, interpret.Site]
     taps: interpret.Values
     used: list[bool]
+    rules: Callable[[], str] = str
 
 
 def plain(flat: Flat, leaves: list[Any], function: str) -> Program:
@@ -58,7 +60,7 @@ def traced(
         return results[:count], (parts.join(results[count:]), values)
 
     used = _used(closed, leaves, count) if tell_used else [True] * len(leaves)
-    return Program(run, sites, taps, used)
+    return Program(run, sites, taps, used, functools.partial(_rules, closed))
 
 
 def _trace(flat: Flat, leaves: list[Any], function: str) -> tuple[Any, int, Parts]:
@@ -85,7 +87,34 @@ def _used(closed: Any, leaves: list[Any], count: int) -> list[bool]:
         dots = both[len(leaves) :]
         return list(jax.jvp(lambda *xs: program(*xs)[:count], both[: len(leaves)], dots)[1])
 
-    return _jax.used_inputs(_jax.trace(derivative, [*leaves, *leaves]))[len(leaves) :]
+    used = _jax.used_inputs(_jax.trace(derivative, [*leaves, *leaves]))[len(leaves) :]
+    if not any(path[-1].kind.startswith("custom_vjp") for path in _jax.everywhere(closed)):
+        return used
+    # What a backward rule says, the derivative does not show: `None`, for instance.
+    back = _comes_back(lambda *xs: program(*xs)[:count], leaves, _jax.output_types(closed)[:count])
+    return [u and b for u, b in zip(used, back, strict=True)]
+
+
+def _comes_back(fun: Callable[..., Any], leaves: list[Any], outputs: list[Any]) -> list[bool]:
+    """For each leaf whether its gradient depends on that of an output."""
+
+    def backward(*both: Any) -> list[Any]:
+        pull = jax.vjp(fun, *both[: len(leaves)])[1]
+        return list(pull(list(both[len(leaves) :])))
+
+    rows = _jax.dependencies(_jax.trace(backward, [*leaves, *outputs]))
+    return [any(row[len(leaves) :]) for row in rows]
+
+
+def _rules(program: Any) -> str:
+    """Where the custom rules of a program are, to end a message with."""
+    places = (
+        _jax.place(path)
+        for path in _jax.everywhere(program)
+        if path[-1].kind.startswith(("custom_jvp", "custom_vjp"))
+    )
+    found = dict.fromkeys(f"{p.own.file}:{p.own.line}" for p in places if p)
+    return ", ".join(found)
 
 
 def _outputs(out: Any, function: str) -> list[Any]:

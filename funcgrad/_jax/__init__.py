@@ -84,6 +84,7 @@ from .trace import function_name as function_name
 from .trace import input_types as input_types
 from .trace import inputs as inputs
 from .trace import inside_jit as inside_jit
+from .trace import is_array_type as is_array_type
 from .trace import is_concrete as is_concrete
 from .trace import is_literal as is_literal
 from .trace import is_reference as is_reference

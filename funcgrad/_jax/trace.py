@@ -85,7 +85,12 @@ def is_concrete(x: Any) -> bool:
 
 def is_reference(x: Any) -> bool:
     """Whether a value is a reference to an array, as `jax.new_ref` makes it."""
-    return not isinstance(jax.typeof(x), jax.core.ShapedArray)
+    return not is_array_type(jax.typeof(x))
+
+
+def is_array_type(type_: Any) -> bool:
+    """Whether a type is that of an array, and not of a reference or a token."""
+    return isinstance(type_, jax.core.ShapedArray)
 
 
 def typed(x: Any) -> Any:

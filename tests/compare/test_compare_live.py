@@ -969,3 +969,136 @@ def test_the_page_on_parity_runs_and_prints_what_it_says(torch, capsys):
 def words(text):
     """A report without the sizes of differences, which are not the same on every processor."""
     return re.sub(r" +", " ", re.sub(r"\b\d+(\.\d+)?e-\d+\b|\b0\.0\d+\b", "#", text))
+
+
+# What the call of a module leaves behind.
+
+
+def normed(p, x):
+    mean, var = x.mean(0), x.var(0)
+    out = (x - mean) / jnp.sqrt(var + 1e-5) * p["weight"] + p["bias"]
+    count = p["num_batches_tracked"] + 1
+    running = {
+        "running_mean": 0.9 * p["running_mean"] + 0.1 * mean,
+        "running_var": 0.9 * p["running_var"] + 0.1 * var * len(x) / (len(x) - 1),
+        "num_batches_tracked": count,
+    }
+    return out, running
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", ["module", "method", "function"])
+def test_a_module_is_what_it_was_after_it_is_compared(torch, given):
+    module, x = torch.nn.BatchNorm1d(3), torch.randn(8, 3)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    buffers = [*module.buffers()]
+    call = {"module": module, "method": module.forward, "function": lambda x: module(x)}[given]
+    report = with_torch(call, lambda p, x: normed(p, x)[0], x, params=module, n=3)
+    assert report.ok, report
+    assert any("changes buffers that are not compared: running_mean" in n for n in report.notes)
+    assert all(one is other for one, other in zip(buffers, module.buffers(), strict=True))
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [None, "running_var", "num_batches_tracked"])
+def test_buffers_after_the_call_are_compared(torch, fault):
+    module, x = torch.nn.BatchNorm1d(3), torch.randn(8, 3)
+
+    def port(p, x):
+        out, running = normed(p, x)
+        if fault:  # flax's variance, for one, is the biased one
+            running[fault] = running[fault] * 0.99 if fault == "running_var" else 7
+        return out, running
+
+    report = with_torch(module, port, x, params=module, buffers=True)
+    assert report.ok == (fault is None), report
+    assert [row.name for row in report.rows if not row.ok] == (
+        [f"output[1]['{fault}']"] if fault else []
+    )
+
+
+def test_buffers_that_the_port_does_not_return_are_asked_for(torch):
+    module, x = torch.nn.BatchNorm1d(3), torch.randn(8, 3)
+    with pytest.raises(fg.UsageError, match=r"buffers=True and a JAX function that returns"):
+        with_torch(module, lambda p, x: normed(p, x)[0], x, params=module, buffers=True)
+    with pytest.raises(fg.UsageError, match="buffers=True without a module"):
+        with_torch(torch.tanh, jnp.tanh, x, buffers=True)
+
+
+WITHOUT_DERIVATIVE = {
+    "class weights": (
+        lambda F, t: lambda x, w: F.cross_entropy(x, t, weight=w),
+        lambda t: (
+            lambda x, w: -jnp.sum(jax.nn.log_softmax(x)[jnp.arange(3), t] * w[t]) / jnp.sum(w[t])
+        ),
+    ),
+    "of nll_loss": (
+        lambda F, t: lambda x, w: F.nll_loss(x, t, weight=w, reduction="sum"),
+        lambda t: lambda x, w: -jnp.sum(x[jnp.arange(3), t] * w[t]),
+    ),
+    "both weights": (
+        lambda F, t: lambda x, w: F.nll_loss(x, t, weight=w) + F.nll_loss(2 * x, t, weight=w),
+        lambda t: lambda x, w: -3 * jnp.sum(x[jnp.arange(3), t] * w[t]) / jnp.sum(w[t]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_DERIVATIVE)
+def test_an_input_that_pytorch_does_not_differentiate_by_is_passed_on(torch, name):
+    theirs, ours = WITHOUT_DERIVATIVE[name]
+    target, weight = np.array([0, 2, 1]), torch.tensor([1.0, 2.0, 0.5])
+    functional = torch.nn.functional
+    port = ours(jnp.asarray(target))
+    report = with_torch(theirs(functional, torch.tensor(target)), port, torch.randn(3, 3), weight)
+    assert report.ok, report
+    assert any(note.startswith("w requires no gradient in PyTorch") for note in report.notes)
+    wrong = with_torch(
+        theirs(functional, torch.tensor(target)),
+        lambda x, w: port(1.01 * x, w),
+        torch.randn(3, 3),
+        weight,
+    )
+    assert not wrong.ok
+
+
+# A submodule that is used twice.
+
+
+class _Twice:
+    """Two uses of a module that captures under one name."""
+
+    def __init__(self, torch):
+        class Layer(torch.nn.Module):
+            def forward(self, x):
+                return capture(torch.tanh(x), "out")
+
+        self.net = torch.nn.Sequential(Layer(), Layer())
+
+    def __call__(self, x):
+        return self.net(x).sum()
+
+
+def scoped(x, wrong=1.0):
+    with jax.named_scope("a"):
+        x = fg.retain_grad(jnp.tanh(x), "out")
+    with jax.named_scope("b"):
+        return jnp.sum(fg.retain_grad(jnp.tanh(wrong * x), "out"))
+
+
+def test_each_of_several_captures_of_one_name_has_a_rule(torch):
+    rules = {"out[0]": "a/out", "out[1]": "b/out"}
+    report = with_torch(_Twice(torch), scoped, torch.ones(3), intermediates=rules)
+    assert report.ok, report
+    assert [row.jax_name for row in report.rows if row.kind == "intermediate"] == ["a/out", "b/out"]
+    report = with_torch(
+        _Twice(torch), lambda x: scoped(x, 1.01), torch.ones(3), intermediates=rules
+    )
+    assert next(row.name for row in report.rows if row.value and not row.value.ok) == "out[1]"
+
+
+@pytest.mark.parametrize("name", ["*/out", "c/out", "out"])
+def test_a_rule_to_a_name_that_jax_has_not_is_refused(torch, name):
+    rules = {"out[0]": name, "out[1]": "b/out"}
+    with pytest.raises(fg.UsageError, match=r"no value of that name: there is 'a/out', 'b/out'"):
+        with_torch(_Twice(torch), scoped, torch.ones(3), intermediates=rules)

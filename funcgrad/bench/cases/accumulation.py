@@ -53,6 +53,19 @@ def by_hand(weights: Any, batch: Any, split: Function = in_a_row) -> tuple[Any, 
     return jax.tree.map(lambda r: r / PARTS, total)
 
 
+def by_shares(weights: Any, batch: Any) -> tuple[Any, Any]:
+    """The same with the gradient of a part of the loss, as `(loss / n).backward()` has it."""
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        value, pullback = jax.vjp(lambda weights: loss(weights, part), weights)
+        (gradients,) = pullback(jnp.ones_like(value) / PARTS)
+        return jax.tree.map(jnp.add, total, (value, gradients)), None
+
+    zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, weights)
+    (value, gradients), _ = lax.scan(add, zeros, jax.tree.map(in_a_row, batch))
+    return value / PARTS, gradients
+
+
 def accumulated(weights: Any, batch: Any, split: Function = in_a_row) -> tuple[Any, Any]:
     """The loop in PyTorch's shape: `zero_grad`, then `accumulate_grad` for every part."""
 
@@ -111,7 +124,7 @@ def microbatches(size: tuple[int, int]) -> Problem:
     return Problem(
         args,
         fg.microbatch(fg.value_and_grad(loss), PARTS),
-        by_hand,
+        by_shares,
         lambda: in_torch(args, lambda: lambda ws, total: (total, [w.grad for w in ws])),
         {"optax": lambda: by_optax(size[0])},
     )

@@ -1,6 +1,6 @@
 """One call of `with_torch`: runs both functions, pairs their arrays, judges and reports."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from .pairs import (
 )
 from .parameters import NameRules, Parameters
 from .report import ParityReport, RandomCase
-from .torch_run import TorchRun, gradients, run_torch, sources
+from .torch_run import TorchRun, gradients, run_torch, sources, without_derivative
 
 _JITTERS = (1, 2)
 
@@ -45,6 +45,7 @@ class Comparison(NamedTuple):
     inputs: Inputs
     module: Any
     modules: Any
+    buffers: bool
     intermediates: NameRules
     gradient: Any
     tolerance: Tolerance
@@ -102,7 +103,12 @@ class Comparison(NamedTuple):
             backward,
             tuple(only_torch),
             tuple(only_jax),
-            (*notes, *self._without_gradient(run, cotangents), *jax_fn.notes),
+            (
+                *notes,
+                *self._without_gradient(run, cotangents),
+                *self._changed(run),
+                *jax_fn.notes,
+            ),
             self.tolerance.strict,
             conventions=jax_fn.advice(ours, agrees) if at_a_kink else (),
         )
@@ -133,17 +139,30 @@ class Comparison(NamedTuple):
         parameters = self.parameters
         stored = parameters.tensors if parameters else []
         device = next((leaf.device for leaf in stored if is_tensor(leaf)), None)
-        copies = [to_torch(leaf, device) for leaf in arrays]
-        args = self.inputs.parts.join(copies)
-        if parameters is not None and parameters.passed:
-            stored = [to_torch(leaf, device) for leaf in stored]
-            args = (parameters.filled(stored), *args)
 
         def explained(*args: Any) -> Any:
             with explained_call("torch", args, self.hint):
                 return self.torch_fn(*args)
 
-        return run_torch(explained, args, [*stored, *copies], self.module, self.modules)
+        def run(still: Collection[int]) -> TorchRun:
+            copies = [to_torch(leaf, device) for leaf in arrays]
+            for place in still:
+                copies[place].requires_grad_(False)
+            args, held = self.inputs.parts.join(copies), stored
+            if parameters is not None and parameters.passed:
+                held = [to_torch(leaf, device) for leaf in stored]
+                args = (parameters.filled(held), *args)
+            leaves = [*held, *copies]
+            return run_torch(explained, args, leaves, self.module, self.modules, self.buffers)
+
+        return without_derivative(run, range(len(arrays)))
+
+    def _changed(self, run: TorchRun) -> list[str]:
+        """A note on buffers that the call changed, where they are not compared."""
+        if self.buffers or not run.changed:
+            return []
+        shown = ", ".join(run.changed)
+        return [f"the call changes buffers that are not compared: {shown}; say buffers=True"]
 
     def _without_gradient(self, run: TorchRun, cotangents: Mapping[str, Any] | None) -> list[str]:
         """Notes on floats that take no gradient in PyTorch."""
@@ -151,13 +170,14 @@ class Comparison(NamedTuple):
         frozen = [
             f"{name} {why}; its gradient is not compared"
             for (name, kind), leaf in zip(self._leaf_names(), run.leaves, strict=True)
-            if kind == "parameter" and leaf.is_floating_point() and not leaf.requires_grad
+            if kind != "buffer" and leaf.is_floating_point() and not leaf.requires_grad
         ]
         if not any(leaf.requires_grad for leaf in run.leaves):
             return frozen
         return frozen + [
             f"output{path} {why}: nothing flows back from it there"
             for path in cotangents or ()
+            if not (self.buffers and path.startswith("[1]"))
             if not (is_tensor(run.out[path]) and run.out[path].requires_grad)
         ]
 

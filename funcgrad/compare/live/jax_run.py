@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._describe import describe
 from ..._grad.backward import vjp
 from ..._leaves import takes_gradient
+from ..._stop import detach
+from ...errors import UsageError
 from . import kinks
 from .inputs import Inputs, by_path, explained_call, plain
 from .parameters import Parameters, renamed
@@ -45,6 +48,17 @@ class JaxRun(NamedTuple):
         return None, self.leaves[key]
 
 
+def _with_buffers(result: Any) -> tuple[Any, Any]:
+    """A result and the buffers beside it, which carry no gradient, as in PyTorch."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise UsageError(
+            f"`with_torch` got buffers=True and a JAX function that returns {describe(result)}, and"
+            " wants one that returns a pair: the output, and the buffers after the call, a dict by"
+            " torch's names"
+        )
+    return result[0], detach(result[1])
+
+
 class JaxFunction:
     """The JAX function, compiled once and called for every set of inputs.
 
@@ -60,6 +74,7 @@ class JaxFunction:
         names: Any,
         jit: Any,
         hint: str,
+        buffers: bool,
     ) -> None:
         def run(arrays: list[Any]) -> Any:
             count = len(parameters.tensors) if parameters else 0
@@ -67,6 +82,8 @@ class JaxFunction:
             args = (*before, *inputs.parts.join(arrays[count:]))
             with explained_call("JAX", args, hint):
                 out = jax_fn(*args)
+            if buffers:
+                out = _with_buffers(out)
             # A tuple: the gradient of a bare integer would be None, which asks `vjp` for its own.
             return (plain(out),)
 

@@ -115,6 +115,11 @@ def pair_intermediates(
     occurrences: dict[str, list[int]] = {}
     for place, one in enumerate(run.recorder.captured):
         occurrences.setdefault(one.name, []).append(place)
+    for name, places in [*occurrences.items()]:
+        each = [f"{name}[{count}]" for count in range(len(places))]
+        if any(map(rules.names, each)):
+            del occurrences[name]
+            occurrences.update({one: [place] for one, place in zip(each, places, strict=True)})
     rules.check(list(occurrences), "captured tensor")
     pairs, alone = [], []
     for name, places in occurrences.items():
@@ -123,6 +128,12 @@ def pair_intermediates(
         if jax_name in ran.values:
             arrays = [_rearranged(run, grads, place, change) for place in places]
             pairs.append(_captured(name, jax_name, places, arrays, ran))
+        elif new != name:
+            raise UsageError(
+                f"`with_torch` got {new!r} for {name!r} in `intermediates`, and JAX has no value of"
+                f" that name: there is {', '.join(map(repr, ran.values)) or 'none at all'}; of a"
+                " name that is captured several times, name[0] is the first"
+            )
         else:
             alone.append(name)
     used = {pair.jax_name for pair in pairs}

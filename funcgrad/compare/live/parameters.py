@@ -100,6 +100,10 @@ class NameRules:
         new, change = self._rules.get(key, (None, None))
         return new or name, change
 
+    def names(self, name: str) -> bool:
+        """Whether there is a rule for this name, not only for a pattern that it fits."""
+        return name in self._rules
+
     def check(self, names: Sequence[str], what: str) -> None:
         """Refuse rules for names that do not exist."""
         for key in self._rules:

@@ -38,6 +38,7 @@ def with_torch(
     names: Any = None,
     modules: bool | str | Sequence[str] = False,
     intermediates: Mapping[str, Any] | None = None,
+    buffers: bool = False,
     gradient: Any = None,
     rtol: float | None = None,
     atol: float | None = None,
@@ -70,6 +71,9 @@ def with_torch(
         intermediates: rules like those of `names` for intermediates; a function here rearranges
             (transposes, reshapes, slices) PyTorch's NumPy array to JAX's layout, of values and
             gradients alike.
+        buffers: whether the module's buffers after the call are compared too, running statistics
+            for instance. `jax_fn` then returns a pair: its output, and a dict of them by torch's
+            names. The module itself keeps those that it had.
         gradient: the gradient of the output, a tree like it. By default 1 for one real scalar, and
             random numbers otherwise.
         rtol: the allowed difference, relative to PyTorch's number. By default the dtypes decide.
@@ -107,17 +111,18 @@ def with_torch(
     """
     _check_call("with_torch", torch_fn, jax_fn, n, seed, rtol, atol)
     parameters = take_parameters(params, names, torch_fn)
-    module = _module(params, torch_fn, modules)
+    module = _module(params, torch_fn, modules, buffers)
     left_out = parameters is None and module is not None and any(True for _ in module.parameters())
     hint = f"; {_GIVES_PARAMETERS}" if left_out else ""
     given = take_inputs(inputs, _input_names(jax_fn, len(inputs), skip=parameters is not None))
     comparison = Comparison(
         torch_fn,
-        JaxFunction(jax_fn, given, parameters, names, jit, hint),
+        JaxFunction(jax_fn, given, parameters, names, jit, hint, buffers),
         parameters,
         given,
         module,
         (modules,) if isinstance(modules, str) else modules,
+        buffers,
         NameRules(intermediates, "intermediates"),
         gradient,
         Tolerance(rtol, atol, strict),
@@ -178,16 +183,19 @@ def _check_call(
             raise UsageError(f"`{function}` got {name}={number!r}, and wants a number, 0 or more")
 
 
-def _module(params: Any, torch_fn: Any, modules: Any) -> Any:
+def _module(params: Any, torch_fn: Any, modules: Any, buffers: Any) -> Any:
     import torch
 
     for one in (params, torch_fn):
         if isinstance(one, torch.nn.Module):
             return one
-    if modules:
+    owner = getattr(torch_fn, "__self__", None)
+    if isinstance(owner, torch.nn.Module):
+        return owner
+    if modules or buffers:
         raise UsageError(
-            f"`with_torch` got modules={modules!r} without a module, and wants one as `torch_fn` or"
-            " as `params`"
+            f"`with_torch` got {f'{modules=}' if modules else f'{buffers=}'} without a module, and"
+            " wants one as `torch_fn` or as `params`"
         )
     return None
 

@@ -1,6 +1,8 @@
 """PyTorch's side of a live comparison: runs the function forward and backward."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ..._describe import describe
@@ -16,11 +18,13 @@ class TorchRun(NamedTuple):
         out: the output's leaves by path, tensors or numbers.
         recorder: the captured tensors.
         leaves: the tensors to differentiate with respect to.
+        changed: the names of the module's buffers that the call changed.
     """
 
     out: dict[str, Any]
     recorder: Recorder
     leaves: list[Any]
+    changed: list[str]
 
 
 def run_torch(
@@ -29,8 +33,11 @@ def run_torch(
     leaves: list[Any],
     module: Any = None,
     modules: Any = False,
+    buffers: bool = False,
 ) -> TorchRun:
     """Run PyTorch's function and capture the tensors that have names.
+
+    The module's buffers are copies meanwhile, so that it is afterwards what it was before.
 
     Args:
         torch_fn: the function.
@@ -38,6 +45,8 @@ def run_torch(
         leaves: the tensors to differentiate with respect to.
         module: the module whose parameters are compared, or `None`.
         modules: which of its submodules are captured: all, none, or those that fit patterns.
+        buffers: whether the output is the pair of what the function returns and the module's
+            buffers afterwards, by name.
 
     Raises:
         UsageError: it drew random numbers, returned something else than tensors, or changed a
@@ -47,8 +56,22 @@ def run_torch(
 
     parameters = [] if module is None else [*module.parameters()]
     random_state, versions = torch.get_rng_state(), [p._version for p in parameters]
-    with torch.enable_grad(), recording(module, modules) as recorder:
+    with (
+        _own_buffers(module),
+        torch.enable_grad(),
+        recording(module, modules) as recorder,
+    ):
         returned = torch_fn(*args)
+        after = {} if module is None else dict(module.named_buffers())
+    # The version of a tensor does not tell: what batch normalization writes leaves it as it was.
+    before = {} if module is None else dict(module.named_buffers())
+    changed = [
+        name
+        for name, buffer in after.items()
+        if name not in before or not torch.equal(before[name], buffer)
+    ]
+    if buffers:
+        returned = returned, {name: buffer.detach() for name, buffer in after.items()}
     if not torch.equal(random_state, torch.get_rng_state()):
         raise UsageError(
             "`with_torch` got a torch function that draws random numbers, which JAX cannot draw"
@@ -67,7 +90,61 @@ def run_torch(
                 f"`with_torch` got a torch function that returns {describe(leaf)} at"
                 f" {path or 'its output'}, and wants tensors in tuples, lists and dicts"
             )
-    return TorchRun(out, recorder, leaves)
+    return TorchRun(out, recorder, leaves, changed)
+
+
+@contextmanager
+def _own_buffers(module: Any) -> Iterator[None]:
+    """Puts copies in the place of a module's buffers, and gives it its own back at the end."""
+    if module is None:
+        yield
+        return
+    own = [(part, name, b) for part in module.modules() for name, b in part._buffers.items()]
+    copies = {id(b): None if b is None else b.detach().clone() for _, _, b in own}
+    try:
+        for part, name, buffer in own:
+            part._buffers[name] = copies[id(buffer)]
+        yield
+    finally:
+        for part, name, buffer in own:
+            part._buffers[name] = buffer
+
+
+_NO_DERIVATIVE = re.compile(
+    "is not differentiable with respect to argument|derivative for '.*' is not implemented"
+)
+
+
+def without_derivative(
+    run: Callable[[Collection[int]], TorchRun], places: Sequence[int]
+) -> TorchRun:
+    """A run in which those inputs require no gradient that PyTorch has no derivative by.
+
+    PyTorch says so where the function is called, of the first that requires one; so each is tried
+    alone.
+
+    Args:
+        run: runs the function, given the places of the inputs that require no gradient.
+        places: the places of those that may.
+    """
+    try:
+        return run(())
+    except RuntimeError as error:
+        if not _NO_DERIVATIVE.search(str(error)):
+            raise
+    return run([place for place in places if not _differentiable(run, places, place)])
+
+
+def _differentiable(
+    run: Callable[[Collection[int]], TorchRun], places: Sequence[int], place: int
+) -> bool:
+    try:
+        run([other for other in places if other != place]).recorder.close()
+    except RuntimeError as error:
+        if _NO_DERIVATIVE.search(str(error)):
+            return False
+        raise
+    return True
 
 
 def gradients(run: TorchRun, cotangents: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:

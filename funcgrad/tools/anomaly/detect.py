@@ -11,6 +11,7 @@ from ... import _jax
 from ..._calls import Call, Parts, Returned, argument_at, every_argument
 from ..._describe import describe
 from ..._mistakes import explained
+from ..._objects import carried, pure
 from ..._types import Function, P, R
 from ...errors import AnomalyError, UsageError
 from . import flags, report
@@ -61,8 +62,9 @@ def detect_anomaly(
     NaN that the program itself writes down (`jnp.nan` in a `where` whose other side is taken) is
     none until it is selected or computed with; nor is what a function of JAX masks itself. What is
     not affected: any configuration of JAX, and results, up to the rounding that compilation
-    changes. What has side effects (`jax.debug.print`) may run more than once where a loop is looked
-    into.
+    changes. Objects of Flax NNX (a module, an optimizer) move as under `nnx.jit`, and stay what
+    they were where this raises. A function may write to references. What has side effects
+    (`jax.debug.print`) may run more than once where a loop is looked into.
 
     >>> import jax, jax.numpy as jnp, funcgrad as fg
     >>> loss = lambda x: jnp.sum(jnp.where(x > 0, jnp.sqrt(x), 0.0))
@@ -83,16 +85,18 @@ def detect_anomaly(
     if mode not in MODES:
         raise UsageError(f"`detect_anomaly` got mode={mode!r}, and wants one of {MODES}")
     search = functools.partial(_interpreted, check_inf, only_if_reaches_output)
+    alone = pure(fun, "detect_anomaly")
     if mode == "compiled":
-        run = _compiled(search, fun, check_inf, only_if_reaches_output)
+        run = _compiled(search, alone, check_inf, only_if_reaches_output)
     else:
         run = search
 
     @functools.wraps(fun)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        call = every_argument(fun, args, kwargs)
-        _check_concrete([*call.arrays, jnp.zeros(())])
-        return run(call).whole
+        with carried(fun, args, kwargs, "detect_anomaly") as carry:
+            call = every_argument(alone, carry.args, carry.kwargs, function="detect_anomaly")
+            _check_concrete([*call.arrays, jnp.zeros(())])
+            return carry.restore(run(call).whole)
 
     return checked
 
@@ -132,11 +136,14 @@ def _interpreted(check_inf: bool, only_if_reaches_output: bool, call: Call) -> R
     closed, parts = _traced(call)
     _check_concrete(closed.consts)
     stop = None if only_if_reaches_output else 1
+    held = [(x, x[...]) for x in closed.consts if _jax.is_reference(x)]
     values = _walked(closed, inputs, Walk(check_inf, stop, len(bad)))
     causes = sorted({value.cause for value in values if value.cause})
     if causes and causes[0] <= len(bad):
         raise report.input_error(*bad[causes[0] - 1])
     if causes:  # once more, to the event that counts: only now is it known which one does
+        for reference, before in held:
+            reference[...] = before
         _walked(closed, inputs, Walk(check_inf, causes[0], len(bad)))
     return Returned([jnp.asarray(value.array) for value in values], parts)
 
@@ -176,7 +183,7 @@ def _compiled(
     """Runs the program compiled with a flag, and `search` where the flag is up."""
 
     def flagged(parts: Parts, arrays: list[Any]) -> tuple[Returned, Any]:
-        closed, made = _traced(every_argument(fun, *parts.join(arrays)))
+        closed, made = _traced(every_argument(fun, *parts.join(arrays), function="detect_anomaly"))
         if only_if_reaches_output:
             results = _jax.as_function(closed)(*arrays)
             up = flags.outputs(results, check_inf=check_inf)

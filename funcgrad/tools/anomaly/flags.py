@@ -48,7 +48,7 @@ def _look(x: Any, inf: bool) -> Any:
 
 
 def _floating(x: Any) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
+    return not _jax.is_reference(x) and bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
 
 
 class Seen(NamedTuple):
@@ -138,7 +138,7 @@ class Flagging:
             return equation.evaluate(operands), []
         if equation.called:
             return self._called(equation, equation.called, operands, constants)
-        if _jax.reenters(equation):
+        if _jax.reenters(equation) and not any(map(_jax.is_reference, operands)):
             return self._reentered(equation, operands)
         return equation.evaluate(operands), []
 
@@ -204,7 +204,7 @@ def _new_infinities(
 
 def _inexact(v: Any) -> bool:
     type_ = _jax.type_of(v)
-    return hasattr(type_, "dtype") and bool(jnp.issubdtype(type_.dtype, jnp.inexact))
+    return _jax.is_array_type(type_) and bool(jnp.issubdtype(type_.dtype, jnp.inexact))
 
 
 def _able(v: Any) -> bool:

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _jax
 from ..._leaves import takes_gradient
+from ..._lists import select
 
 CONSTANT = 0
 """The cause of what a constant brought into the program: `jnp.nan` in it, an array closed over."""
@@ -50,12 +52,14 @@ def _states(arrays: list[Any]) -> list[Any]:
 
 
 def states(arrays: Sequence[Any]) -> list[State]:
-    """The state of each array; integers, bools and keys have nothing wrong with them."""
-    floats = [x for x in arrays if takes_gradient(x)]
+    """The state of each array; integers, bools and keys have nothing wrong with them.
+
+    Nor have references: what is written to one is looked at where it is made.
+    """
+    able = [takes_gradient(x) and not _jax.is_reference(x) for x in arrays]
+    floats = select(arrays, able)
     found = iter(jax.device_get(_states(floats)) if floats else ())
-    return [
-        State(*map(bool, next(found))) if takes_gradient(x) else State(False, False) for x in arrays
-    ]
+    return [State(*map(bool, next(found))) if can else State(False, False) for can in able]
 
 
 def bad_entries(array: Any, kind: str) -> Any:

@@ -53,7 +53,7 @@ class Walk:
         A function of JAX is looked into only if what it returns is bad: NaN that it makes and masks
         itself, as `xlogy` does at 0, is no concern of the user's.
         """
-        if not _clean(operands) or not _jax.of_library(level.equation):
+        if not _repeatable(operands) or not _jax.of_library(level.equation):
             return self._by_role(level, operands, path)
         arrays = evaluate(level.equation, operands)
         found = states(arrays)
@@ -195,7 +195,7 @@ class Walk:
 
     def _whole(self, equation: _jax.Equation, operands: list[Value]) -> list[Value] | None:
         """An equation at one go, compiled; `None` where a value in it may be bad."""
-        if not _clean(operands):
+        if not _repeatable(operands):
             return None
         program, _ = equation.alone()
         return self._compiled(equation, program, equation.take(operands), equation.programs)
@@ -207,7 +207,7 @@ class Walk:
 
         Tags in the bodies are nearer than those before.
         """
-        if not _clean(inputs):
+        if not _repeatable(inputs):
             return None
         if key not in self._flagged:
             run = functools.partial(flags.run, program, check_inf=self.check_inf)
@@ -225,6 +225,14 @@ class Walk:
 
 def _clean(values: Sequence[Value]) -> bool:
     return all(value.cause is None for value in values)
+
+
+def _repeatable(values: Sequence[Value]) -> bool:
+    """Whether something may be evaluated to see if it is clean, and once more if it is not.
+
+    What writes to a reference would write twice.
+    """
+    return _clean(values) and not any(_jax.is_reference(value.array) for value in values)
 
 
 def evaluate(equation: _jax.Equation, operands: Sequence[Value]) -> list[Any]:

@@ -12,8 +12,9 @@ import numpy as np
 from ..._calls import check_arrays, from_front, read_argnums, replaced
 from ..._describe import describe
 from ..._grad.backward import vjp
-from ..._leaves import is_array, takes_gradient
+from ..._leaves import is_array, refuse_iterators, takes_gradient
 from ..._mistakes import explained
+from ..._objects import carried
 from ...errors import GradcheckError, UsageError
 from . import report
 from .analysis import (
@@ -97,17 +98,19 @@ def gradcheck(
     precision and to what a last place of the arguments changes. If it does not, finite
     differences are taken in its own dtype, with errors estimated for what they are there.
 
-    What is not affected: no flag of JAX is set, and 64 bits are enabled within the call only.
+    What is not affected: no flag of JAX is set, and 64 bits are enabled within the call only. A
+    module of Flax NNX is checked by its parameters, each time from the state that it is in, which
+    stays as it was: statistics do not move, and dropout draws the same mask every time.
 
     >>> import jax.numpy as jnp, funcgrad as fg
     >>> fg.gradcheck(lambda x, w: jnp.tanh(x @ w), (jnp.ones((2, 3)), jnp.ones(3)))
     True
     """
     task = _task("gradcheck", fun, eps, atol, rtol, modes, batched, fast, nondet_tol)
-    args = _tuple(args)
+    args = _tuple(args, "gradcheck")
     chosen = _argnums(argnums, args, "gradcheck")
-    with explained:
-        return _check(pose(fun, args, chosen, "gradcheck"), task)
+    with explained, carried(fun, args, {}, "gradcheck") as carry:
+        return _check(pose(carry.result, carry.args, chosen, "gradcheck"), task)
 
 
 def gradgradcheck(
@@ -160,7 +163,7 @@ def gradgradcheck(
     """
     name = "gradgradcheck"
     task = _task(name, fun, eps, atol, rtol, modes, batched, fast, nondet_tol)
-    args = _tuple(args)
+    args = _tuple(args, name)
     chosen = _argnums(argnums, args, name)
 
     def backward(*given: Any) -> Any:
@@ -173,8 +176,10 @@ def gradgradcheck(
 
     with explained:
         if gradient is None:
-            gradient = _random_like(fun(*args))
-        return _check(pose(backward, (*args, gradient), (*chosen, len(args)), name), task)
+            with carried(fun, args, {}, name) as carry:
+                gradient = _random_like(carry.result(*carry.args))
+        with carried(backward, (*args, gradient), {}, name) as carry:
+            return _check(pose(carry.result, carry.args, (*chosen, len(args)), name), task)
 
 
 class _Task(NamedTuple):
@@ -507,7 +512,8 @@ def _modes(modes: Any, batched: bool, function: str) -> list[str]:
     return [*plain, *(BATCHED[key] for key in MODES if batched and key in named)]
 
 
-def _tuple(args: Any) -> tuple[Any, ...]:
+def _tuple(args: Any, function: str) -> tuple[Any, ...]:
+    refuse_iterators(args, function)
     return tuple(args) if isinstance(args, tuple | list) else (args,)
 
 

@@ -19,6 +19,7 @@ from ..._extras import need
 from ..._files import write_whole
 from ..._leaves import is_variable
 from ..._mistakes import explained
+from ..._objects import Carried, carried
 from ...errors import PictureError, UsageError
 from . import fold
 from .build import build
@@ -151,7 +152,20 @@ def graph(
             raise UsageError(
                 f"`graph` got {name}={number!r}, and wants an int from {least} up, or None"
             )
-    call = every_argument(fun, args, is_input=is_variable)
+    with carried(fun, args, {}, "graph") as carry:
+        return _pictured(fun, carry, depth, limit, gradient, has_aux)
+
+
+def _pictured(
+    fun: Callable[..., Any],
+    carry: Carried,
+    depth: int | None,
+    limit: int | None,
+    gradient: Any,
+    has_aux: bool,
+) -> Picture:
+    """The picture of a call without objects; `fun` gives its arguments their names."""
+    call = every_argument(carry.result, carry.args, is_input=is_variable, function="graph")
     flat = _flat(call, has_aux)
     with explained:
         closed, shown = jax.make_jaxpr(lambda *leaves: flat(*leaves)[1], return_shape=True)(

@@ -80,8 +80,7 @@ def disconnected(
     >>> found.inputs["argument 0['target']"].partition(" (")[0]
     'only under `detach`'
     """
-    call, moving = asked(fun, args, argnums, "disconnected")
-    with explained:
+    with asked(fun, args, argnums, "disconnected") as (call, moving), explained:
         closed = jax.make_jaxpr(lambda *arrays: call.returned(arrays).arrays)(*call.arrays)
     sites = _taps.find(closed)
     unknown = {name: why for name, site in sites.items() if (why := _untold(site))}

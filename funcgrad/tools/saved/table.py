@@ -197,8 +197,8 @@ def saved_tensors(
     >>> saved.total, [(row.name, row.bytes, row.kind) for row in saved]
     (1536, [('h', 1024, 'intermediate'), ('argument 1', 512, 'argument')])
     """
-    call, moving = asked(fun, args, argnums, "saved_tensors")
-    closed, paths = _forward(call, moving), call.names(argument_at)
+    with asked(fun, args, argnums, "saved_tensors") as (call, moving):
+        closed, paths = _forward(call, moving), call.names(argument_at)
     graph = Dataflow(closed)
     sizes: dict[Vertex, Any] = {}
     for value, type_ in zip(graph.outputs, _jax.output_types(closed), strict=True):

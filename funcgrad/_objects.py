@@ -1,0 +1,388 @@
+"""Objects that a function changes in place, as Flax NNX has them: a call's state as arrays.
+
+A function of such objects is made one of pytrees: `carried` puts a `Node` of arrays in the place of
+each, makes the objects anew inside, and hands out what the function left in them, for the caller's
+own objects to be set to at the end. So they move as they do under `nnx.grad` and `nnx.jit`. Flax is
+looked at only where somebody has imported it.
+"""
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+
+from .errors import UsageError
+
+_TAG = "funcgrad"  # of the update context
+_NO_SPLIT = (
+    "split the object yourself: graphdef, state = nnx.split(model), then nnx.merge(graphdef, state)"
+    " inside the function, which returns nnx.state(model)"
+)
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Node:
+    """An object taken apart: its arrays, a pytree, and how it is made of them.
+
+    Attributes:
+        state: the arrays, an `nnx.State`, or an `nnx.Variable` where that is the object.
+        graphdef: the rest, which hashes.
+        shares: whether variables of it are in a node before, and not in its own state.
+    """
+
+    def __init__(self, state: Any, graphdef: Any, shares: bool = False):
+        self.state, self.graphdef, self.shares = state, graphdef, shares
+
+    def tree_flatten_with_keys(self) -> Any:
+        return ((_HERE, self.state),), (self.graphdef, self.shares)
+
+    @classmethod
+    def tree_unflatten(cls, rest: Any, children: Any) -> "Node":
+        return cls(children[0], *rest)
+
+
+class _Here:
+    """The key of the step from a node to its arrays, which a path does not show."""
+
+    def __str__(self) -> str:
+        return ""
+
+    __repr__ = __str__
+
+
+_HERE = _Here()
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Kept:
+    """An array that the call did not change: the one with this number among those it got."""
+
+    index: int
+
+
+class Left(NamedTuple):
+    """What a call leaves behind.
+
+    Fields:
+        objects: the nodes of its arguments afterwards, with a `Kept` for each array that is what it
+            was, or `None` where there are none.
+        result: what the function returned, with a node for each object in it.
+    """
+
+    objects: Any
+    result: Any
+
+
+class Carried(NamedTuple):
+    """A call without objects.
+
+    Fields:
+        fun: a function of nodes in their place, to a `Left`.
+        args, kwargs: its arguments.
+        restore: sets the caller's objects to what is in a `Left`, and gives the function's result.
+    """
+
+    fun: Callable[..., Left]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    restore: Callable[[Left], Any]
+
+    def result(self, *args: Any, **kwargs: Any) -> Any:
+        """What the function returns, where nobody wants to know what it leaves behind."""
+        return self.fun(*args, **kwargs).result
+
+
+def is_node(x: Any) -> bool:
+    """Whether something is the node of an object."""
+    return isinstance(x, Node)
+
+
+def is_kept(x: Any) -> bool:
+    """Whether something stands for an array that a call did not change."""
+    return isinstance(x, Kept)
+
+
+def _nnx() -> Any:
+    """The module `flax.nnx`, where somebody has imported it."""
+    return sys.modules.get("flax.nnx")
+
+
+def _is_object(nnx: Any) -> Callable[[Any], bool]:
+    return lambda x: isinstance(x, nnx.Variable) or nnx.graph.is_graph_node(x)
+
+
+def holds_objects(tree: Any) -> bool:
+    """Whether there is an object that a function might change in a pytree."""
+    nnx = _nnx()
+    if nnx is None:
+        return False
+    is_object = _is_object(nnx)
+    return any(map(is_object, jax.tree.leaves(tree, is_leaf=is_object)))
+
+
+@contextlib.contextmanager
+def carried(
+    fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], function: str
+) -> Iterator[Carried]:
+    """The call with its objects taken out, for as long as the context lasts.
+
+    Args:
+        fun: the function.
+        args: its positional arguments.
+        kwargs: those by keyword.
+        function: the public function to name in errors.
+    """
+    run, nnx = pure(fun, function), _nnx()
+    if not holds_objects((args, kwargs)):
+        yield Carried(run, tuple(args), kwargs, lambda left: left.result)
+        return
+    with nnx.update_context(_TAG):
+        taken, given = _nodes(nnx, (tuple(args), kwargs))
+        before = state_of((taken, given))
+
+        def restore(left: Left) -> Any:
+            objects = jax.tree.map(
+                lambda x: before[x.index] if is_kept(x) else x,
+                left.objects,
+                is_leaf=is_kept,
+            )
+            return _objects(nnx, Left(objects, left.result), inner=False).result
+
+        yield Carried(run, taken, given, restore)
+
+
+def pure(fun: Callable[..., Any], function: str) -> Callable[..., Left]:
+    """A function with nodes in the place of objects, and what it leaves: `fun` of the objects.
+
+    Given nodes it is to be called in the context of `carried`.
+    """
+
+    @functools.wraps(fun)
+    def of_nodes(*args: Any, **kwargs: Any) -> Left:
+        nnx = _nnx()
+        if nnx is None:
+            return Left(None, fun(*args, **kwargs))
+        with _explained(nnx, function):
+            if not holds_nodes((args, kwargs)):
+                return Left(None, fun(*args, **kwargs))
+            before = state_of((args, kwargs))
+            args, kwargs = _objects(nnx, (args, kwargs), inner=True)
+            result = fun(*args, **kwargs)
+        is_object = _is_object(nnx)
+        alone = jax.tree.map(
+            lambda x: x if is_object(x) else None, (args, kwargs), is_leaf=is_object
+        )
+        left = _nodes(nnx, Left(alone, result))
+        same = {id(x): Kept(index) for index, x in enumerate(before)}
+        return left._replace(objects=jax.tree.map(lambda x: same.get(id(x), x), left.objects))
+
+    return of_nodes
+
+
+def state_of(tree: Any) -> list[Any]:
+    """The arrays of all nodes in a pytree, those that are kept as their `Kept`."""
+    inside = filter(is_node, jax.tree.leaves(tree, is_leaf=is_node))
+    return jax.tree.leaves([*inside], is_leaf=is_kept)
+
+
+def nodes(tree: Any) -> Any:
+    """A pytree with a node in the place of each object, to be looked at and not put back."""
+    nnx = _nnx()
+    return _nodes(nnx, tree, None) if nnx and holds_objects(tree) else tree
+
+
+def _nodes(nnx: Any, tree: Any, tag: Any = _TAG) -> Any:
+    seen: set[int] = set()
+
+    def node(context: Any, path: Any, prefix: Any, x: Any) -> Node:
+        graphdef, state = context.split(x)
+        own = {id(part) for _, part in nnx.iter_graph(x) if isinstance(part, nnx.Variable)}
+        shares = not own.isdisjoint(seen)
+        seen.update(own)
+        return Node(state, graphdef, shares)
+
+    return nnx.to_tree(tree, split_fn=node, ctxtag=tag)
+
+
+def _objects(nnx: Any, tree: Any, *, inner: bool) -> Any:
+    def merged(context: Any, path: Any, prefix: Any, node: Node) -> Any:
+        return context.merge(node.graphdef, node.state)
+
+    return nnx.from_tree(
+        tree, merge_fn=merged, is_node_leaf=is_node, is_leaf=is_node, ctxtag=_TAG, is_inner=inner
+    )
+
+
+@contextlib.contextmanager
+def _explained(nnx: Any, function: str) -> Iterator[None]:
+    """Makes Flax's refusal of a change from inside one that says what to do."""
+    try:
+        yield
+    except sys.modules["flax.errors"].TraceContextError as error:
+        raise UsageError(
+            f"`{function}` got a function that changes an object which it closes over"
+            f" ({str(error).partition(' (http')[0]}), and wants objects that change among its"
+            f" arguments: {function}(lambda model, x: ...)(model, x); or {_NO_SPLIT}"
+        ) from error
+
+
+def same_kind(one: Any, other: Any) -> bool:
+    """Whether the nodes in two pytrees are of one structure, so that one's arrays fit the other."""
+    ours, theirs = (
+        [
+            (node.graphdef.with_no_outer_index(), _shape(node.state))
+            for node in jax.tree.leaves(tree, is_leaf=is_node)
+            if is_node(node)
+        ]
+        for tree in (one, other)
+    )
+    return ours == theirs
+
+
+def _shape(state: Any) -> Any:
+    return jax.tree.structure(state, is_leaf=is_kept)
+
+
+class Leaf(NamedTuple):
+    """A leaf of a pytree with nodes in it, as the user knows it.
+
+    Fields:
+        path: its path, without the steps that the user does not see.
+        value: itself; in an object, the `nnx.Variable` that holds it.
+        inner: in an object, the path in it as Flax has it; else `None`.
+        alone: whether the object is a `nnx.Variable` by itself.
+    """
+
+    path: tuple[Any, ...]
+    value: Any
+    inner: tuple[Any, ...] | None
+    alone: bool
+
+
+def leaves_of(tree: Any) -> list[Leaf]:
+    """An entry for each leaf of a pytree, in flattening order."""
+    found: list[Leaf] = []
+    for path, x in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_node):
+        found += _leaves_in(path, x) if is_node(x) else [Leaf(path, x, None, False)]
+    return found
+
+
+def _leaves_in(path: tuple[Any, ...], node: Node) -> Iterator[Leaf]:
+    nnx = _nnx()
+    is_variable = functools.partial(lambda kind, x: isinstance(x, kind), nnx.Variable)
+    pairs = jax.tree_util.tree_leaves_with_path(node.state, is_leaf=is_variable)
+    for inner, value in pairs:
+        keys = tuple(getattr(key, "key", getattr(key, "idx", None)) for key in inner)
+        for _ in jax.tree.leaves(value):
+            yield Leaf((*path, *inner), value, keys, not inner)
+
+
+def by_default(leaf: Leaf) -> bool:
+    """Whether a leaf is differentiated where nobody says which: of a module, its parameters."""
+    if leaf.inner is None or leaf.alone:
+        return True
+    return isinstance(leaf.value, _nnx().Param)
+
+
+def as_filter(wanted: Any) -> Callable[[Leaf], bool] | None:
+    """A filter of Flax, such as `nnx.Param`, as a predicate; `None` where it is none."""
+    nnx = _nnx()
+    if nnx is None or not _is_filter(nnx, wanted):
+        return None
+    keep = nnx.filterlib.to_predicate(wanted)
+    return lambda leaf: leaf.inner is None or bool(keep(leaf.inner, leaf.value))
+
+
+def _is_filter(nnx: Any, x: Any) -> bool:
+    if isinstance(x, tuple | list):
+        return bool(x) and all(_is_filter(nnx, each) for each in x)
+    if isinstance(x, type):
+        return issubclass(x, nnx.Variable)
+    return x is ... or type(x).__module__ == nnx.filterlib.__name__
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask of an object's own kind: for the path of each variable its bools."""
+
+    bools: dict[tuple[Any, ...], list[Any]]
+
+    def at(self, path: tuple[Any, ...], place: int) -> Any:
+        """What it says of a leaf of the variable at `path`, or of what is above it."""
+        above = (self.bools.get(path[:end]) for end in range(len(path), -1, -1))
+        found = next((bools for bools in above if bools), None)
+        return found[min(place, len(found) - 1)] if found else None
+
+
+def mask_of(node: Node, mask: Any) -> list[Any]:
+    """What a mask says of each leaf of an object; what it does not name is off, if no parameter."""
+    leaves = [*_leaves_in((), node)]
+    if not isinstance(mask, Mask):
+        return [mask] * len(leaves)
+    places: dict[Any, int] = {}
+    found = []
+    for leaf in leaves:
+        path = leaf.inner or ()
+        places[path] = places.get(path, -1) + 1
+        said = mask.at(path, places[path])
+        found.append(False if said is None and not by_default(leaf) else said)
+    return found
+
+
+def holds_nodes(tree: Any) -> bool:
+    """Whether there is a node in a pytree."""
+    return any(map(is_node, jax.tree.leaves(tree, is_leaf=is_node)))
+
+
+def as_mask(tree: Any) -> Any:
+    """A mask with each object in it, and each `nnx.State`, made a `Mask`."""
+    nnx = _nnx()
+    if nnx is None:
+        return tree
+    is_object = _is_object(nnx)
+
+    def is_leaf(x: Any) -> bool:
+        return is_object(x) or isinstance(x, nnx.State)
+
+    def made(x: Any) -> Any:
+        if not is_leaf(x):
+            return x
+        state = x if isinstance(x, nnx.State) else nnx.split(x)[1]
+        found: dict[tuple[Any, ...], list[Any]] = {}
+        for leaf in _leaves_in((), Node(state, None)):
+            found[leaf.inner or ()] = jax.tree.leaves(leaf.value)
+        return Mask(found)
+
+    return jax.tree.map(made, tree, is_leaf=is_leaf)
+
+
+def gradients(whole: Any, chosen: Any) -> Any:
+    """A pytree of gradients as the user gets it: in place of each node its state.
+
+    Args:
+        whole: the gradients, with `None` at leaves without one.
+        chosen: a pytree like it of bools: which leaves are differentiated. A state is made of the
+            variables that hold one of these, as `nnx.grad` makes it.
+    """
+    return jax.tree.map(
+        lambda x, kept: _state(x, kept) if is_node(x) else x,
+        whole,
+        chosen,
+        is_leaf=lambda x: x is None or is_node(x),
+    )
+
+
+def _state(node: Node, kept: Node) -> Any:
+    nnx = _nnx()
+    if isinstance(node.state, nnx.Variable):
+        return node.state if any(jax.tree.leaves(kept.state)) else None
+    flat, which = (nnx.to_flat_state(each.state) for each in (node, kept))
+    pairs = zip(flat, which, strict=True)
+    return nnx.from_flat_state(
+        [(path, value) for (path, value), (_, bools) in pairs if any(jax.tree.leaves(bools))]
+    )
