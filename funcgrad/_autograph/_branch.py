@@ -85,6 +85,8 @@ def select(
     every = changed[0] | changed[1]
     for key, change in every.items():
         values = _both(key, change, changed, pieces, len(names), snapshot)
+        if id(change.part.owner) in snapshot.loose:
+            values[1] = filled(values[0], change.name)
         gone = [bool(x.undefined) for x in values]
         fitted = None if any(gone) != all(gone) else _fitted("", values, False, place, outputs)
         wrong += [] if fitted else [_disagreement(change.name, values)]

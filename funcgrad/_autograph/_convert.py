@@ -153,6 +153,7 @@ class _ControlFlow(control_flow.ControlFlowTransformer):  # type: ignore[misc]
     def __init__(self, ctx: Any):
         super().__init__(ctx)
         self._in_closures: frozenset[str] = frozenset()
+        self._live_after_loop: set[str] = set()
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
         outer, self._in_closures = self._in_closures, _in_closures(node)
@@ -180,24 +181,34 @@ class _ControlFlow(control_flow.ControlFlowTransformer):  # type: ignore[misc]
         test = node.test
         guard = isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
         guard = guard and getattr(test.operand, "id", "") in self.ctx.namer.generated_names  # type: ignore[attr-defined]
+        flag = test.operand.id if guard else ""  # type: ignore[attr-defined]
+        loose = {*_names_in(node.body)} if flag.startswith(("break_", "do_return")) else set()
+        if flag.startswith("break_"):
+            loose -= self._live_after_loop
         one = _names_in(node.body).keys() ^ _names_in(node.orelse).keys()
-        return self._told(node, super().visit_If, one, guard=guard)
+        return self._told(node, super().visit_If, one, loose, guard=guard)
 
     def visit_While(self, node: ast.While) -> Any:
-        calls = _has_call_statements(node)
-        return self._told(node, super().visit_While, _only_added_to(node), calls=calls)
+        return self._loop(node, super().visit_While)
 
     def visit_For(self, node: ast.For) -> Any:
-        calls = _has_call_statements(node)
-        return self._told(node, super().visit_For, _only_added_to(node), calls=calls)
+        return self._loop(node, super().visit_For)
 
-    def _told(self, node: Any, visit: Any, unread: Any, **more: bool) -> list[Any]:
+    def _loop(self, node: Any, visit: Any) -> list[Any]:
+        calls, live = _has_call_statements(node), _live_after(node)
+        outer, self._live_after_loop = self._live_after_loop, live
+        loose = _names_in(node.body).keys() - live
+        nodes = self._told(node, visit, _only_added_to(node), loose, calls=calls)
+        self._live_after_loop = outer
+        return nodes
+
+    def _told(self, node: Any, visit: Any, unread: Any, loose: Any, **more: bool) -> list[Any]:
         used = {
             str(x)
             for key in (anno.Static.LIVE_VARS_IN, anno.Static.LIVE_VARS_OUT)
             for x in anno.getanno(node, key)
         }
-        live = {str(x) for x in anno.getanno(node, anno.Static.LIVE_VARS_OUT)}
+        live = _live_after(node)
         augmented = {
             x.target.id
             for x in ast.walk(node)
@@ -211,6 +222,7 @@ class _ControlFlow(control_flow.ControlFlowTransformer):  # type: ignore[misc]
             "captured": [x for x in names if x in self._in_closures and x not in used],
             "augmented": [x for x in names if x in augmented],
             "unread": sorted({*unread} - live - self._in_closures),
+            "loose": sorted({*loose} - self._in_closures),
         }
         told = {key: value for key, value in told.items() if value}
         if told:
@@ -221,6 +233,11 @@ class _ControlFlow(control_flow.ControlFlowTransformer):  # type: ignore[misc]
             ast.keyword(name, ast.Constant(True)) for name, value in more.items() if value
         ]
         return nodes
+
+
+def _live_after(node: ast.AST) -> set[str]:
+    """The variables that are used after a statement."""
+    return {str(x) for x in anno.getanno(node, anno.Static.LIVE_VARS_OUT)}
 
 
 def _names_in(body: list[Any]) -> dict[str, int]:

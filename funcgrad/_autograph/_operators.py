@@ -101,12 +101,14 @@ class Told(NamedTuple):
         captured: variables that are not used after it, but by functions that are made in it.
         augmented: variables of an `x += ...`.
         unread: variables of which nothing reads what the statement does to the object they hold.
+        loose: variables of which nothing reads what they hold once a `break` or `return` is taken.
     """
 
     flags: Sequence[str] = ()
     captured: Sequence[str] = ()
     augmented: Sequence[str] = ()
     unread: Sequence[str] = ()
+    loose: Sequence[str] = ()
 
 
 class Scope:
@@ -205,7 +207,7 @@ class Operators:
             [functools.partial(run, x) for x in (body, orelse)],
             self._shown(names, told.flags)[:count],
             place,
-            Snapshot((body, orelse), self.is_users, names, told.unread),
+            Snapshot((body, orelse), self.is_users, names, told.unread, told.loose if guard else ()),
             kept=jax.tree.leaves(before),
             left=left,
             captured=told.captured,

@@ -96,6 +96,8 @@ class Snapshot:
             and that they come to hold something else is no change.
         unread: variables of which no one reads what the bodies do to them. Where nothing else
             refers to what they hold, it may change.
+        loose: variables of which no one reads what they hold unless the first body has run; so
+            what it is otherwise does not matter, again where nothing else refers to it.
     """
 
     def __init__(
@@ -104,8 +106,11 @@ class Snapshot:
         own: Callable[[Any], bool],
         apart: Collection[str] = (),
         unread: Collection[str] = (),
+        loose: Collection[str] = (),
     ):
-        self._own, self._apart, self._unread = own, {*apart, "ag__"}, unread
+        self._own, self._apart = own, {*apart, "ag__"}
+        self._unread, self._loose = unread, loose
+        self.loose: set[int] = set()
         self.held: dict[int, Any] = {}
         self.arrays: set[int] = set()
         self._seen: dict[int, Any] = {}
@@ -140,6 +145,8 @@ class Snapshot:
             for key in _differing(part):
                 name = self._name(part.owner, key)
                 if part.write is None:
+                    if id(part.owner) in self.loose:
+                        continue
                     raise UsageError(
                         f"`autograph` got a traced branch or loop at {_here()} that takes a"
                         f" further item of `{name}`, which Python does while tracing and not at"
@@ -264,17 +271,24 @@ class Snapshot:
         if name == "ag__" or id(cell) in self._seen:
             return
         self._seen[id(cell)] = cell
+        alone = _references(cell) <= _ALONE
         value = _cell_contents(cell, name).get(name)
-        # Of the references one is the cell's, one `value`, one the argument's.
-        if name in self._unread and _has_parts(value) and sys.getrefcount(value) <= 3:
+        if alone and name in self._unread and _has_parts(value):
             for inner in gc.get_referents(value):
                 self._add(inner, "element", None, cell)
             return
+        if alone and name in self._loose:
+            self.loose.add(id(value))
         self._add(value, "root", name, None)
         if name not in self._apart:
             self._sources[id(cell)] = (None, "root", name)
             read = functools.partial(_cell_contents, cell, name)
             self._part(cell, read, functools.partial(_assign_cell, cell))
+
+
+def _references(cell: types.CellType) -> int:
+    value = _cell_contents(cell, "value").get("value")
+    return sys.getrefcount(value)
 
 
 def _has_parts(value: Any) -> bool:
@@ -579,6 +593,9 @@ def _cell_contents(cell: types.CellType, name: str) -> dict[str, Any]:
     except ValueError:  # it is empty
         return {}
     return {name: value}
+
+
+_ALONE = _references(types.CellType(object()))  # where nothing but a cell refers to an object
 
 
 def _assign_cell(cell: types.CellType, _: str, value: Any) -> None:
