@@ -91,14 +91,16 @@ def autograph(
     if max_steps is not None and (not hasattr(max_steps, "__index__") or max_steps < 1):
         raise UsageError(f"`autograph` got max_steps={max_steps!r}, and wants a positive int")
     need(["malt"], "`autograph`", "autograph")
+    from ._copies import checked
     from ._operators import Operators
+    from ._refuse import outermost
 
     package = (getattr(fun, "__module__", None) or "").partition(".")[0]
     converted = _converted(fun, Operators(max_steps, checkpoints, package))
 
     @functools.wraps(fun)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with explained:
+        with explained, outermost(), checked():
             return converted(*args, **kwargs)
 
     return wrapper

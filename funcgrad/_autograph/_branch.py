@@ -10,6 +10,7 @@ from jax import lax
 
 from .. import _jax
 from ..errors import TreeError
+from . import _copies as copies
 from ._snapshot import Change, Changes, Snapshot
 from ._stage import (
     Held,
@@ -68,9 +69,8 @@ def select(
         changed.append(snapshot.changes())
         return [*values, *(x.now for x in changed[-1].values())]
 
-    pieces = [
-        stage(functools.partial(watched, x), place, kept=kept, snapshot=snapshot) for x in branches
-    ]
+    more: Any = {"kept": kept, "snapshot": snapshot, "around": copies.checked}
+    pieces = [stage(functools.partial(watched, x), place, **more) for x in branches]
     leaving = any(left(k, piece) for k, piece in enumerate(pieces))
     outputs: list[tuple[Any, tuple[Any, Any]]] = []
     after: list[Callable[[list[Any]], Any]] = []
@@ -112,6 +112,9 @@ def select(
     made = [value(results) for value in after]
     for change, value in zip(every.values(), made[len(names) :], strict=True):
         change.write(value)
+    called = [*names, *(change.name for change in every.values())]
+    for name, value, fitted in zip(called, made, after, strict=True):
+        copies.note(name, place, value, getattr(fitted, "opened", ()), snapshot.own)
     return made[: len(names)]
 
 
@@ -149,7 +152,7 @@ def _fitted(name: str, values: Any, leaving: bool, place: str, outputs: Any) -> 
             return lambda results: Undefined(name, place)
         values = list(values)
         values[k] = filled(values[1 - k], name)
-    values = _aligned(*values)
+    held, values = values, _aligned(*values)
     if values[0].tree != values[1].tree:
         return None
     leaves: list[Callable[[list[Any]], Any]] = []
@@ -166,7 +169,12 @@ def _fitted(name: str, values: Any, leaving: bool, place: str, outputs: Any) -> 
         leaves.append(operator.itemgetter(len(outputs) + len(chosen)))
         chosen.append((aval, (a, b)))
     outputs += chosen
-    return lambda results: values[0].of([leaf(results) for leaf in leaves])
+
+    def made(results: list[Any]) -> Any:
+        return values[0].of([leaf(results) for leaf in leaves])
+
+    made.opened = copies.opened(held, values)  # type: ignore[attr-defined]
+    return made
 
 
 def _aligned(a: Value, b: Value) -> tuple[Value, Value]:

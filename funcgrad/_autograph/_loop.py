@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from .. import _jax
 from ..errors import TreeError, UsageError
+from . import _copies as copies
 from ._branch import OUTSIDE, filled
 from ._snapshot import Changes, Snapshot, alike
 from ._stage import (
@@ -65,11 +66,13 @@ class Step:
         self._state, self._snapshot, self._captured = state, snapshot, captured
         self._objects: Changes = {}  # what a step changes, after the variables
         self._found: Changes = {}
+        self._left: dict[int, list[Any]] = {}
         self._before = [taken_apart(x, snapshot.held) for x in self._get()]
         self._whole = {i for i, name in enumerate(names) if name in augmented}
-        self._before = [
-            x if i in self._whole else x.opened() for i, x in enumerate(self._before)
-        ]
+        self._copied: dict[int, list[Any]] = {}  # the objects that variables hold and leave
+        for i in range(len(self._before)):
+            if i not in self._whole:
+                self._open(i)
         self._items, self._item = jax.tree.flatten(jax.tree.map(jnp.asarray, item))
         self._starts = [
             [jnp.asarray(x) if numeric(x) else x for x in value.leaves] for value in self._before
@@ -109,6 +112,7 @@ class Step:
             leaves = [spots.get((i, j), leaf) for j, leaf in enumerate(old)]
             after.append(value.of(leaves))
         self._set(after)
+        self._note(after, self._left)
 
     def _get(self) -> list[Any]:
         """What the variables hold, and the objects that a step changes."""
@@ -161,7 +165,8 @@ class Step:
 
         while True:
             inputs = [_jax.varied(x, self._axes) for x in (*self._items, *self._inputs(()))]
-            piece = stage(run, self.place, *inputs, snapshot=self._snapshot)
+            objects: Any = {"snapshot": self._snapshot, "around": copies.checked}
+            piece = stage(run, self.place, *inputs, **objects)
             changed = self._widened(piece) | self._spread(piece, inputs)
             if not (self._joined() or changed):
                 return piece
@@ -183,8 +188,9 @@ class Step:
 
         What objects hold is put back by the snapshot.
         """
-        before = self._state.get()
-        self._set(self._values(arrays))
+        before, values = self._state.get(), self._values(arrays)
+        self._set(values)
+        self._note(values, {})
         try:
             yield
         finally:
@@ -269,13 +275,27 @@ class Step:
             if not any(held) or (before.tree == after.tree and held[0] == held[1]):
                 return False
             self._whole.discard(i)
-            self._before[i] = before.opened()
+            self._open(i)
             leaves = self._before[i].leaves
             self._starts[i] = [jnp.asarray(x) if numeric(x) else x for x in leaves]
-            piece.values[i] = after.opened()
+            self._open_after(i, piece)
             return True
-        piece.values[i] = after.opened()
+        self._open_after(i, piece)
         return False
+
+    def _open(self, i: int) -> None:
+        held, self._before[i] = self._before[i], self._before[i].opened()
+        self._copied[i] = copies.opened([held], [self._before[i]])
+
+    def _open_after(self, i: int, piece: Piece) -> None:
+        held, piece.values[i] = piece.values[i], piece.values[i].opened()
+        self._left[i] = copies.opened([held], [piece.values[i]])
+
+    def _note(self, values: Sequence[Any], more: dict[int, list[Any]]) -> None:
+        """Notes which values stand for objects that the variables held before."""
+        for i, objects in self._copied.items():
+            every = [*objects, *more.get(i, ())]
+            copies.note(self.names[i], self.place, values[i], every, self._snapshot.own)
 
     def _carry(self) -> list[tuple[int, int]]:
         """The leaves that a step may change."""
@@ -304,4 +324,5 @@ class Step:
                         )
                 return [more]
 
-        return stage(run, self.place, *self._inputs(()), snapshot=self._snapshot)
+        objects: Any = {"snapshot": self._snapshot, "around": copies.checked}
+        return stage(run, self.place, *self._inputs(()), **objects)

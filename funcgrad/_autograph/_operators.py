@@ -8,7 +8,6 @@ import functools
 import itertools
 import operator
 import sys
-import sysconfig
 import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -22,21 +21,17 @@ from jax import lax
 from .._loops.public import fori_loop, while_loop
 from .._tags import caller
 from ..errors import UsageError
+from . import _copies as copies
 from ._branch import RETURNED, select
 from ._convert import convert
 from ._loop import Step
+from ._refuse import INSTALLED, UNTRACED
 from ._snapshot import Snapshot
 from ._stage import INSIDE, Piece, Undefined, known, stage, staging, truth
 
 _LIBRARIES = ("jax", "jaxlib", "funcgrad")
-_INSTALLED = tuple(sysconfig.get_path(x) for x in ("stdlib", "platstdlib", "purelib", "platlib"))
 # Libraries whose functions call the functions they are given on values that may be traced.
 _CALLING = ("jax", "funcgrad", "functools", "optax", "equinox", "flax")
-_UNTRACED = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
 
 
 class State(NamedTuple):
@@ -588,7 +583,7 @@ class Operators:
             file = _file(str(name))
         package = str(name).partition(".")[0]
         return package == self._package or not (
-            file.startswith(_INSTALLED) or package in _LIBRARIES
+            file.startswith(INSTALLED) or package in _LIBRARIES
         )
 
     def _bounded(self, what: str) -> None:
@@ -622,14 +617,14 @@ def _file(module: str) -> str:
     """The file of a module, the standard library's folder if it is built in."""
     found = sys.modules.get(module)
     built_in = module in sys.builtin_module_names or module in sys.stdlib_module_names
-    return getattr(found, "__file__", None) or (_INSTALLED[0] if built_in else "")
+    return getattr(found, "__file__", None) or (INSTALLED[0] if built_in else "")
 
 
 def _called_as_it_is(error: UsageError, fun: Any, args: Any, kwargs: Any) -> Any:
     """A call of the user's own function that cannot be converted, which may not need to be."""
     try:
         return fun(*args, **kwargs)
-    except _UNTRACED as failed:
+    except UNTRACED as failed:
         failed.add_note(f"It was called as it is: {error}")
         raise
 
@@ -667,7 +662,7 @@ def _becomes_traced(
             state.set(before)
 
     try:
-        stage(trial, caller(), snapshot=snapshot)
+        stage(trial, caller(), snapshot=snapshot, around=copies.checked)
     except Exception:  # it is raised again where the body is run in earnest
         return False
     return seen == [False]

@@ -32,6 +32,7 @@ import numpy as np
 
 from .._tags import caller
 from ..errors import FuncgradError, UsageError
+from ._refuse import line_of, of_one_path
 from ._stage import INSIDE, Frozen, Undefined
 
 _ATOMS = frozenset({int, float, complex, bool, str, bytes, range, slice, type(None), Undefined})
@@ -98,6 +99,7 @@ class Snapshot:
             refers to what they hold, it may change.
         loose: variables of which no one reads what they hold unless the first body has run; so
             what it is otherwise does not matter, again where nothing else refers to it.
+        past: variables that are not looked into.
     """
 
     def __init__(
@@ -107,8 +109,10 @@ class Snapshot:
         apart: Collection[str] = (),
         unread: Collection[str] = (),
         loose: Collection[str] = (),
+        past: Collection[str] = (),
     ):
-        self._own, self._apart = own, {*apart, "ag__"}
+        self._past = {*past, "ag__"}
+        self.own, self._apart = own, set(apart)
         self._unread, self._loose = unread, loose
         self.loose: set[int] = set()
         self.held: dict[int, Any] = {}
@@ -133,6 +137,10 @@ class Snapshot:
     def fixed(self) -> bool:
         """Whether there is something among it that cannot be put back, like an iterator."""
         return any(part.write is None for part in self._parts)
+
+    def reaches(self, value: Any) -> bool:
+        """Whether an object is among what the functions can reach."""
+        return id(value) in self._seen
 
     def changes(self) -> Changes:
         """What the objects hold that they did not hold before.
@@ -177,7 +185,8 @@ class Snapshot:
         for array in writable:
             array.flags.writeable = False
         try:
-            yield
+            with of_one_path(_here()):
+                yield
         except ValueError as error:
             if isinstance(error, FuncgradError) or "read-only" not in str(error):
                 raise
@@ -192,7 +201,7 @@ class Snapshot:
         which = f"one of {names}" if ", " in names else names
         return UsageError(
             f"`autograph` got a write into an array of NumPy ({which}) from outside the traced"
-            f" branch or loop at {_here()}: {_line(error)}. Such an array cannot hold what is"
+            f" branch or loop at {_here()}: {line_of(error)}. Such an array cannot hold what is"
             " traced; make it one of jax.numpy before, and assign a new value:"
             " x = x.at[i].set(v), x = x + 1"
         )
@@ -244,7 +253,7 @@ class Snapshot:
     def _function(self, fun: types.FunctionType) -> None:
         for name, cell in zip(fun.__code__.co_freevars, fun.__closure__ or (), strict=True):
             self._cell(name, cell)
-        names = _names(fun.__code__)
+        names = names_of(fun.__code__)
         found = {name: fun.__globals__[name] for name in names if name in fun.__globals__}
         for name, value in found.items():
             if isinstance(value, types.ModuleType):
@@ -259,7 +268,7 @@ class Snapshot:
 
     def _module(self, module: types.ModuleType, names: Collection[str]) -> None:
         """The user's own module, as far as its attributes are named."""
-        if self._own(module):
+        if self.own(module):
             contents = vars(module)
             found = {name for name in names if name in contents}
             for name in found:
@@ -268,7 +277,7 @@ class Snapshot:
             known |= found
 
     def _cell(self, name: str, cell: types.CellType) -> None:
-        if name == "ag__" or id(cell) in self._seen:
+        if name in self._past or id(cell) in self._seen:
             return
         self._seen[id(cell)] = cell
         alone = _references(cell) <= _ALONE
@@ -310,7 +319,7 @@ _SUFFIXES: dict[str, Callable[[Any], str]] = {
 @functools.singledispatch
 def _reach(value: Any, to: Snapshot) -> None:
     """An object of the user's own class; a library's is not looked into."""
-    if to._own(type(value)):
+    if to.own(type(value)):
         to._instance(value)
     elif callable(value) and hasattr(value, "__wrapped__"):
         to._add(value.__wrapped__, "root", getattr(value, "__name__", ""), None)
@@ -326,7 +335,7 @@ def _(value: Any, to: Snapshot) -> None:
 
 @_reach.register
 def _(value: types.FunctionType, to: Snapshot) -> None:
-    if to._own(value):
+    if to.own(value):
         to._function(value)
     elif hasattr(value, "__wrapped__"):
         to._add(value.__wrapped__, "root", value.__name__, None)
@@ -334,7 +343,7 @@ def _(value: types.FunctionType, to: Snapshot) -> None:
 
 @_reach.register
 def _(value: type, to: Snapshot) -> None:
-    if to._own(value):
+    if to.own(value):
         to._attributes(value)
         for base in value.__mro__[1:]:
             to._add(base, "root", base.__name__, None)
@@ -507,7 +516,7 @@ def _(value: types.GeneratorType, to: Snapshot) -> None:  # type: ignore[type-ar
 
 @_reach.register
 def _(value: collections.abc.Iterator, to: Snapshot) -> None:  # type: ignore[type-arg]
-    if to._own(type(value)):
+    if to.own(type(value)):
         return to._instance(value)
     for inner in _reduced(value)[1:2]:
         to._add(inner, "root", "the object of an iterator", None)
@@ -545,9 +554,9 @@ def _size(value: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=4096)
-def _names(code: types.CodeType) -> frozenset[str]:
+def names_of(code: types.CodeType) -> frozenset[str]:
     """The names that code reads by name: of globals and of attributes."""
-    inner = (_names(x) for x in code.co_consts if isinstance(x, types.CodeType))
+    inner = (names_of(x) for x in code.co_consts if isinstance(x, types.CodeType))
     return frozenset(code.co_names).union(*inner)
 
 
@@ -662,15 +671,3 @@ def _caching(owner: Any, key: Any) -> bool:
 
 def _here() -> str:
     return INSIDE.get() or caller()
-
-
-def _line(error: BaseException) -> str:
-    """Where an error was raised in the user's code."""
-    traceback, place = error.__traceback__, ""
-    package = __name__.partition(".")[0]
-    while traceback:
-        frame = traceback.tb_frame
-        if frame.f_globals.get("__name__", "").partition(".")[0] != package:
-            place = f"{frame.f_code.co_filename}:{traceback.tb_lineno}"
-        traceback = traceback.tb_next
-    return place

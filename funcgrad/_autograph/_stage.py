@@ -213,6 +213,7 @@ def stage(
     *inputs: Any,
     kept: Sequence[Any] = (),
     snapshot: Any = None,
+    around: Callable[[], Any] = nullcontext,
 ) -> Piece:
     """Runs `fun` on tracers like `inputs`.
 
@@ -222,6 +223,7 @@ def stage(
         inputs: arrays or their types.
         kept: leaves that are one of these are left as they are.
         snapshot: the objects that `fun` can reach: they are put back after it.
+        around: a context for the run of `fun`, before they are put back.
     """
     values: list[Value] = []
     same, held = {id(x) for x in kept}, {}
@@ -240,7 +242,7 @@ def stage(
             arrays.append(leaf)
             return Out(len(arrays) - 1, jax.typeof(leaf))
 
-        with nullcontext() if snapshot is None else snapshot.watching():
+        with snapshot.watching() if snapshot else nullcontext(), around():
             values.extend(taken_apart(value, held).noted(note) for value in fun(*xs))
         return arrays
 
