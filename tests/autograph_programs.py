@@ -145,13 +145,13 @@ class Writer:
 
     def test(self, deep: int = 0) -> str:
         u = self.some("a", "x", "b", 'D["p"]', "o.v", "L[0]", "x", "xs[1]", "x")
-        plain = f"{u} > {self.some('0.3', '1.1', '-0.7')}"
+        plain = f"{u} > {self.some('0.3137', '1.1239', '-0.7171')}"
         if deep or self.random.random() < 0.7:
             return plain
-        other = self.some("len(L) > 2", '"new" in D', f"{self.value()} > 0.6", "not M", "k > 1")
+        other = self.some("len(L) > 2", '"new" in D', f"{self.value()} > 0.6373", "not M", "k > 1")
         return self.some(
             f"{plain} and {other}", f"{other} and {plain}", f"{plain} or {other}",
-            f"not {plain}", f"-2.3 < {u} < 1.7", f"{plain} and bump(1.0) > 2.5",
+            f"not {plain}", f"-2.3131 < {u} < 1.7373", f"{plain} and bump(1.0) > 2.5151",
         )  # fmt: skip
 
     def block(self, depth: int, count: int, in_loop: bool) -> None:
@@ -179,7 +179,7 @@ class Writer:
         kind = self.some("range", "range", "rows", "enumerate", "list", "while", "count")
         if kind == "while":
             self.put(depth, f"{i} = x")
-            self.put(depth, f"while {i} < 2.0:")
+            self.put(depth, f"while {i} < 2.0313:")
             self.put(depth + 1, f"{i} = {i} + 0.75")
         elif kind == "count":
             self.put(depth, f"{i} = 0")

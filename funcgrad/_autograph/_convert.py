@@ -312,7 +312,7 @@ class _Logic(logical_expressions.LogicalExpressionTransformer):  # type: ignore[
     def visit_Compare(self, node: ast.Compare) -> Any:
         node = self.generic_visit(node)
         if len(node.ops) == 1:
-            return node
+            return _identity(node)
         links = []
         for op, right in zip(node.ops, node.comparators, strict=True):
             test: Any = templates.replace_as_expression("(lambda a, b: a < b, lambda: c)", c=right)
@@ -321,6 +321,16 @@ class _Logic(logical_expressions.LogicalExpressionTransformer):  # type: ignore[
         call: Any = templates.replace_as_expression("ag__.chain(first)", first=node.left)
         call.args += links
         return call
+
+
+def _identity(node: ast.Compare) -> Any:
+    """`a is b` as a call, where neither is `None` or the like."""
+    operands = [node.left, *node.comparators]
+    named = isinstance(node.ops[0], ast.Is | ast.IsNot)
+    if not named or any(isinstance(x, ast.Constant) for x in operands):
+        return node
+    call = templates.replace_as_expression("ag__.is_(a, b)", a=node.left, b=node.comparators[0])
+    return call if isinstance(node.ops[0], ast.Is) else ast.UnaryOp(ast.Not(), call)
 
 
 _REFUSED = {

@@ -8,6 +8,7 @@ refers to the two, no one can tell, and the copy is as free as the original.
 
 import collections
 import contextlib
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._tags import caller
 from ..errors import UsageError
 from ._snapshot import Snapshot, alike, names_of
 from ._stage import Held, Value
@@ -26,11 +28,13 @@ class Copy(NamedTuple):
     Fields:
         name: what errors call the copy.
         place: where it was made.
+        made: the copy.
         contents: each object with its contents.
     """
 
     name: str
     place: str
+    made: Any
     contents: list[tuple[Any, Any]]
 
     def check(self) -> None:
@@ -45,16 +49,17 @@ class Copy(NamedTuple):
         )
 
 
-_COPIES: ContextVar[list[Copy]] = ContextVar("_COPIES")
+_COPIES: ContextVar[tuple[list[Copy], ...]] = ContextVar("_COPIES", default=())  # innermost last
 
 
 @contextlib.contextmanager
 def checked() -> Iterator[None]:
     """Around a program, or a piece of one: the copies made in it are checked at its end."""
-    token = _COPIES.set([])
+    made: list[Copy] = []
+    token = _COPIES.set((*_COPIES.get(), made))
     try:
         yield
-        for copy in _COPIES.get():
+        for copy in made:
             copy.check()
     finally:
         _COPIES.reset(token)
@@ -69,9 +74,27 @@ def opened(before: Sequence[Value], after: Sequence[Value]) -> list[Any]:
 
 def note(name: str, place: str, made: Any, objects: Sequence[Any], own: Callable[..., bool]) -> None:
     """Notes that `made` was chosen from objects, if these can be seen by another name."""
-    if objects and _COPIES.get(None) is not None and _seen_elsewhere(objects, name, own):
+    if objects and _seen_elsewhere(objects, name, own):
         parts = [part for value in (made, *objects) for part in _parts(value)]
-        _COPIES.get().append(Copy(name, place, [(x, _contents(x)) for x in parts]))
+        copy = Copy(name, place, made, [(x, _contents(x)) for x in parts])
+        _COPIES.get()[-1].append(copy)
+
+
+def identical(a: Any, b: Any) -> bool:
+    """`a is b`.
+
+    Raises:
+        UsageError: one of them is a copy, which may or may not stand for the other.
+    """
+    if a is not b:
+        for copy in itertools.chain.from_iterable(_COPIES.get()):
+            if copy.made is a or copy.made is b:
+                raise UsageError(
+                    f"`autograph` got an `is` at {caller()} of what `{copy.name}` holds after the"
+                    f" traced branch or loop at {copy.place}: which object that is is not known"
+                    " while compiling"
+                )
+    return a is b
 
 
 def _seen_elsewhere(objects: Sequence[Any], name: str, own: Callable[..., bool]) -> bool:

@@ -425,6 +425,10 @@ class Operators:
         yes, no = (lambda: early, second) if early else (second, lambda: early)
         return self._chosen(value, yes, no, "`or`" if early else "`and`")
 
+    def is_(self, a: Any, b: Any) -> bool:
+        """`is`."""
+        return copies.identical(a, b)
+
     def chain(self, left: Any, *links: tuple[Callable[..., Any], Callable[[], Any]]) -> Any:
         """A chained comparison."""
         result: Any = True
@@ -537,6 +541,8 @@ class Operators:
             overload = self._builtins.get(fun)
         if overload is not None:
             return overload(*args, **kwargs)
+        if isinstance(fun, _BUILT_IN) and len(args) < _OF_THE_FRAME.get(fun, 0):
+            return _of_the_frame(fun, sys._getframe(1))
         if isinstance(fun, functools.partial):
             return self.converted_call(fun.func, fun.args + args, {**fun.keywords, **kwargs})
         own, first = _function(fun)
@@ -607,6 +613,20 @@ def _function(fun: Any) -> tuple[types.FunctionType | None, tuple[Any, ...]]:
         return inner, (fun.__self__, *first)
     call = type(fun).__call__ if callable(fun) else None
     return (call, (fun,)) if isinstance(call, types.FunctionType) else (None, ())
+
+
+_BUILT_IN = types.BuiltinFunctionType
+# Functions that look at the variables of who calls them, and how many arguments say other ones.
+_OF_THE_FRAME = {globals: 1, locals: 1, vars: 1, dir: 1, eval: 2, exec: 2}
+
+
+def _of_the_frame(fun: Any, frame: Any) -> Any:
+    if fun is globals:
+        return frame.f_globals
+    raise UsageError(
+        f"`autograph` got `{fun.__name__}` of the variables of a function at {caller()}, which are"
+        " spread over several functions there; name them, or give it a dict"
+    )
 
 
 def _same(value: Any) -> Any:
