@@ -1,7 +1,7 @@
 """Random small programs as people write them: control flow on objects that change in place.
 
-    python tests/autograph_programs.py 17          # shows one program, and what becomes of it
-    python tests/autograph_programs.py 0 5000      # runs many, tells what is wrong with which
+python tests/autograph_programs.py 17          # shows one program, and what becomes of it
+python tests/autograph_programs.py 0 5000      # runs many, tells what is wrong with which
 """
 
 import importlib.util
@@ -131,7 +131,8 @@ class Writer:
     def value(self, deep: int = 0) -> str:
         simple = (
             "a", "b", "x", "1.0", "-0.5", "2.0", 'D["p"]', 'D["q"]', "o.v", "s.u", 'o.inner["w"]',
-            "L[0]", "M[0]", "c", 'SHARED["n"]', "COUNT", "xs[0]", "o.items[-1]", 'D.get("new", 3.0)',
+            "L[0]", "M[0]", "c", 'SHARED["n"]', "COUNT", "xs[0]", "o.items[-1]",
+            'D.get("new", 3.0)',
         )  # fmt: skip
         if deep > 1 or self.random.random() < 0.5:
             return self.some(*simple)
@@ -214,11 +215,14 @@ class Writer:
             "B[1] = 2.0", "B += 1", f"B[k - 1] = {v}", "S.add(k)", "S.discard(1)", f"Q.append({v})",
             "Q.popleft()", "b = next(it, 0.0)", "M = L", f"M = [{v}]", f"L = [{v}, 2.0, 0.0]",
             "L, M = M, L", f"fs.append(lambda z: z + b * {self.some('1.0', 'a')})", f"L += [{v}]",
-            f"L.insert(0, {v})", "L.reverse()", "b = np.random.rand() * 0.0", "del M[0]", "M.clear()",
+            f"L.insert(0, {v})", "L.reverse()", "b = np.random.rand() * 0.0", "del M[0]",
+            "M.clear()",
             f"o.items = [{v}]", f'o.inner = {{"w": {v}}}', "N[1] = M", "D = dict(D)", "N.append(M)",
             f"D |= {{'q': {v}}}", f"M = [{v}] if {self.test(1)} else M", "M = list(L)",
         )  # fmt: skip
-        self.put(depth, self.some(*common) if self.random.random() > self.rare else self.some(*rare))
+        self.put(
+            depth, self.some(*common) if self.random.random() > self.rare else self.some(*rare)
+        )
 
 
 def loaded(seed: int, folder: str) -> Any:

@@ -1004,8 +1004,7 @@ def test_variable_that_only_the_first_step_sets():
         for k in range(n):
             if k == 0:
                 best = k
-            else:
-                best = best + k
+            best = best + k
         return best
 
     agrees(fun, jnp.arange(3.0))  # unrolled, as under `jax.jit`

@@ -216,7 +216,8 @@ class _ControlFlow(control_flow.ControlFlowTransformer):  # type: ignore[misc]
         }
         nodes: list[Any] = visit(node)
         call = nodes[-1].value
-        names = [x.value for x in [x for x in call.args if isinstance(x, ast.Tuple)][-1].elts]
+        variables: Any = [x for x in call.args if isinstance(x, ast.Tuple)][-1]
+        names = [x.value for x in variables.elts]
         told = {
             "flags": [x for x in names if x in self.ctx.namer.generated_names],
             "captured": [x for x in names if x in self._in_closures and x not in used],
@@ -227,7 +228,7 @@ class _ControlFlow(control_flow.ControlFlowTransformer):  # type: ignore[misc]
         told = {key: value for key, value in told.items() if value}
         if told:
             arguments = ", ".join(f"{key}={tuple(value)}" for key, value in told.items())
-            told_call = templates.replace_as_expression(f"ag__.Told({arguments})")
+            told_call = templates.replace_as_expression(f"ag__.told({arguments})")
             call.keywords.append(ast.keyword("told", told_call))
         call.keywords += [
             ast.keyword(name, ast.Constant(True)) for name, value in more.items() if value
@@ -386,7 +387,7 @@ class _Prepared(ast.NodeTransformer):
         """For the analyses a class is the names that it reads; see `_as_written`."""
         names: list[ast.expr] = [ast.Name(x, ast.Load()) for x in sorted(_free(node))]
         bases: list[ast.expr] = [ast.Tuple(names, ast.Load())]
-        return _at(node, ast.ClassDef(node.name, bases, [], [ast.Pass()], []))  # type: ignore[no-any-return]
+        return _at(node, ast.ClassDef(node.name, bases, [], [ast.Pass()], []))
 
     def visit_comprehension(self, node: ast.comprehension) -> ast.AST:
         node.ifs = [_at(x, _call("filtered", _truth(x))) for x in node.ifs]

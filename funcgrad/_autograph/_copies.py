@@ -18,7 +18,8 @@ import numpy as np
 
 from .._tags import caller
 from ..errors import UsageError
-from ._snapshot import Snapshot, alike, names_of
+from ._contents import alike, names_of
+from ._snapshot import Snapshot
 from ._stage import Held, Value
 
 
@@ -49,7 +50,8 @@ class Copy(NamedTuple):
         )
 
 
-_COPIES: ContextVar[tuple[list[Copy], ...]] = ContextVar("_COPIES", default=())  # innermost last
+# Of the programs being traced, the innermost last.
+_COPIES: ContextVar[tuple[list[Copy], ...]] = ContextVar("_COPIES", default=())
 
 
 @contextlib.contextmanager
@@ -66,13 +68,15 @@ def checked() -> Iterator[None]:
 
 
 def opened(before: Sequence[Value], after: Sequence[Value]) -> list[Any]:
-    """The objects that values held, and hold no more since they were taken for what they contain."""
+    """The objects that values held, and hold no more since they were taken apart."""
     kept = [x for value in after for x in value.leaves if isinstance(x, Held)]
     found = [x for value in before for x in value.leaves if isinstance(x, Held)]
     return [x.object for x in found if x.contents and x not in kept]
 
 
-def note(name: str, place: str, made: Any, objects: Sequence[Any], own: Callable[..., bool]) -> None:
+def note(
+    name: str, place: str, made: Any, objects: Sequence[Any], own: Callable[..., bool]
+) -> None:
     """Notes that `made` was chosen from objects, if these can be seen by another name."""
     if objects and _seen_elsewhere(objects, name, own):
         parts = [part for value in (made, *objects) for part in _parts(value)]

@@ -11,7 +11,8 @@ from .. import _jax
 from ..errors import TreeError, UsageError
 from . import _copies as copies
 from ._branch import OUTSIDE, filled
-from ._snapshot import Changes, Snapshot, alike
+from ._contents import alike
+from ._snapshot import Changes, Snapshot
 from ._stage import (
     Held,
     In,
@@ -256,7 +257,9 @@ class Step:
             raise TreeError(
                 f"`autograph` got the traced loop at {self.place}, in which variables change in"
                 " structure, shape, dtype, or in what cannot be traced; keep them the same, or"
-                " give them before the loop what the step returns:\n  " + "\n  ".join(wrong) + advice
+                " give them before the loop what the step returns:\n  "
+                + "\n  ".join(wrong)
+                + advice
             )
         return changed
 

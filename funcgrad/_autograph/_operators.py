@@ -106,6 +106,9 @@ class Told(NamedTuple):
     loose: Sequence[str] = ()
 
 
+NOTHING = Told()
+
+
 class Scope:
     """What converted code puts around the body of a function."""
 
@@ -133,7 +136,7 @@ class Operators:
     """
 
     FunctionScope = Scope
-    Told = Told
+    told = Told
     STD = None
 
     def __init__(self, max_steps: int | None, checkpoints: Any, package: str):
@@ -174,7 +177,7 @@ class Operators:
         names: Sequence[str],
         count: int,
         *,
-        told: Told = Told(),
+        told: Told = NOTHING,
         guard: bool = False,
     ) -> None:
         """`if`: the first `count` of the variables are used after it."""
@@ -202,7 +205,9 @@ class Operators:
             [functools.partial(run, x) for x in (body, orelse)],
             self._shown(names, told.flags)[:count],
             place,
-            Snapshot((body, orelse), self.is_users, names, told.unread, told.loose if guard else ()),
+            Snapshot(
+                (body, orelse), self.is_users, names, told.unread, told.loose if guard else ()
+            ),
             kept=jax.tree.leaves(before),
             left=left,
             captured=told.captured,
@@ -218,7 +223,7 @@ class Operators:
         names: Sequence[str],
         _: Any,
         *,
-        told: Told = Told(),
+        told: Told = NOTHING,
         calls: bool = False,
     ) -> None:
         """`while`: plain Python as long as the test is known."""
@@ -249,7 +254,7 @@ class Operators:
         names: Sequence[str],
         _: Any,
         *,
-        told: Told = Told(),
+        told: Told = NOTHING,
         calls: bool = False,
     ) -> None:
         """`for`, as long as `test` holds where there is one: there is where it may be left."""
@@ -263,16 +268,16 @@ class Operators:
         if isinstance(items, Range):
             return self._over_range(items, make(reached()), test, self._max_steps)
         if rows is not None and rows.length:
-            over = self._over_rows if not self._more else self._over_range
-            most: Any = () if not self._more else (rows.length,)
-            loop = lambda snapshot: over(rows, make(snapshot), test, *most)
-            if _done_as(loop, reached(), state):
+            over: Any = self._over_rows
+            if self._more:
+                over = functools.partial(self._over_range, most=rows.length)
+            if _done_as(lambda x: over(rows, make(x), test), reached(), state):
                 return
         known_range = isinstance(items, range) and test and not calls and len(items)
         if known_range and _becomes_traced(lambda: body(items[0]), test, state, reached):
             counted = Range(items.start, items.step, len(items))
-            loop = lambda snapshot: self._over_range(counted, make(snapshot), test, len(items))
-            if _done_as(loop, reached(), state):
+            over = functools.partial(self._over_range, most=len(items))
+            if _done_as(lambda x: over(counted, make(x), test), reached(), state):
                 return
         if test and isinstance(items, itertools.count):
             raise UsageError(
@@ -381,8 +386,8 @@ class Operators:
         if known(test):
             return test
         raise UsageError(
-            f"`autograph` got a comprehension at {caller()} whose `if` is a traced value, so that it"
-            " is not known how many items it has; choose between values: `x if test else 0`, or"
+            f"`autograph` got a comprehension at {caller()} whose `if` is a traced value, so that"
+            " it is not known how many items it has; choose between values: `x if test else 0`, or"
             " jnp.where"
         )
 
@@ -588,9 +593,7 @@ class Operators:
             name = getattr(thing, "__module__", None) or thing.__name__
             file = _file(str(name))
         package = str(name).partition(".")[0]
-        return package == self._package or not (
-            file.startswith(INSTALLED) or package in _LIBRARIES
-        )
+        return package == self._package or not (file.startswith(INSTALLED) or package in _LIBRARIES)
 
     def _bounded(self, what: str) -> None:
         if self._max_steps is None:
@@ -617,7 +620,7 @@ def _function(fun: Any) -> tuple[types.FunctionType | None, tuple[Any, ...]]:
 
 _BUILT_IN = types.BuiltinFunctionType
 # Functions that look at the variables of who calls them, and how many arguments say other ones.
-_OF_THE_FRAME = {globals: 1, locals: 1, vars: 1, dir: 1, eval: 2, exec: 2}
+_OF_THE_FRAME: dict[Any, int] = {globals: 1, locals: 1, vars: 1, dir: 1, eval: 2, exec: 2}
 
 
 def _of_the_frame(fun: Any, frame: Any) -> Any:
@@ -658,9 +661,7 @@ def _rows(items: Any) -> Rows | None:
     return Rows((items,)) if not known(items) or staging() else None
 
 
-def _becomes_traced(
-    body: Callable[[], None], test: Callable[[], Any], state: State, reached: Any
-) -> bool:
+def _becomes_traced(body: Callable[[], None], test: Any, state: State, reached: Any) -> bool:
     """Whether a loop's test, known before the first step, is traced after it.
 
     It is tried out, and what that records is thrown away: not where something can be reached that

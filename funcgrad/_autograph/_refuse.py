@@ -35,9 +35,9 @@ def outermost() -> Iterator[None]:
         if isinstance(error, FuncgradError) or not all(x in str(error) for x in _UNHASHABLE):
             raise
         raise UsageError(
-            f"`autograph` got {_text(line_of(error))}, where a traced value would be a key of a dict"
-            " or an element of a set, which have to be known while compiling; use an array and an"
-            " index"
+            f"`autograph` got {_text(line_of(error))}, where a traced value would be a key of a"
+            " dict or an element of a set, which have to be known while compiling; use an array and"
+            " an index"
         ) from None
     except ValueError as error:
         if isinstance(error, FuncgradError) or not str(error).startswith(_SEQUENCE):
