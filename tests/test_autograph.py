@@ -1003,9 +1003,10 @@ def test_variable_that_only_the_first_step_sets():
     def traced(n):
         for k in range(n):
             if k == 0:
-                best = k
-            best = best + k
-        return best
+                best, low = k, k
+            else:
+                best, low = k, jnp.minimum(best, k)
+        return best, low
 
     agrees(fun, jnp.arange(3.0))  # unrolled, as under `jax.jit`
     message = refused(traced, 3, error=UnboundLocalError)

@@ -44,7 +44,7 @@ class Copy(NamedTuple):
             return
         raise UsageError(
             f"`autograph` got a change in place of what `{self.name}` holds after the traced branch"
-            f" or loop at {self.place}: a choice between objects that have other names too, of which"
+            f"`autograph` got a change in place of what `{self.name}` holds after the traced"
             f" it is a copy, so that these would not change with it. Copy it before you change it:"
             f" {self.name} = copy.copy({self.name}), or assign a new value"
         )
