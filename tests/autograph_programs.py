@@ -289,6 +289,8 @@ def main(first: int, end: int | None = None) -> None:
         found[result.partition(":")[0]] += 1
         if result.startswith("wrong") or end is None:
             print(seed, result, flush=True)
+        if (seed + 1) % 100 == 0:
+            print(dict(found), flush=True)
     print(dict(found))
 
 

@@ -522,7 +522,7 @@ def failing_on_one_path(x):
 
 
 def test_that_changes_what_it_tests(x):
-    rest = [3.0, 2.0]
+    rest = [x + 2, 2.0]
 
     def more():
         rest[0] = rest[0] - 1
@@ -561,7 +561,7 @@ REFUSED = {
     attribute_on_one_path: r"net.extra: float32\[\] where it holds, no value where not",
     set_on_one_path: r"s: frozenset\(\{0, 1\}\) where it holds, frozenset\(\{0\}\) where not",
     taken_in_a_conditional_expression: "stack: ",
-    list_of_an_object: "the object of append: ",
+    list_of_an_object: r"push: \[float32\[\]\] where",
     iterator_in_a_branch: "takes a further item of `pairs`",
     drawn_in_a_loop: "random numbers: another state of the random numbers",
     drawn_in_a_branch: "rng: another state of the random numbers",
@@ -575,7 +575,7 @@ REFUSED = {
     sorted_traced_values: r"`return sorted\(\[x, 1.0\]\)\[0\]` at",
     failing_on_one_path: r"`x = found\[\"missing\"\]` at .* which fails: KeyError: 'missing'",
     test_that_changes_what_it_tests: r"changes `rest`; change it in the body",
-    copy_that_is_changed: "a change in place of what `c` holds",
+    copy_that_is_changed: "a change in place of what `the conditional expr",
     copy_of_which_is_is_asked: "an `is` at .* of what `c` holds",
     variables_by_name: "`locals` of the variables of a function",
 }

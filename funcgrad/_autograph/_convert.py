@@ -153,18 +153,21 @@ class _ControlFlow(control_flow.ControlFlowTransformer):  # type: ignore[misc]
     def __init__(self, ctx: Any):
         super().__init__(ctx)
         self._in_closures: frozenset[str] = frozenset()
+        self._own: set[str] = set()
         self._live_after_loop: set[str] = set()
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
-        outer, self._in_closures = self._in_closures, _in_closures(node)
-        node = super().visit_FunctionDef(node)
-        self._in_closures = outer
-        return node
+        return self._function(node, super().visit_FunctionDef)
 
     def visit_Lambda(self, node: ast.Lambda) -> Any:
-        outer, self._in_closures = self._in_closures, _in_closures(node)
-        node = super().visit_Lambda(node)
-        self._in_closures = outer
+        return self._function(node, super().visit_Lambda)
+
+    def _function(self, node: Any, visit: Any) -> Any:
+        outer = self._in_closures, self._own, self._live_after_loop
+        self._in_closures = _in_closures(node)
+        self._own, self._live_after_loop = _locals(node) - self._in_closures, set()
+        node = visit(node)
+        self._in_closures, self._own, self._live_after_loop = outer
         return node
 
     def _get_block_composite_vars(self, modified: Any, live_in: Any) -> frozenset[Any]:
@@ -222,8 +225,8 @@ class _ControlFlow(control_flow.ControlFlowTransformer):  # type: ignore[misc]
             "flags": [x for x in names if x in self.ctx.namer.generated_names],
             "captured": [x for x in names if x in self._in_closures and x not in used],
             "augmented": [x for x in names if x in augmented],
-            "unread": sorted({*unread} - live - self._in_closures),
-            "loose": sorted({*loose} - self._in_closures),
+            "unread": sorted(({*unread} - live) & self._own),
+            "loose": sorted({*loose} & self._own),
         }
         told = {key: value for key, value in told.items() if value}
         if told:
@@ -267,6 +270,14 @@ def _in_closures(function: ast.FunctionDef | ast.Lambda) -> frozenset[str]:
     parts = (part for statement in body for part in ast.walk(statement))
     closures = (x for x in parts if isinstance(x, _CLOSURES) and not _is_scope(x))
     return frozenset[str]().union(*map(_free, closures))
+
+
+def _locals(function: ast.FunctionDef | ast.Lambda) -> set[str]:
+    """The variables that no one but a function itself has."""
+    parts = list(ast.walk(function))
+    stored = {x.id for x in parts if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store)}
+    declared = (x.names for x in parts if isinstance(x, ast.Global | ast.Nonlocal))
+    return stored.difference(*declared)
 
 
 _CLOSURES = (ast.FunctionDef, ast.Lambda, ast.GeneratorExp, ast.ClassDef)

@@ -44,9 +44,9 @@ class Copy(NamedTuple):
             return
         raise UsageError(
             f"`autograph` got a change in place of what `{self.name}` holds after the traced branch"
-            f"`autograph` got a change in place of what `{self.name}` holds after the traced"
-            f" it is a copy, so that these would not change with it. Copy it before you change it:"
-            f" {self.name} = copy.copy({self.name}), or assign a new value"
+            f" or loop at {self.place}: one of several objects, which have other names too. It is"
+            " a copy of the one that is chosen, so that they would not change together; copy it"
+            " with copy.copy before you change it, or assign a new value"
         )
 
 

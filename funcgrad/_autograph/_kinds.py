@@ -41,7 +41,7 @@ def reach(value: Any, to: Any) -> None:
 @reach.register(type({}.items()))
 def _(value: Any, to: Any) -> None:
     for inner in gc.get_referents(value):  # `mapping` would be a read-only view
-        to.add(inner, "root", "a dict", None)
+        to.add(inner, "part", None, value)
 
 
 @reach.register
@@ -69,7 +69,7 @@ def _(value: types.MethodType, to: Any) -> None:
 @reach.register
 def _(value: types.BuiltinMethodType, to: Any) -> None:
     if not isinstance(value.__self__, types.ModuleType | type | None):
-        to.add(value.__self__, "root", f"the object of {value.__name__}", None)
+        to.add(value.__self__, "part", None, value)
 
 
 @reach.register(functools.partial)
@@ -208,6 +208,7 @@ def _(value: types.GeneratorType, to: Any) -> None:  # type: ignore[type-arg]
 def _(value: collections.abc.Iterator, to: Any) -> None:  # type: ignore[type-arg]
     if to.own(type(value)):
         return to.instance(value)
-    for inner in reduced(value)[1:2]:
-        to.add(inner, "root", "the object of an iterator", None)
+    for part in reduced(value)[1:2]:
+        for inner in part:
+            to.add(inner, "part", None, value)
     to.whole(value, position_of, None)

@@ -329,7 +329,7 @@ _SUFFIXES: dict[str, Callable[[Any], str]] = {
     "item": lambda key: f"[{key!r}]",
     "attribute": lambda key: f".{key}",
     "element": lambda key: "'s element",
-    "root": lambda key: "",
+    "part": lambda key: "",
 }
 
 
