@@ -265,10 +265,11 @@ def _outcome(module: Any, compiled: Any, x: float) -> str:
         return "refused"
     except Exception as error:
         return f"wrong: {type(error).__name__}: {str(error).splitlines()[0][:150]}"
-    return _difference(got, want)
+    return difference(got, want)
 
 
-def _difference(got: Any, want: Any) -> str:
+def difference(got: Any, want: Any) -> str:
+    """`right`, or where two results differ."""
     if jax.tree.structure(got) != jax.tree.structure(want):
         return f"wrong: {jax.tree.structure(got)} and not {jax.tree.structure(want)}"
     for path, ours in jax.tree_util.tree_leaves_with_path(got):
