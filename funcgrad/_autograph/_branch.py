@@ -62,15 +62,23 @@ def select(
     Raises:
         TreeError: the branches disagree in structure, shape or dtype.
     """
-    changed: list[Changes] = []
+    changed: list[Changes] = [{}, {}]
 
-    def watched(branch: Callable[[], Sequence[Any]]) -> Sequence[Any]:
-        values = branch()
-        changed.append(snapshot.changes())
-        return [*values, *(x.now for x in changed[-1].values())]
+    def run(k: int, also: Changes) -> Piece:
+        """A branch; of the objects in `also` it tells what they hold even if it lets them be."""
 
-    more: Any = {"kept": kept, "snapshot": snapshot, "around": copies.checked}
-    pieces = [stage(functools.partial(watched, x), place, **more) for x in branches]
+        def watched() -> Sequence[Any]:
+            values = branches[k]()
+            changed[k] = snapshot.changes() | also
+            return [*values, *(x.now for x in changed[k].values())]
+
+        return stage(watched, place, kept=kept, snapshot=snapshot, around=copies.checked)
+
+    pieces = [run(k, {}) for k in (0, 1)]
+    for k in (0, 1):
+        also = {key: x for key, x in changed[1 - k].items() if key not in changed[k]}
+        if changed[k] and any(_holds(x.before, snapshot) for x in also.values()):
+            pieces[k] = run(k, also)  # what it holds may be changed, though it holds the same
     leaving = any(left(k, piece) for k, piece in enumerate(pieces))
     outputs: list[tuple[Any, tuple[Any, Any]]] = []
     after: list[Callable[[list[Any]], Any]] = []
@@ -134,6 +142,11 @@ def _both(
         piece.values[count + list(changes).index(key)] if key in changes else before
         for changes, piece in zip(changed, pieces, strict=True)
     ]
+
+
+def _holds(value: Any, snapshot: Snapshot) -> bool:
+    """Whether a value has objects in it that can change."""
+    return any(isinstance(x, Held) for x in taken_apart(value, snapshot.held).leaves)
 
 
 def _disagreement(name: str, values: Sequence[Value]) -> str:
