@@ -96,7 +96,11 @@ def _(value: Any, to: Any) -> None:
     to.add(value.__wrapped__, "root", value.__name__, None)
 
 
-@reach.register(types.ModuleType)
+@reach.register
+def _(value: types.ModuleType, to: Any) -> None:
+    to.module(value, ())
+
+
 @reach.register(io.IOBase)
 def _(value: Any, to: Any) -> None:
     """Not looked into."""
@@ -187,9 +191,10 @@ def _random(value: Any, to: Any, get: Any, put: Any) -> None:
     to.whole(value, copied, lambda _, x: put(pickle.loads(x.value)))
 
 
-def shared_generators() -> list[Any]:
-    """The random numbers that are drawn from without naming them."""
-    return [random.random.__self__, np.random.rand.__self__]  # type: ignore[attr-defined]
+def shared_generators(module: types.ModuleType) -> list[Any]:
+    """The random numbers that are drawn by functions of a module."""
+    draws: dict[Any, Any] = {random: random.random, np: np.random.rand, np.random: np.random.rand}
+    return [draws[module].__self__] if module in draws else []
 
 
 @reach.register

@@ -128,10 +128,9 @@ class Snapshot:
         self._parts: list[Part] = []
         self.buffers: list[np.ndarray[Any, Any]] = []
         self.caches: list[Any] = []
+        self._known: list[tuple[Part, Any]] | None = None
         self._globals: dict[int, tuple[dict[str, Any], set[str]]] = {}
         self._waiting: collections.deque[Any] = collections.deque()
-        for generator in shared_generators():
-            self.add(generator, "root", "random numbers", None)
         for function in functions:
             self.add(function, "root", "", None)
         while self._waiting:
@@ -155,8 +154,10 @@ class Snapshot:
             UsageError: one of them has changed that cannot be put back.
         """
         found: Changes = {}
+        self._known = []
         for number, part in enumerate(self._parts):
             for key in _differing(part):
+                self._known.append((part, key))
                 name = self._name(part.owner, key)
                 if part.write is None:
                     if id(part.owner) in self.loose:
@@ -173,9 +174,15 @@ class Snapshot:
     def restore(self) -> None:
         """Puts everything back that can be."""
         for part in self._parts:
+            self._put_back((part, key) for key in _differing(part))
+        self._forget()
+
+    def _put_back(self, contents: Iterable[tuple[Part, Any]]) -> None:
+        for part, key in contents:
             if part.write is not None:
-                for key in _differing(part):
-                    part.write(key, part.before.get(key, Undefined("")))
+                part.write(key, part.before.get(key, Undefined("")))
+
+    def _forget(self) -> None:
         for cache, misses in self.caches:
             if cache.cache_info().misses != misses:
                 cache.cache_clear()  # it may hold what was computed in a program that is gone
@@ -190,19 +197,25 @@ class Snapshot:
         writable = [x for x in self.buffers if x.flags.writeable]
         for array in writable:
             array.flags.writeable = False
+        self._known = None
         try:
             with of_one_path(_here()):
                 yield
-        except ValueError as error:
-            if isinstance(error, FuncgradError) or "read-only" not in str(error):
+        except BaseException as error:
+            self.restore()
+            written = isinstance(error, ValueError) and "read-only" in str(error)
+            if not written or isinstance(error, FuncgradError):
                 raise
             raise self._written(error) from None
         finally:
             for array in reversed(writable):
                 array.flags.writeable = True
-            self.restore()
+        if self._known is None:
+            return self.restore()
+        self._put_back(self._known)  # `changes` was the last to look
+        self._forget()
 
-    def _written(self, error: ValueError) -> UsageError:
+    def _written(self, error: BaseException) -> UsageError:
         names = ", ".join(sorted({f"`{self._name(x, None)}`" for x in self.buffers})) or "it"
         which = f"one of {names}" if ", " in names else names
         return UsageError(
@@ -273,7 +286,9 @@ class Snapshot:
         self.attributes(fun)
 
     def module(self, module: types.ModuleType, names: Collection[str]) -> None:
-        """The user's own module, as far as its attributes are named."""
+        """The user's own module, as far as its attributes are named; random numbers of others."""
+        for generator in shared_generators(module):
+            self.add(generator, "root", "random numbers", None)
         if self.own(module):
             contents = vars(module)
             found = {name for name in names if name in contents}
@@ -304,7 +319,7 @@ class Snapshot:
 def _differing(part: Part) -> list[Any]:
     """The keys whose contents are others than before."""
     now, before = part.read(), part.before
-    if now is before:
+    if now.keys() == before.keys() and all(now[key] is before[key] for key in now):
         return []
     keys = [*before, *(key for key in now if key not in before)]
     missing = object()
