@@ -1004,9 +1004,18 @@ def test_variable_that_only_the_first_step_sets():
                 best, low = x, jnp.minimum(best, x)
         return best, low
 
-    message = refused(fun, jnp.arange(3.0), error=UnboundLocalError)
+    def traced(n):
+        for k in range(n):
+            if k == 0:
+                best, low = k, k
+            else:
+                best, low = k, jnp.minimum(best, k)
+        return best, low
+
+    agrees(fun, jnp.arange(3.0))  # unrolled, as under `jax.jit`
+    message = refused(traced, 3, error=UnboundLocalError)
     assert "reads `best` before it has a value, in the traced branch or loop at" in message
-    assert f"{HERE}:{line_of(fun, 'if k == 0')}" in message
+    assert f"{HERE}:{line_of(traced, 'if k == 0')}" in message
 
 
 def test_taking_items_in_a_traced_loop():
@@ -1018,7 +1027,13 @@ def test_taking_items_in_a_traced_loop():
                 break
         return x
 
-    def iterator(xs):
+    def iterator(x):
+        items = iter([1.0, 2.0, 3.0])
+        while x < 4:
+            x = x + next(items)
+        return x
+
+    def along(xs):
         items, total = iter([1.0, 2.0, 3.0]), 0.0
         for x in xs:
             total = total + x * next(items)
@@ -1031,10 +1046,13 @@ def test_taking_items_in_a_traced_loop():
             total = total + rest.pop() * next(iter({"a": 2.0}.values()))
         return total
 
-    message = refused(stack, 1.0, error=fg.UsageError)
-    assert f"`rest.pop()` in the traced loop at {HERE}:{line_of(stack, 'while')}, where" in message
-    message = refused(iterator, jnp.arange(3.0), error=fg.UsageError)
-    assert f"`next(items)` in the traced loop at {HERE}:{line_of(iterator, 'for')}, " in message
+    message = refused(stack, 1.0, error=fg.TreeError)
+    assert f"the traced loop at {HERE}:{line_of(stack, 'while')}, in which" in message
+    assert "\n  rest: [float32[], float32[], float32[]] before a step, [float32[], float" in message
+    message = refused(iterator, 1.0, error=fg.UsageError)
+    assert f"loop at {HERE}:{line_of(iterator, 'while')} that takes a further item" in message
+    assert "item of `items`, which" in message
+    agrees(along, jnp.arange(3.0))
     agrees(of_the_step, jnp.arange(3.0))
 
 
@@ -1072,12 +1090,8 @@ def test_setting_items_in_a_traced_branch_or_loop():
             mine = {"u": x, "v": 2 * x}
         return rows, found["a"], found["n"], mine["u"], mine["v"]
 
-    message = refused(left, 1.0, error=fg.UsageError)
-    assert "sets an item of `rows`, a list from outside it" in message
-    assert f"{HERE}:{line_of(left, 'for i')} that sets" in message
-    message = refused(named, -1.0, error=fg.UsageError)
-    assert "sets an item of `found`, a dict" in message
-    assert "found = {**found, key: value}" in message
+    agrees(left, 1.0, 0.1, 9.0)
+    agrees(named, 1.0, -1.0)
     agrees(taken, (1.0, (0.0, 1.0, 2.0)), (0.3, (0.0, 1.0, 2.0)))
 
 

@@ -64,10 +64,11 @@ def autograph(
             its source cannot be found or has what is not taken: `async`, `yield`, `match`,
             `except*`, and `:=` in `and`, `or`, a conditional expression or a comprehension. While
             tracing: no `max_steps`, a condition of several truth values, an `assert` on a traced
-            value, a `raise` that may or may not be reached, or an item of a list or dict that a
-            path sets or takes which may not be run.
-        TreeError: while tracing, branches whose variables disagree in structure, shape or dtype,
-            or a loop that changes those of a variable. Both name the file, line and variables.
+            value, a `raise` that may or may not be reached, a comprehension's `if` on one; in a
+            traced branch or loop an iterator that is advanced, a write into an array of NumPy, an
+            item that is not there; and what needs the value of something traced.
+        TreeError: while tracing, branches whose variables or objects disagree in structure, shape
+            or dtype, or a loop that changes those. Both name the file, line and variables.
         UnboundLocalError: a variable is read that has a value in one branch only.
 
     What is converted: `while`, `for` over `range` and along the leading axis of arrays (also in
@@ -77,12 +78,15 @@ def autograph(
     those that JAX's and funcgrad's functions are given. Those of libraries are called as they are.
 
     A `for` over a list, or over a `range` of known bounds that no traced `break` leaves, is
-    unrolled as under `jax.jit`. Of traced bools `and` and `or` evaluate both operands. Loop
-    variables that start as Python numbers take the dtype that the loop gives them, where JAX
-    promotes it. A variable that gets its first value inside a traced loop, and is read after no
-    step, is NaN (the least integer, `False`). A Python object is not undone: what a traced loop or
-    branch appends to a list is a tracer that JAX refuses later. Under `jax.vmap` both branches are
-    computed; JAX keeps the one not taken, be it NaN, out of values and gradients.
+    unrolled as under `jax.jit`, and so is one over an array whose steps need more than arrays: that
+    append to a list, or index one by the count. Of traced bools `and` and `or` evaluate both
+    operands. Loop variables that start as Python numbers take the dtype that the loop gives them,
+    where JAX promotes it. A variable that gets its first value inside a traced loop, and is read
+    after no step, is NaN (the least integer, `False`). Lists, dicts, attributes and other objects
+    from outside that a traced branch or loop changes in place, also in functions that it calls, are
+    carried as variables are, and stay the same objects; what cannot be carried is an error. Under
+    `jax.vmap` both branches are computed; JAX keeps the one not taken, be it NaN, out of values and
+    gradients.
 
     Tags and hooks may stand in loops and branches: in a loop a row for each of `max_steps`, of the
     array's or of the range's length, with zeros past the end; zeros in a branch not taken.
@@ -109,7 +113,9 @@ def autograph(
         raise UsageError(f"`autograph` got max_steps={max_steps!r}, and wants a positive int")
     need(["malt"], "`autograph`", "autograph")
     from .._loops.unfinished import check_choice
+    from ._copies import checked
     from ._operators import Operators
+    from ._refuse import outermost
 
     check_choice(on_max_steps, "autograph")
 
@@ -118,7 +124,7 @@ def autograph(
 
     @functools.wraps(fun)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with explained:
+        with explained, outermost(), checked():
             return converted(*args, **kwargs)
 
     return wrapper

@@ -9,6 +9,7 @@ the lines of the old, so that tracebacks, debuggers and JAX's own notes point at
 """
 
 import ast
+import collections
 import copy
 import types
 import weakref
@@ -73,16 +74,17 @@ def _factory(fun: types.FunctionType) -> types.CodeType:
     found = find(fun)
     namer = naming.Namer({*fun.__globals__, *fun.__code__.co_freevars, *fun.__code__.co_varnames})
     name = namer.new_symbol("converted", ())
-    node = _Prepared(fun, found.owner).visit(copy.deepcopy(found.node))
-    for part in ast.walk(node):
-        if isinstance(part, ast.stmt | ast.expr):
-            end, column = part.end_lineno, part.end_col_offset
-            if part.lineno != end:  # a call would get the place of its last line
-                end, column = part.lineno, part.col_offset
-            anno.setanno(part, anno.Basic.ORIGIN, (part.lineno, end, part.col_offset, column))
+    node = _placed(copy.deepcopy(found.node))
+    classes = {
+        (x.lineno, x.name): copy.deepcopy(x) for x in ast.walk(node) if isinstance(x, ast.ClassDef)
+    }
+    node = _placed(_Prepared(fun, found.owner).visit(node))
     info = transformer.EntityInfo(name, "", fun.__code__.co_filename, (), {})
     options = converter.ProgramContext(converter.STANDARD_OPTIONS)
     node = _converted(node, transformer.Context(info, namer, options))
+    for part in ast.walk(node):
+        if isinstance(part, ast.ClassDef):
+            _as_written(part, classes)
     if isinstance(node, ast.Lambda):
         node = ast.Assign([ast.Name(name, ast.Store())], node)
     else:
@@ -96,6 +98,25 @@ def _factory(fun: types.FunctionType) -> types.CodeType:
     names: dict[str, Any] = {}
     exec(compile(tree, fun.__code__.co_filename, "exec", dont_inherit=True), names)
     return names["outer"]().__code__
+
+
+def _placed(node: Any) -> Any:
+    """Notes on each node where it stands in the source."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.stmt | ast.expr):
+            end, column = part.end_lineno, part.end_col_offset
+            if part.lineno != end:  # a call would get the place of its last line
+                end, column = part.lineno, part.col_offset
+            anno.setanno(part, anno.Basic.ORIGIN, (part.lineno, end, part.col_offset, column))
+    return node
+
+
+def _as_written(node: ast.ClassDef, classes: dict[Any, ast.ClassDef]) -> None:
+    """A class is left as it is: its methods are converted where they are called."""
+    line = anno.getanno(node, anno.Basic.ORIGIN)[0]
+    original = classes[line, node.name]
+    node.body, node.decorator_list = original.body, original.decorator_list
+    node.bases, node.keywords = original.bases, original.keywords
 
 
 def _located(node: ast.AST, place: Any) -> None:
@@ -124,52 +145,157 @@ def _converted(node: Any, ctx: Any) -> Any:
 class _ControlFlow(control_flow.ControlFlowTransformer):  # type: ignore[misc]
     """Statements to calls of operators, told more than malt tells them.
 
-    `flags`: which of the variables stand for `break`, `continue`, `return` and what is returned.
-    `guard`: an `if` that skips what comes after one of those.
+    `told`: see [`Told`][funcgrad._autograph._operators.Told].
+    `guard`: an `if` that skips what comes after `break`, `continue` or `return`.
     `calls`: the body has statements that are calls, and so may have effects that show.
-    `takes`: what in the body takes a further item from an object that outlives a step.
-    `sets`: gives objects from outside of which an item is set that is not among the variables.
     """
+
+    def __init__(self, ctx: Any):
+        super().__init__(ctx)
+        self._in_closures: frozenset[str] = frozenset()
+        self._own: set[str] = set()
+        self._live_after_loop: set[str] = set()
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
+        return self._function(node, super().visit_FunctionDef)
+
+    def visit_Lambda(self, node: ast.Lambda) -> Any:
+        return self._function(node, super().visit_Lambda)
+
+    def _function(self, node: Any, visit: Any) -> Any:
+        outer = self._in_closures, self._own, self._live_after_loop
+        self._in_closures = _in_closures(node)
+        self._own, self._live_after_loop = _locals(node) - self._in_closures, set()
+        node = visit(node)
+        self._in_closures, self._own, self._live_after_loop = outer
+        return node
+
+    def _get_block_composite_vars(self, modified: Any, live_in: Any) -> frozenset[Any]:
+        """None: items and attributes are found by looking at the objects."""
+        return frozenset()
+
+    def _get_block_basic_vars(self, modified: Any, live_in: Any, live_out: Any) -> frozenset[Any]:
+        """Besides those used outside the block those that functions read, which see them change."""
+        used = super()._get_block_basic_vars(modified, live_in, live_out)
+        simple = (x for x in modified if not x.is_composite())
+        return used | frozenset(x for x in simple if str(x) in self._in_closures)
 
     def visit_If(self, node: ast.If) -> Any:
         test = node.test
         guard = isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
         guard = guard and getattr(test.operand, "id", "") in self.ctx.namer.generated_names  # type: ignore[attr-defined]
-        stores = _item_stores([*node.body, *node.orelse])
-        return self._told(super().visit_If(node), stores, guard=guard)
+        flag = test.operand.id if guard else ""  # type: ignore[attr-defined]
+        loose = {*_names_in(node.body)} if flag.startswith(("break_", "do_return")) else set()
+        if flag.startswith("break_"):
+            loose -= self._live_after_loop
+        one = _names_in(node.body).keys() ^ _names_in(node.orelse).keys()
+        return self._told(node, super().visit_If, one, loose, guard=guard)
 
     def visit_While(self, node: ast.While) -> Any:
-        calls, takes = _has_call_statements(node), _takes(node)
-        stores = _item_stores(node.body)
-        return self._told(super().visit_While(node), stores, calls=calls, takes=takes)
+        return self._loop(node, super().visit_While)
 
     def visit_For(self, node: ast.For) -> Any:
-        calls, takes = _has_call_statements(node), _takes(node)
-        stores = _item_stores(node.body)
-        return self._told(super().visit_For(node), stores, calls=calls, takes=takes)
+        return self._loop(node, super().visit_For)
 
-    def _told(self, nodes: list[Any], stores: dict[str, str], **more: bool | str) -> list[Any]:
+    def _loop(self, node: Any, visit: Any) -> list[Any]:
+        calls, live = _has_call_statements(node), _live_after(node)
+        outer, self._live_after_loop = self._live_after_loop, live
+        loose = _names_in(node.body).keys() - live
+        nodes = self._told(node, visit, _only_added_to(node), loose, calls=calls)
+        self._live_after_loop = outer
+        return nodes
+
+    def _told(self, node: Any, visit: Any, unread: Any, loose: Any, **more: bool) -> list[Any]:
+        used = {
+            str(x)
+            for key in (anno.Static.LIVE_VARS_IN, anno.Static.LIVE_VARS_OUT)
+            for x in anno.getanno(node, key)
+        }
+        live = _live_after(node)
+        augmented = {
+            x.target.id
+            for x in ast.walk(node)
+            if isinstance(x, ast.AugAssign) and isinstance(x.target, ast.Name)
+        }
+        nodes: list[Any] = visit(node)
         call = nodes[-1].value
-        names: Any = next(x for x in call.args if isinstance(x, ast.Tuple))
-        flags = [x for x in names.elts if x.value in self.ctx.namer.generated_names]
-        call.keywords = [ast.keyword("flags", ast.Tuple(flags, ast.Load()))]
-        call.keywords += [ast.keyword(name, ast.Constant(value)) for name, value in more.items()]
-        known = {x.value for x in names.elts}
-        objects = sorted({name for item, name in stores.items() if item not in known})
-        if objects:
-            pairs = ", ".join(f"({name!r}, {name})" for name in objects)
-            sets = templates.replace_as_expression(f"lambda: [{pairs}]")
-            call.keywords.append(ast.keyword("sets", sets))
+        variables: Any = [x for x in call.args if isinstance(x, ast.Tuple)][-1]
+        names = [x.value for x in variables.elts]
+        told = {
+            "flags": [x for x in names if x in self.ctx.namer.generated_names],
+            "captured": [x for x in names if x in self._in_closures and x not in used],
+            "augmented": [x for x in names if x in augmented],
+            "unread": sorted(({*unread} - live) & self._own),
+            "loose": sorted({*loose} & self._own),
+        }
+        told = {key: value for key, value in told.items() if value}
+        if told:
+            arguments = ", ".join(f"{key}={tuple(value)}" for key, value in told.items())
+            told_call = templates.replace_as_expression(f"ag__.told({arguments})")
+            call.keywords.append(ast.keyword("told", told_call))
+        call.keywords += [
+            ast.keyword(name, ast.Constant(True)) for name, value in more.items() if value
+        ]
         return nodes
 
 
-def _item_stores(body: list[Any]) -> dict[str, str]:
-    """Items that a body sets, as `r[i]`, and the variables they are of, if not its own."""
-    parts = [part for statement in body for part in ast.walk(statement)]
-    stored = [x for x in parts if isinstance(getattr(x, "ctx", None), ast.Store)]
-    own = {x.id for x in stored if isinstance(x, ast.Name)}
-    items = [x for x in stored if isinstance(x, ast.Subscript) and isinstance(x.value, ast.Name)]
-    return {ast.unparse(x): x.value.id for x in items if x.value.id not in own}  # type: ignore[attr-defined]
+def _live_after(node: ast.AST) -> set[str]:
+    """The variables that are used after a statement."""
+    return {str(x) for x in anno.getanno(node, anno.Static.LIVE_VARS_OUT)}
+
+
+def _names_in(body: list[Any]) -> dict[str, int]:
+    """How often each name stands in statements."""
+    parts = (part for statement in body for part in ast.walk(statement))
+    return dict(collections.Counter(x.id for x in parts if isinstance(x, ast.Name)))
+
+
+def _only_added_to(loop: ast.While | ast.For) -> set[str]:
+    """The names that a loop only says `name.append(...)` of, or the like."""
+    added: collections.Counter[str] = collections.Counter()
+    for part in (part for statement in loop.body for part in ast.walk(statement)):
+        call = part.value if isinstance(part, ast.Expr) else None
+        if isinstance(call, ast.Call) and call.args and isinstance(call.args[0], ast.Attribute):
+            to = call.args[0]
+            if isinstance(to.value, ast.Name) and to.attr in ("append", "add", "extend", "update"):
+                added[to.value.id] += 1
+    test = [loop.test] if isinstance(loop, ast.While) else [loop.iter]
+    names = _names_in([*loop.body, *test])
+    return {name for name, count in added.items() if names[name] == count}
+
+
+def _in_closures(function: ast.FunctionDef | ast.Lambda) -> frozenset[str]:
+    """The names that functions and generators inside a function read from outside themselves."""
+    body = function.body if isinstance(function.body, list) else [function.body]
+    parts = (part for statement in body for part in ast.walk(statement))
+    closures = (x for x in parts if isinstance(x, _CLOSURES) and not _is_scope(x))
+    return frozenset[str]().union(*map(_free, closures))
+
+
+def _locals(function: ast.FunctionDef | ast.Lambda) -> set[str]:
+    """The variables that no one but a function itself has."""
+    parts = list(ast.walk(function))
+    stored = {x.id for x in parts if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store)}
+    declared = (x.names for x in parts if isinstance(x, ast.Global | ast.Nonlocal))
+    return stored.difference(*declared)
+
+
+_CLOSURES = (ast.FunctionDef, ast.Lambda, ast.GeneratorExp, ast.ClassDef)
+
+
+def _is_scope(node: ast.AST) -> bool:
+    """Whether a lambda is malt's own, around the body of a user's."""
+    names = getattr(getattr(node, "args", None), "args", ())
+    return any(x.arg.startswith("lscope") for x in names)
+
+
+def _free(closure: ast.AST) -> set[str]:
+    names = [x for x in ast.walk(closure) if isinstance(x, ast.Name)]
+    arguments = {x.arg for x in ast.walk(closure) if isinstance(x, ast.arg)}
+    stored = {x.id for x in names if isinstance(x.ctx, ast.Store)}
+    if any(isinstance(x, ast.Nonlocal) for x in ast.walk(closure)):
+        stored = set()
+    return {x.id for x in names} - arguments - stored
 
 
 def _has_call_statements(loop: ast.While | ast.For) -> bool:
@@ -185,24 +311,6 @@ def _is_traced(operator: str, fun: str = "", *_: str) -> bool:
     return operator in ("ag__.raising", "ag__.print_") or called[-2:-1] == ["debug"]
 
 
-def _takes(loop: ast.While | ast.For) -> str:
-    """The first `next(it)` or `stack.pop()` in a body that gives `it` or `stack` no value."""
-    parts = [part for statement in loop.body for part in ast.walk(statement)]
-    names = [x for x in parts if isinstance(x, ast.Name)]
-    own = {x.id for x in names if isinstance(x.ctx, ast.Store)}
-    for part in parts:
-        if isinstance(part, ast.Call) and ast.unparse(part.func) == "ag__.converted_call":
-            fun, given = ast.unparse(part.args[0]), ast.unparse(part.args[1])
-            name, _, method = fun.rpartition(".")
-            taken = given[1:].partition(",")[0] if fun == "next" else name
-            if (fun == "next" or method in _TAKING) and taken.isidentifier() and taken not in own:
-                return f"next({taken})" if fun == "next" else f"{fun}()"
-    return ""
-
-
-_TAKING = ("pop", "popleft", "popitem", "__next__")
-
-
 class _Conditionals(conditional_expressions.ConditionalExpressionTransformer):  # type: ignore[misc]
     """Conditional expressions to calls, those inside others too."""
 
@@ -216,7 +324,7 @@ class _Logic(logical_expressions.LogicalExpressionTransformer):  # type: ignore[
     def visit_Compare(self, node: ast.Compare) -> Any:
         node = self.generic_visit(node)
         if len(node.ops) == 1:
-            return node
+            return _identity(node)
         links = []
         for op, right in zip(node.ops, node.comparators, strict=True):
             test: Any = templates.replace_as_expression("(lambda a, b: a < b, lambda: c)", c=right)
@@ -225,6 +333,16 @@ class _Logic(logical_expressions.LogicalExpressionTransformer):  # type: ignore[
         call: Any = templates.replace_as_expression("ag__.chain(first)", first=node.left)
         call.args += links
         return call
+
+
+def _identity(node: ast.Compare) -> Any:
+    """`a is b` as a call, where neither is `None` or the like."""
+    operands = [node.left, *node.comparators]
+    named = isinstance(node.ops[0], ast.Is | ast.IsNot)
+    if not named or any(isinstance(x, ast.Constant) for x in operands):
+        return node
+    call = templates.replace_as_expression("ag__.is_(a, b)", a=node.left, b=node.comparators[0])
+    return call if isinstance(node.ops[0], ast.Is) else ast.UnaryOp(ast.Not(), call)
 
 
 _REFUSED = {
@@ -275,6 +393,16 @@ class _Prepared(ast.NodeTransformer):
             node.body.append(_at(node, ast.Return(ast.Constant(None))))
         self.depth -= 1
         return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        """For the analyses a class is the names that it reads; see `_as_written`."""
+        names: list[ast.expr] = [ast.Name(x, ast.Load()) for x in sorted(_free(node))]
+        bases: list[ast.expr] = [ast.Tuple(names, ast.Load())]
+        return _at(node, ast.ClassDef(node.name, bases, [], [ast.Pass()], []))
+
+    def visit_comprehension(self, node: ast.comprehension) -> ast.AST:
+        node.ifs = [_at(x, _call("filtered", _truth(x))) for x in node.ifs]
+        return self.generic_visit(node)
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
         self.depth += 1

@@ -1,6 +1,6 @@
 """The body of a Python loop as a step from arrays to arrays, and the loops over it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,9 +8,27 @@ import jax
 import jax.numpy as jnp
 
 from .. import _jax
-from ..errors import TreeError
-from ._branch import filled
-from ._stage import In, Piece, cast, common, numeric, same, show, stage, taken_apart, truth, type_of
+from ..errors import TreeError, UsageError
+from . import _copies as copies
+from ._branch import OUTSIDE, filled
+from ._contents import alike
+from ._snapshot import Changes, Snapshot
+from ._stage import (
+    Held,
+    In,
+    Piece,
+    Undefined,
+    Value,
+    cast,
+    common,
+    numeric,
+    same,
+    show,
+    stage,
+    taken_apart,
+    truth,
+    type_of,
+)
 
 
 class Step:
@@ -23,6 +41,10 @@ class Step:
         names: the variables.
         place: where the loop stands.
         item: the first item, a pytree of arrays.
+        snapshot: the objects that body and test can reach. Those that a step changes are carried,
+            each as one more variable.
+        captured: variables that only functions made in a step read: outside they have no value.
+        augmented: variables with an `x += ...` in the body, which may change the object itself.
 
     Raises:
         TreeError: a variable changes its structure, shape or dtype from step to step.
@@ -36,9 +58,22 @@ class Step:
         names: Sequence[str],
         place: str,
         item: Any = (),
+        *,
+        snapshot: Snapshot,
+        captured: Collection[str] = (),
+        augmented: Collection[str] = (),
     ):
-        self.names, self.place = names, place
-        self._state, self._before = state, [taken_apart(x) for x in state.get()]
+        self.names, self.place = list(names), place
+        self._state, self._snapshot, self._captured = state, snapshot, captured
+        self._objects: Changes = {}  # what a step changes, after the variables
+        self._found: Changes = {}
+        self._left: dict[int, list[Any]] = {}
+        self._before = [taken_apart(x, snapshot.held) for x in self._get()]
+        self._whole = {i for i, name in enumerate(names) if name in augmented}
+        self._copied: dict[int, list[Any]] = {}  # the objects that variables hold and leave
+        for i in range(len(self._before)):
+            if i not in self._whole:
+                self._open(i)
         self._items, self._item = jax.tree.flatten(jax.tree.map(jnp.asarray, item))
         self._starts = [
             [jnp.asarray(x) if numeric(x) else x for x in value.leaves] for value in self._before
@@ -76,8 +111,21 @@ class Step:
         for i, (before, value) in enumerate(zip(self._before, self._piece.values, strict=True)):
             old = value.leaves if value.undefined else before.leaves
             leaves = [spots.get((i, j), leaf) for j, leaf in enumerate(old)]
-            after.append(value.tree.unflatten(leaves))
-        self._state.set(after)
+            after.append(value.of(leaves))
+        self._set(after)
+        self._note(after, self._left)
+
+    def _get(self) -> list[Any]:
+        """What the variables hold, and the objects that a step changes."""
+        values = zip(self.names, self._state.get(), strict=False)
+        known = [Undefined(k, self.place) if k in self._captured else x for k, x in values]
+        return [*known, *(x.now for x in self._objects.values())]
+
+    def _set(self, values: Sequence[Any]) -> None:
+        count = len(values) - len(self._objects)
+        self._state.set(values[:count])
+        for change, value in zip(self._objects.values(), values[count:], strict=True):
+            change.write(value)
 
     def _unfinished(self, carry: Sequence[Any], more: Any) -> list[Any]:
         """Where the loop is not done, NaN also in the gradients through what it never gave a value.
@@ -111,22 +159,43 @@ class Step:
         def run(*xs: Any) -> Sequence[Any]:
             with self._holding(xs[count:]):
                 body(jax.tree.unflatten(self._item, xs[:count]))
-                return self._state.get()
+                self._found = {
+                    k: x for k, x in self._snapshot.changes().items() if k not in self._objects
+                }
+                return self._get()
 
         while True:
             inputs = [_jax.varied(x, self._axes) for x in (*self._items, *self._inputs(()))]
-            piece = stage(run, self.place, *inputs)
-            if not (self._widened(piece) | self._spread(piece, inputs)):
+            objects: Any = {"snapshot": self._snapshot, "around": copies.checked}
+            piece = stage(run, self.place, *inputs, **objects)
+            changed = self._widened(piece) | self._spread(piece, inputs)
+            if not (self._joined() or changed):
                 return piece
+
+    def _joined(self) -> bool:
+        """Whether the step changed objects that were not carried yet; now they are."""
+        for key, change in self._found.items():
+            self._objects[key] = change
+            self._whole.add(len(self.names))
+            self.names.append(change.name)
+            self._before.append(taken_apart(change.before, self._snapshot.held))
+            leaves = self._before[-1].leaves
+            self._starts.append([jnp.asarray(x) if numeric(x) else x for x in leaves])
+        return bool(self._found)
 
     @contextmanager
     def _holding(self, arrays: Sequence[Any]) -> Iterator[None]:
-        """Gives the variables these values, and those from before the loop at the end."""
-        self._state.set(self._values(arrays))
+        """Gives the variables these values, and those from before the loop at the end.
+
+        What objects hold is put back by the snapshot.
+        """
+        before, values = self._state.get(), self._values(arrays)
+        self._set(values)
+        self._note(values, {})
         try:
             yield
         finally:
-            self._state.set([x.tree.unflatten(x.leaves) for x in self._before])
+            self._state.set(before)
 
     def _spread(self, piece: Piece, inputs: Sequence[Any]) -> bool:
         """Whether something differs between the devices of a mesh along which inputs do not yet."""
@@ -141,7 +210,7 @@ class Step:
         """The variables with these arrays in the places of their leaves that are numeric."""
         rest = iter(arrays)
         return [
-            value.tree.unflatten([next(rest) if numeric(x) else x for x in value.leaves])
+            value.of([next(rest) if numeric(x) else x for x in value.leaves])
             for value in self._before
         ]
 
@@ -157,7 +226,12 @@ class Step:
     def _widened(self, piece: Piece) -> bool:
         """Promotes first values that are only weaker typed than what the body makes of them."""
         types, changed, wrong = self._types(), False, []
-        for i, (before, after) in enumerate(zip(self._before, piece.values, strict=True)):
+        for i in range(len(self._before)):
+            changed |= self._opened(i, piece)
+            before, after = self._before[i], piece.values[i]
+            if i >= len(self.names) - len(self._objects) and (after.undefined or before.undefined):
+                wrong.append(self._change(i, after, types))
+                continue
             if after.undefined:
                 continue
             if before.undefined:  # it is carried too: a step need not give it a value again
@@ -177,15 +251,54 @@ class Step:
                 elif (aval.dtype, aval.weak_type) != (old.dtype, old.weak_type):
                     self._starts[i][j], changed = cast(old, aval), True
             if not fits:
-                shown = f"{show(before)} before a step, {show(after, types)} after it"
-                wrong.append(f"{self.names[i]}: {shown}")
+                wrong.append(self._change(i, after, types))
         if wrong:
+            advice = f"\n({OUTSIDE})" if self._objects else ""
             raise TreeError(
                 f"`autograph` got the traced loop at {self.place}, in which variables change in"
                 " structure, shape, dtype, or in what cannot be traced; keep them the same, or"
-                " give them before the loop what the step returns:\n  " + "\n  ".join(wrong)
+                " give them before the loop what the step returns:\n  "
+                + "\n  ".join(wrong)
+                + advice
             )
         return changed
+
+    def _change(self, i: int, after: Value, types: Sequence[Any]) -> str:
+        before = show(self._before[i])
+        return f"{self.names[i]}: {before} before a step, {show(after, types)} after it"
+
+    def _opened(self, i: int, piece: Piece) -> bool:
+        """Whether a variable was thought to hold an object all the time, and is rebound.
+
+        From here on it holds in each step what the object is as a pytree.
+        """
+        before, after = self._before[i], piece.values[i]
+        if i in self._whole:
+            held = [[x for x in y.leaves if isinstance(x, Held)] for y in (before, after)]
+            if not any(held) or (before.tree == after.tree and held[0] == held[1]):
+                return False
+            self._whole.discard(i)
+            self._open(i)
+            leaves = self._before[i].leaves
+            self._starts[i] = [jnp.asarray(x) if numeric(x) else x for x in leaves]
+            self._open_after(i, piece)
+            return True
+        self._open_after(i, piece)
+        return False
+
+    def _open(self, i: int) -> None:
+        held, self._before[i] = self._before[i], self._before[i].opened()
+        self._copied[i] = copies.opened([held], [self._before[i]])
+
+    def _open_after(self, i: int, piece: Piece) -> None:
+        held, piece.values[i] = piece.values[i], piece.values[i].opened()
+        self._left[i] = copies.opened([held], [piece.values[i]])
+
+    def _note(self, values: Sequence[Any], more: dict[int, list[Any]]) -> None:
+        """Notes which values stand for objects that the variables held before."""
+        for i, objects in self._copied.items():
+            every = [*objects, *more.get(i, ())]
+            copies.note(self.names[i], self.place, values[i], every, self._snapshot.own)
 
     def _carry(self) -> list[tuple[int, int]]:
         """The leaves that a step may change."""
@@ -203,6 +316,16 @@ class Step:
     def _traced_test(self, test: Callable[[], Any]) -> Piece:
         def run(*xs: Any) -> list[Any]:
             with self._holding(xs):
-                return [truth(jnp.asarray(test()), self.place)]
+                before = self._snapshot.changes()
+                values = [x.now for x in before.values()]
+                more = truth(jnp.asarray(test()), self.place)
+                for key, change in self._snapshot.changes().items():
+                    if key not in before or not alike(change.now, values[list(before).index(key)]):
+                        raise UsageError(
+                            f"`autograph` got the test of the traced loop at {self.place}, which"
+                            f" changes `{change.name}`; change it in the body"
+                        )
+                return [more]
 
-        return stage(run, self.place, *self._inputs(()))
+        objects: Any = {"snapshot": self._snapshot, "around": copies.checked}
+        return stage(run, self.place, *self._inputs(()), **objects)

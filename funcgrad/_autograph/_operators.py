@@ -8,7 +8,6 @@ import functools
 import itertools
 import operator
 import sys
-import sysconfig
 import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -17,26 +16,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from .._loops.public import fori_loop, while_loop
 from .._tags import caller
-from ..errors import TreeError, UsageError
+from ..errors import UsageError
+from . import _copies as copies
 from ._branch import RETURNED, select
 from ._convert import convert
 from ._loop import Step
+from ._refuse import INSTALLED, UNTRACED
+from ._snapshot import Snapshot
 from ._stage import INSIDE, Piece, Undefined, known, stage, staging, truth
 
 _LIBRARIES = ("jax", "jaxlib", "funcgrad")
-_INSTALLED = tuple(sysconfig.get_path(x) for x in ("stdlib", "platstdlib", "purelib", "platlib"))
 # Libraries whose functions call the functions they are given on values that may be traced.
 _CALLING = ("jax", "funcgrad", "functools", "optax", "equinox", "flax")
-_UNTRACED = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
 
 
 class State(NamedTuple):
@@ -93,6 +88,27 @@ class Rows:
         return self.item(k, [x[k] for x in self.arrays])
 
 
+class Told(NamedTuple):
+    """What is known of a statement from its source.
+
+    Fields:
+        flags: variables that stand for `break`, `continue`, `return` and what is returned.
+        captured: variables that are not used after it, but by functions that are made in it.
+        augmented: variables of an `x += ...`.
+        unread: variables of which nothing reads what the statement does to the object they hold.
+        loose: variables of which nothing reads what they hold once a `break` or `return` is taken.
+    """
+
+    flags: Sequence[str] = ()
+    captured: Sequence[str] = ()
+    augmented: Sequence[str] = ()
+    unread: Sequence[str] = ()
+    loose: Sequence[str] = ()
+
+
+NOTHING = Told()
+
+
 class Scope:
     """What converted code puts around the body of a function."""
 
@@ -120,6 +136,7 @@ class Operators:
     """
 
     FunctionScope = Scope
+    told = Told
     STD = None
 
     def __init__(self, max_steps: int | None, checkpoints: Any, on_max_steps: Any, package: str):
@@ -145,13 +162,6 @@ class Operators:
         """A variable that is read."""
         return value.read() if isinstance(value, Undefined) else value
 
-    def ldu(self, load: Callable[[], Any], name: str) -> Any:
-        """An attribute or item that may not exist."""
-        try:
-            return load()
-        except (AttributeError, LookupError, NameError, TypeError):
-            return Undefined(name)
-
     def UndefinedReturnValue(self) -> Undefined:
         """What a function returns before it returns."""
         return Undefined(RETURNED)
@@ -168,14 +178,12 @@ class Operators:
         names: Sequence[str],
         count: int,
         *,
-        flags: Sequence[str] = (),
+        told: Told = NOTHING,
         guard: bool = False,
-        sets: Callable[[], Any] = list,
     ) -> None:
         """`if`: the first `count` of the variables are used after it."""
         if known(test):
             return body() if test else orelse()
-        _check_set(sets)
         before, place = get_state(), caller()
 
         def run(branch: Callable[[], None]) -> Sequence[Any]:
@@ -189,12 +197,22 @@ class Operators:
         def left(k: int, piece: Piece) -> bool:
             after = zip(names, piece.values, strict=False)
             return (guard and k == 1) or any(
-                name in flags and value.leaves and value.leaves[0] is True for name, value in after
+                name in told.flags and value.leaves and value.leaves[0] is True
+                for name, value in after
             )
 
-        branches = [functools.partial(run, x) for x in (body, orelse)]
-        shown, kept = self._shown(names, flags)[:count], jax.tree.leaves(before)
-        values = select(truth(test, place), branches, shown, place, kept=kept, left=left)
+        values = select(
+            truth(test, place),
+            [functools.partial(run, x) for x in (body, orelse)],
+            self._shown(names, told.flags)[:count],
+            place,
+            Snapshot(
+                (body, orelse), self.is_users, names, told.unread, told.loose if guard else ()
+            ),
+            kept=jax.tree.leaves(before),
+            left=left,
+            captured=told.captured,
+        )
         set_state([*values, *before[count:]])
 
     def while_stmt(
@@ -206,15 +224,13 @@ class Operators:
         names: Sequence[str],
         _: Any,
         *,
-        flags: Sequence[str] = (),
+        told: Told = NOTHING,
         calls: bool = False,
-        takes: str = "",
-        sets: Callable[[], Any] = list,
     ) -> None:
         """`while`: plain Python as long as the test is known."""
         state, more = State(get_state, set_state), test()
-        effects = calls or takes or sets is not list
-        if known(more) and more and not effects and _becomes_traced(body, test, state):
+        reached = functools.partial(Snapshot, (body, test), self.is_users, names, told.unread)
+        if known(more) and more and not calls and _becomes_traced(body, test, state, reached):
             more = jnp.asarray(True)
         else:
             while known(more):
@@ -223,9 +239,8 @@ class Operators:
                 body()
                 more = test()
         self._bounded("`while` on traced values")
-        _check_taken(takes)
-        _check_set(sets)
-        step = Step(lambda _: body(), test, state, self._shown(names, flags), caller())
+        make = self._step(lambda _: body(), test, state, names, told, reached())
+        step: Step = make()
         limits: Any = {"max_steps": self._max_steps, **self._on_max_steps, **self._more}
         carry = while_loop(step.more, lambda c: step.next((), c), step.start(), **limits)
         step.finish(carry, functools.partial(step.more, carry))
@@ -240,50 +255,54 @@ class Operators:
         names: Sequence[str],
         _: Any,
         *,
-        flags: Sequence[str] = (),
+        told: Told = NOTHING,
         calls: bool = False,
-        takes: str = "",
-        sets: Callable[[], Any] = list,
     ) -> None:
         """`for`, as long as `test` holds where there is one: there is where it may be left."""
-        state, shown = State(get_state, set_state), self._shown(names, flags)
-        make = functools.partial(Step, body, test, state, shown, caller())
+        state = State(get_state, set_state)
+        reached = functools.partial(Snapshot, (body, test), self.is_users, names, told.unread)
+
+        def make(snapshot: Snapshot) -> Any:
+            return self._step(body, test, state, names, told, snapshot)
+
         rows = _rows(items)
-        if isinstance(items, Range) or (rows is not None and rows.length):
-            _check_taken(takes)
-            _check_set(sets)
         if isinstance(items, Range):
-            return self._over_range(items, make, test, self._max_steps)
-        if rows is not None and self._more and rows.length:
-            return self._over_range(rows, make, test, rows.length)
-        if rows is not None:
-            return self._over_rows(rows, make, test)
-        effects = calls or takes or sets is not list
-        if test and not effects and isinstance(items, range) and len(items):
-            before = state.get()
-            if _becomes_traced(lambda: body(items[0]), test, state):
-                try:
-                    known_range = Range(items.start, items.step, len(items))
-                    return self._over_range(known_range, make, test, len(items))
-                except TreeError:
-                    raise
-                except Exception:  # the index is used where Python wants an int
-                    state.set(before)
+            return self._over_range(items, make(reached()), test, self._max_steps)
+        if rows is not None and rows.length:
+            over: Any = self._over_rows
+            if self._more:
+                over = functools.partial(self._over_range, most=rows.length)
+            if _done_as(lambda x: over(rows, make(x), test), reached(), state):
+                return
+        known_range = isinstance(items, range) and test and not calls and len(items)
+        if known_range and _becomes_traced(lambda: body(items[0]), test, state, reached):
+            counted = Range(items.start, items.step, len(items))
+            over = functools.partial(self._over_range, most=len(items))
+            if _done_as(lambda x: over(counted, make(x), test), reached(), state):
+                return
         if test and isinstance(items, itertools.count):
             raise UsageError(
                 f"`autograph` got a `for` over itertools.count at {caller()}; write it as `while`"
             )
-        self._over_items(items, test, body, state, names, flags, sets)
+        self._over_items(items, test, body, state, names, told)
 
-    def _over_items(
+    def _step(
         self,
-        items: Any,
+        body: Callable[[Any], None],
         test: Any,
-        body: Any,
         state: State,
         names: Sequence[str],
-        flags: Any,
-        sets: Any,
+        told: Told,
+        snapshot: Snapshot,
+    ) -> Callable[..., Step]:
+        more: Any = {"captured": told.captured, "augmented": told.augmented}
+        shown = self._shown(names, told.flags)
+        return functools.partial(
+            Step, body, test, state, shown, caller(), snapshot=snapshot, **more
+        )
+
+    def _over_items(
+        self, items: Any, test: Any, body: Any, state: State, names: Sequence[str], told: Told
     ) -> None:
         """Python's own loop; steps after one that may have left it are under a condition."""
         rest, end = iter(items), object()
@@ -298,12 +317,13 @@ class Operators:
             if known(more):
                 run()
             else:
-                more_of_it: Any = {"flags": flags, "guard": True, "sets": sets}
-                self.if_stmt(more, run, lambda: None, *state, names, len(names), **more_of_it)
+                self.if_stmt(
+                    more, run, lambda: None, *state, names, len(names), told=told, guard=True
+                )
 
     def _over_range(self, items: Range | Rows, make: Any, test: Any, most: int | None) -> None:
         first = jnp.asarray(0)  # weakly typed, as are the indices it makes of Python's ints
-        step: Step = make(items.at(first))
+        step: Step = make(item=items.at(first))
         limits: Any = {**self._more, **({} if most is None else {"max_steps": most})}
         # Of a known number of steps none is left over.
         limits |= {"on_max_steps": "ignore"} if known(items.length) else self._on_max_steps
@@ -326,10 +346,8 @@ class Operators:
         step.finish(end[1], functools.partial(more, end))
 
     def _over_rows(self, rows: Rows, make: Any, test: Any) -> None:
-        if not rows.length:
-            return
         first = jnp.asarray(0)
-        step: Step = make(rows.at(first))
+        step: Step = make(item=rows.at(first))
 
         def advance(state: Any, row: Any) -> Any:
             k, carry = state
@@ -366,6 +384,16 @@ class Operators:
             " compiling; leave it out, or use jax.experimental.checkify"
         )
 
+    def filtered(self, test: Any) -> Any:
+        """The `if` of a comprehension: how many items there are must be known."""
+        if known(test):
+            return test
+        raise UsageError(
+            f"`autograph` got a comprehension at {caller()} whose `if` is a traced value, so that"
+            " it is not known how many items it has; choose between values: `x if test else 0`, or"
+            " jnp.where"
+        )
+
     # Expressions.
 
     def truthy(self, value: Any = False) -> Any:
@@ -395,11 +423,19 @@ class Operators:
         return self._chosen(value, lambda: value, b, "`or`")
 
     def _both(self, combine: Any, value: Any, b: Callable[[], Any], early: bool) -> Any:
-        other = b()
-        if isinstance(other, bool) or getattr(other, "dtype", None) == jnp.bool_:
+        snapshot = Snapshot((b,), self.is_users)
+        other, changes = b(), snapshot.changes()
+        if changes:  # it must not have been evaluated, where the first operand decides
+            snapshot.restore()
+        elif isinstance(other, bool) or getattr(other, "dtype", None) == jnp.bool_:
             return combine(value, self.truthy(other))
-        yes, no = (lambda: early, lambda: other) if early else (lambda: other, lambda: early)
+        second = b if changes else functools.partial(_same, other)
+        yes, no = (lambda: early, second) if early else (second, lambda: early)
         return self._chosen(value, yes, no, "`or`" if early else "`and`")
+
+    def is_(self, a: Any, b: Any) -> bool:
+        """`is`."""
+        return copies.identical(a, b)
 
     def chain(self, left: Any, *links: tuple[Callable[..., Any], Callable[[], Any]]) -> Any:
         """A chained comparison."""
@@ -422,7 +458,9 @@ class Operators:
 
     def _chosen(self, test: Any, yes: Any, no: Any, what: str) -> Any:
         place = caller()
-        return select(truth(test, place), [lambda: [yes()], lambda: [no()]], [what], place)[0]
+        branches = [lambda: [yes()], lambda: [no()]]
+        snapshot = Snapshot((yes, no), self.is_users)
+        return select(truth(test, place), branches, [what], place, snapshot)[0]
 
     def print_(self, *values: Any, sep: str | None = " ", **more: Any) -> None:
         """`print`; of traced values, in traced loops and branches, through `jax.debug.print`."""
@@ -511,6 +549,8 @@ class Operators:
             overload = self._builtins.get(fun)
         if overload is not None:
             return overload(*args, **kwargs)
+        if isinstance(fun, _BUILT_IN) and len(args) < _OF_THE_FRAME.get(fun, 0):
+            return _of_the_frame(fun, sys._getframe(1))
         if isinstance(fun, functools.partial):
             return self.converted_call(fun.func, fun.args + args, {**fun.keywords, **kwargs})
         own, first = _function(fun)
@@ -546,11 +586,17 @@ class Operators:
             return value
 
     def _is_own(self, fun: types.FunctionType) -> bool:
-        if hasattr(fun, "__funcgrad_converted__"):
-            return False
-        package = str(fun.__globals__.get("__name__", "")).partition(".")[0]
-        installed = fun.__code__.co_filename.startswith(_INSTALLED)
-        return package == self._package or not (installed or package in _LIBRARIES)
+        return not hasattr(fun, "__funcgrad_converted__") and self.is_users(fun)
+
+    def is_users(self, thing: Any) -> bool:
+        """Whether a function, a class or a module is the user's own."""
+        if isinstance(thing, types.FunctionType):
+            name, file = thing.__globals__.get("__name__", ""), thing.__code__.co_filename
+        else:
+            name = getattr(thing, "__module__", None) or thing.__name__
+            file = _file(str(name))
+        package = str(name).partition(".")[0]
+        return package == self._package or not (file.startswith(INSTALLED) or package in _LIBRARIES)
 
     def _bounded(self, what: str) -> None:
         if self._max_steps is None:
@@ -575,36 +621,38 @@ def _function(fun: Any) -> tuple[types.FunctionType | None, tuple[Any, ...]]:
     return (call, (fun,)) if isinstance(call, types.FunctionType) else (None, ())
 
 
+_BUILT_IN = types.BuiltinFunctionType
+# Functions that look at the variables of who calls them, and how many arguments say other ones.
+_OF_THE_FRAME: dict[Any, int] = {globals: 1, locals: 1, vars: 1, dir: 1, eval: 2, exec: 2}
+
+
+def _of_the_frame(fun: Any, frame: Any) -> Any:
+    if fun is globals:
+        return frame.f_globals
+    raise UsageError(
+        f"`autograph` got `{fun.__name__}` of the variables of a function at {caller()}, which are"
+        " spread over several functions there; name them, or give it a dict"
+    )
+
+
 def _same(value: Any) -> Any:
     return value
+
+
+def _file(module: str) -> str:
+    """The file of a module, the standard library's folder if it is built in."""
+    found = sys.modules.get(module)
+    built_in = module in sys.builtin_module_names or module in sys.stdlib_module_names
+    return getattr(found, "__file__", None) or (INSTALLED[0] if built_in else "")
 
 
 def _called_as_it_is(error: UsageError, fun: Any, args: Any, kwargs: Any) -> Any:
     """A call of the user's own function that cannot be converted, which may not need to be."""
     try:
         return fun(*args, **kwargs)
-    except _UNTRACED as failed:
+    except UNTRACED as failed:
         failed.add_note(f"It was called as it is: {error}")
         raise
-
-
-def _check_taken(takes: str) -> None:
-    if takes:
-        raise UsageError(
-            f"`autograph` got `{takes}` in the traced loop at {caller()}, where Python calls it"
-            " while tracing and not at each step; go over an array, or take the values before"
-        )
-
-
-def _check_set(sets: Callable[[], Any]) -> None:
-    for name, value in sets():
-        if isinstance(value, list | dict | np.ndarray):
-            raise UsageError(
-                f"`autograph` got a traced branch or loop at {caller()} that sets an item of"
-                f" `{name}`, a {type(value).__name__} from outside it, which it would also do where"
-                f" the branch is not taken; assign a new value: {name} = {{**{name}, key: value}},"
-                f" or of an array {name} = {name}.at[i].set(value)"
-            )
 
 
 def _rows(items: Any) -> Rows | None:
@@ -616,12 +664,16 @@ def _rows(items: Any) -> Rows | None:
     return Rows((items,)) if not known(items) or staging() else None
 
 
-def _becomes_traced(body: Callable[[], None], test: Callable[[], Any], state: State) -> bool:
+def _becomes_traced(body: Callable[[], None], test: Any, state: State, reached: Any) -> bool:
     """Whether a loop's test, known before the first step, is traced after it.
 
-    It is tried out, and what that records is thrown away.
+    It is tried out, and what that records is thrown away: not where something can be reached that
+    cannot be put back.
     """
     if not staging():
+        return False
+    snapshot: Snapshot = reached()
+    if snapshot.fixed:
         return False
     before, seen = state.get(), []
 
@@ -634,7 +686,23 @@ def _becomes_traced(body: Callable[[], None], test: Callable[[], Any], state: St
             state.set(before)
 
     try:
-        stage(trial, caller())
+        stage(trial, caller(), snapshot=snapshot, around=copies.checked)
     except Exception:  # it is raised again where the body is run in earnest
         return False
     return seen == [False]
+
+
+def _done_as(loop: Callable[[Snapshot], None], snapshot: Snapshot, state: State) -> bool:
+    """Whether a loop that may be unrolled can be run as a traced one, and so has been.
+
+    It cannot where its step needs more than arrays: an index that is an int, a list that grows.
+    """
+    if snapshot.fixed:
+        return False
+    before = state.get()
+    try:
+        loop(snapshot)
+    except Exception:  # it is raised again where the steps are unrolled
+        state.set(before)
+        return False
+    return True

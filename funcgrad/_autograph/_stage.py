@@ -2,12 +2,16 @@
 
 A piece is a function of no or some arrays that returns the values of variables, each a pytree. Of
 its leaves, arrays and numbers may depend on what is traced; all others (strings, functions,
-objects) are Python's and must stay the same on every path.
+objects) are Python's and must stay the same on every path. A mutable object from before the piece
+is a leaf too, `Held`: it stays that object, and what it holds is apart.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -74,6 +78,64 @@ class Value(NamedTuple):
         """The variable's `Undefined`, where it has no value."""
         return self.leaves[0] if self.leaves and isinstance(self.leaves[0], Undefined) else None
 
+    def of(self, leaves: Sequence[Any]) -> Any:
+        """What has this structure and these leaves."""
+        return self.tree.unflatten([x.object if isinstance(x, Held) else x for x in leaves])
+
+    def noted(self, note: Callable[[Any], Any]) -> "Value":
+        """The same with a note on each leaf, also on those of what held objects contain."""
+        leaves = [x.noted(note) if isinstance(x, Held) else note(x) for x in self.leaves]
+        return Value(self.tree, leaves)
+
+    def opened(self, keep: Sequence[Any] = ()) -> "Value":
+        """Held objects as the pytrees that they are, but for those in `keep`."""
+        parts = [
+            x.contents.tree.unflatten(x.contents.leaves)
+            if isinstance(x, Held) and x.contents and x not in keep
+            else x
+            for x in self.leaves
+        ]
+        leaves, tree = jax.tree.flatten(self.tree.unflatten(parts), is_leaf=_is_note)
+        return Value(tree, leaves)
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A leaf that is a mutable object from before a piece.
+
+    Fields:
+        object: the object.
+        contents: what it is as a pytree; `None` where it is none.
+    """
+
+    object: Any
+    contents: Value | None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Held) and self.object is other.object
+
+    def __hash__(self) -> int:
+        return id(self.object)
+
+    def noted(self, note: Callable[[Any], Any]) -> "Held":
+        """The same with a note on each leaf of the contents."""
+        return Held(self.object, self.contents and self.contents.noted(note))
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A leaf for contents that have no parts to choose between, like those of a set."""
+
+    kind: str
+    value: Any
+
+    def __repr__(self) -> str:
+        return f"another {self.kind}" if isinstance(self.value, bytes) else repr(self.value)
+
+
+def _is_note(x: Any) -> bool:
+    return isinstance(x, Undefined | Out | In | Held)
+
 
 class Piece(NamedTuple):
     """A piece that has been run.
@@ -131,31 +193,57 @@ def inside(place: str) -> Iterator[None]:
         INSIDE.reset(token)
 
 
-def taken_apart(value: Any) -> Value:
-    """A value as structure and leaves."""
-    leaves, tree = jax.tree.flatten(value, is_leaf=lambda x: isinstance(x, Undefined))
-    return Value(tree, leaves)
+def taken_apart(value: Any, held: Mapping[int, Any] = MappingProxyType({})) -> Value:
+    """A value as structure and leaves; objects of which the ids are in `held` are leaves."""
+    leaves, tree = jax.tree.flatten(
+        value, is_leaf=lambda x: isinstance(x, Undefined) or id(x) in held
+    )
+    return Value(tree, [_as_held(x) if id(x) in held else x for x in leaves])
+
+
+def _as_held(value: Any) -> Held:
+    contents = taken_apart(value)
+    alone = len(contents.leaves) == 1 and contents.leaves[0] is value
+    return Held(value, None if alone and not is_array(value) else contents)
 
 
 def stage(
-    fun: Callable[..., Sequence[Any]], place: str, *inputs: Any, kept: Sequence[Any] = ()
+    fun: Callable[..., Sequence[Any]],
+    place: str,
+    *inputs: Any,
+    kept: Sequence[Any] = (),
+    snapshot: Any = None,
+    around: Callable[[], Any] = nullcontext,
 ) -> Piece:
-    """Runs `fun` on tracers like `inputs`; leaves that are one of `kept` are left as they are."""
+    """Runs `fun` on tracers like `inputs`.
+
+    Args:
+        fun: returns the values.
+        place: where it stands.
+        inputs: arrays or their types.
+        kept: leaves that are one of these are left as they are.
+        snapshot: the objects that `fun` can reach: they are put back after it.
+        around: a context for the run of `fun`, before they are put back.
+    """
     values: list[Value] = []
-    same = {id(x) for x in kept}
+    same, held = {id(x) for x in kept}, {}
+    if snapshot is not None:
+        same, held = same | snapshot.arrays, snapshot.held
 
     def flat(*xs: Any) -> list[Any]:
         arrays: list[Any] = []
         position = {id(x): In(k) for k, x in enumerate(xs)}
-        for value in fun(*xs):
-            tree, leaves = taken_apart(value)
-            for k, leaf in enumerate(leaves):
-                if id(leaf) in position:
-                    leaves[k] = position[id(leaf)]
-                elif id(leaf) not in same and is_array(leaf) and hasattr(leaf, "dtype"):
-                    leaves[k] = Out(len(arrays), jax.typeof(leaf))
-                    arrays.append(leaf)
-            values.append(Value(tree, leaves))
+
+        def note(leaf: Any) -> Any:
+            if id(leaf) in position:
+                return position[id(leaf)]
+            if id(leaf) in same or not (is_array(leaf) and hasattr(leaf, "dtype")):
+                return leaf
+            arrays.append(leaf)
+            return Out(len(arrays) - 1, jax.typeof(leaf))
+
+        with snapshot.watching() if snapshot else nullcontext(), around():
+            values.extend(taken_apart(value, held).noted(note) for value in fun(*xs))
         return arrays
 
     with inside(place):
@@ -253,11 +341,19 @@ def show(value: Value, inputs: Sequence[Any] = ()) -> str:
     """A value by the types of its leaves."""
     if value.undefined:
         return "no value"
-    words = [
-        _Word(describe(type_of(x, inputs)) if numeric(x) else f"{type(x).__name__} {repr(x)[:40]}")
-        for x in value.leaves
-    ]
-    return str(value.tree.unflatten(words))
+    shown = value.tree.unflatten([_Word(_show_leaf(x, inputs)) for x in value.leaves])
+    return str(dict(shown) if isinstance(shown, OrderedDict) else shown)
+
+
+def _show_leaf(leaf: Any, inputs: Sequence[Any]) -> str:
+    if isinstance(leaf, Held) and leaf.contents:
+        return show(leaf.contents, inputs)
+    if numeric(leaf):
+        return describe(type_of(leaf, inputs))
+    if isinstance(leaf, Frozen):
+        return repr(leaf)[:60]
+    value = leaf.object if isinstance(leaf, Held) else leaf
+    return f"{type(value).__name__} {repr(value)[:40]}"
 
 
 class _Word(str):
