@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy import special
 from jax.typing import ArrayLike
 
 from ._rules import sgn, where_zero, with_rule
@@ -358,13 +357,25 @@ def xlog1py(x: ArrayLike, y: ArrayLike) -> jax.Array:
     return _xlog1py(x, y)
 
 
+def _special(name: str) -> Callable[..., jax.Array]:
+    """A function of `jax.scipy.special`, which is imported where it is called."""
+
+    def value(x: ArrayLike, y: ArrayLike) -> jax.Array:
+        from jax.scipy import special
+
+        found: jax.Array = getattr(special, name)(x, y)
+        return found
+
+    return value
+
+
 _xlogy = with_rule(
-    special.xlogy,
+    _special("xlogy"),
     lambda t, out, x, y: t * jnp.where((x == 0) & (y <= 0), 0, jnp.log(y)),
     lambda t, out, x, y: t * (x / y),
 )
 _xlog1py = with_rule(
-    special.xlog1py,
+    _special("xlog1py"),
     lambda t, out, x, y: t * jnp.where((x == 0) & (y <= -1), 0, jnp.log1p(y)),
     lambda t, out, x, y: t * (x / (y + 1)),
 )
