@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def writable(path: str | os.PathLike[str]) -> Path:
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Writes beside the file first, then puts it in its place, under the mode that it has.
+    """Writes beside the file first, then puts it in its place, under the mode and the names it has.
 
     Raises:
         FileError: it cannot be written; what stood there is untouched.
@@ -37,8 +38,12 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     try:
         with beside.open("xb") as file:
             file.write(content if isinstance(content, bytes) else encoded(content))
-        if target.exists():
-            beside.chmod(stat.S_IMODE(target.stat().st_mode))
+        there = target.stat() if target.exists() else None
+        if there is not None and there.st_nlink > 1:
+            shutil.copyfile(beside, target)  # its other names go on naming the same file
+            return
+        if there is not None:
+            beside.chmod(stat.S_IMODE(there.st_mode))
         beside.replace(target)
     except OSError as error:
         raise _refused(path, error) from None

@@ -443,12 +443,17 @@ def test_standard_output_cannot_hold_both(recording, stored, capsys):
     assert "cannot hold both the JSON and the page" in line
 
 
-def test_a_file_keeps_its_mode(recording, stored, tmp_path):
-    target = tmp_path / "a.json"
+@pytest.mark.parametrize("names", [["a.json"], ["a.json", "b.json"]])
+def test_a_file_keeps_its_mode_and_its_other_names(recording, stored, tmp_path, names):
+    target, *others = (tmp_path / name for name in names)
     target.touch(0o600)
+    for other in others:
+        other.hardlink_to(target)
     invoke("compare", recording, stored(), "--no-run", "--json", target)
-    assert json.loads(target.read_text())["agrees"]
-    assert target.stat().st_mode & 0o777 == 0o600
+    for path in (target, *others):
+        assert json.loads(path.read_text())["agrees"]
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert not list(tmp_path.glob(".*part"))
 
 
 def test_a_size_above_the_limit_is_one_line(recording, stored, capsys):
