@@ -304,3 +304,38 @@ def test_the_search_ends_with_the_fewest_choices():
     assert tried[0] == {"abs": "abs", "maximum": "clip"}
     assert search({"abs": "sign"}) == {}
     assert kinks.search({}, lambda choices: True) == {}
+
+
+# Without PyTorch: a choice gives the gradient of the function it is called after.
+
+C = fg.conventions
+ALONE = {
+    "abs": (jnp.abs, C.abs),
+    "norm": (jnp.linalg.norm, C.norm),
+    "std": (jnp.std, C.std),
+    "median": (jnp.median, C.median),
+    "leaky_relu": (jax.nn.leaky_relu, C.leaky_relu),
+    "hard_tanh": (jax.nn.hard_tanh, C.hard_tanh),
+    "max": (lambda x: jnp.max(x, axis=0), lambda x: C.max(x, axis=0)),
+    "cummin": (lax.cummin, C.cummin),
+    "fmin": (lambda x: jnp.fmin(x, 0.0), lambda x: C.fmin(x, 0.0)),
+    "sort": (lambda x: jnp.sort(x, descending=True), lambda x: C.sort(x, descending=True)),
+    "copysign": (lambda x: jnp.copysign(x, 2.0), lambda x: C.copysign(x, 2.0)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALONE)
+def test_a_choice_is_the_function_that_is_named(name):
+    theirs, ours = ALONE[name]
+    x, weights = np.zeros(3, "float32") + (name == "hard_tanh"), np.float32([1, 2, 3])
+    program, _ = kinks.flat(theirs, x)
+    assert kinks.kinks(program)[name] == (name,)
+    chosen = kinks.choosing(program, {name: name})
+    gradients = [
+        jax.grad(lambda x, f=f: jnp.sum(f(x) * weights))(x)
+        for f in (theirs, lambda x: chosen(x)[0], ours)
+    ]
+    np.testing.assert_array_equal(gradients[1], gradients[2])
+    assert not np.array_equal(gradients[0], gradients[2])
+    assert np.array_equal(chosen(x)[0], theirs(x))
