@@ -255,6 +255,7 @@ def test_so_is_one_that_a_function_returns(options):
 SPARSE = sparse.BCOO((jnp.array([2.0, 3.0]), jnp.array([[1], [3]])), shape=(4,))
 
 
+@pytest.mark.slow
 def test_gradients_of_sparse_arrays_have_their_indices_and_add_up():
     total = lambda s: jnp.sum(s.todense() ** 2)
     grads = fg.grad(total)(SPARSE)
