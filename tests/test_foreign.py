@@ -67,6 +67,7 @@ def test_a_leaf_that_is_no_array_gets_none(answer, leaf):
     assert got["rest"] == [None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_accumulators_and_checks_pass_over_it_too(leaf):
     p = {"w": WEIGHTS, "rest": [LEAVES[leaf]]}
@@ -254,6 +255,7 @@ def test_so_is_one_that_a_function_returns(options):
 SPARSE = sparse.BCOO((jnp.array([2.0, 3.0]), jnp.array([[1], [3]])), shape=(4,))
 
 
+@pytest.mark.slow
 def test_gradients_of_sparse_arrays_have_their_indices_and_add_up():
     total = lambda s: jnp.sum(s.todense() ** 2)
     grads = fg.grad(total)(SPARSE)
@@ -299,6 +301,7 @@ def mean_square(model, x):
     return jnp.mean(jax.vmap(model)(x) ** 2)
 
 
+@pytest.mark.slow
 def test_gradients_of_equinox_are_those_of_its_own_transform(eqx, mlp):
     value, grads = fg.value_and_grad(mean_square)(mlp, X)
     want, want_grads = eqx.filter_value_and_grad(mean_square)(mlp, X)
@@ -311,6 +314,7 @@ def test_gradients_of_equinox_are_those_of_its_own_transform(eqx, mlp):
     assert mean_square(updated, X) < value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mask", "predicate", "path and leaf"])
 def test_masks_of_a_models_own_kind_switch_parts_off(eqx, mlp, kind):
     mask = jax.tree.map(lambda _: False, mlp)
@@ -326,11 +330,13 @@ def test_masks_of_a_models_own_kind_switch_parts_off(eqx, mlp, kind):
     assert len(jax.tree.leaves(got)) == 1
 
 
+@pytest.mark.slow
 def test_a_predicate_of_equinox_is_one_of_the_leaf(eqx, mlp):
     got = fg.grad(mean_square, requires_grad=eqx.is_inexact_array)(mlp, X)
     assert_same(got, eqx.filter_grad(mean_square)(mlp, X))
 
 
+@pytest.mark.slow
 def test_gradients_of_equinox_accumulate(eqx, mlp):
     grads = fg.grad(mean_square)(mlp, X)
     acc = fg.accumulate_grad(fg.accumulate_grad(fg.zero_grad(mlp), grads), grads)

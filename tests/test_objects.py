@@ -13,6 +13,7 @@ pytest.importorskip("flax", reason="Flax is not installed: pip install 'funcgrad
 optax = pytest.importorskip("optax", reason="optax is not installed: pip install optax")
 from flax import nnx  # noqa: E402
 
+pytestmark = pytest.mark.slow  # compiling what Flax makes of a module takes its time
 X = jax.random.normal(jax.random.key(0), (8, 4))
 
 
@@ -98,7 +99,6 @@ CALLS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("function", ["grad", "value_and_grad"])
 def test_gradients_and_state_are_those_of_nnx(function, name):
@@ -233,7 +233,6 @@ def in_turn(net, parts, weights):
     return jax.tree.map(mean, *found)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rows", [32, 30])
 def test_state_moves_from_micro_batch_to_micro_batch(rows):
     ours, theirs = Net(), Net()
@@ -248,7 +247,6 @@ def test_state_moves_from_micro_batch_to_micro_batch(rows):
     assert_close(nnx.state(ours), nnx.state(theirs))
 
 
-@pytest.mark.slow
 def test_on_a_mesh_statistics_are_the_mean_of_those_of_the_devices():
     class Normed(nnx.Module):
         def __init__(self):
@@ -295,7 +293,6 @@ def step(net, optimizer, x):
     return value
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["interpreted", "compiled"])
 @pytest.mark.parametrize("jit", [nnx.jit, lambda fun: fun])
 def test_an_optimizer_steps_inside_detect_anomaly(mode, jit):
@@ -319,7 +316,6 @@ def test_an_anomaly_leaves_the_objects_as_they_were(mode):
     assert_same(nnx.state(net), before)
 
 
-@pytest.mark.slow
 def test_checks_and_tables_leave_the_state_alone_and_look_at_parameters():
     net = nnx.Sequential(
         nnx.Linear(4, 2, rngs=nnx.Rngs(0)), jnp.sin, nnx.Dropout(0.5, rngs=nnx.Rngs(1))

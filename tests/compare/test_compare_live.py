@@ -1044,6 +1044,7 @@ WITHOUT_DERIVATIVE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITHOUT_DERIVATIVE)
 def test_an_input_that_pytorch_does_not_differentiate_by_is_passed_on(torch, name):
     theirs, ours = WITHOUT_DERIVATIVE[name]
@@ -1086,6 +1087,7 @@ def scoped(x, wrong=1.0):
         return jnp.sum(fg.retain_grad(jnp.tanh(wrong * x), "out"))
 
 
+@pytest.mark.slow
 def test_each_of_several_captures_of_one_name_has_a_rule(torch):
     rules = {"out[0]": "a/out", "out[1]": "b/out"}
     report = with_torch(_Twice(torch), scoped, torch.ones(3), intermediates=rules)
@@ -1097,6 +1099,7 @@ def test_each_of_several_captures_of_one_name_has_a_rule(torch):
     assert next(row.name for row in report.rows if row.value and not row.value.ok) == "out[1]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["*/out", "c/out", "out"])
 def test_a_rule_to_a_name_that_jax_has_not_is_refused(torch, name):
     rules = {"out[0]": name, "out[1]": "b/out"}
