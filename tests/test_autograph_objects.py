@@ -549,6 +549,26 @@ def copy_of_which_is_is_asked(x):
     return x * (c is b)
 
 
+def chain_with_an_operand_that_counts(x):
+    items = [0.0]
+
+    def count():
+        items[0] = items[0] + 1
+        return items[0]
+
+    return (1.0 if 0 < x < count() else 0.0) + items[0]
+
+
+def any_of_items_that_count(x):
+    items = [0]
+
+    def positive(v):
+        items[0] = items[0] + 1
+        return v > 0
+
+    return any(positive(v) for v in [x, -x]) + items[0]
+
+
 def variables_by_name(x):
     return locals()["x"] if x > 0 else x
 
@@ -577,6 +597,8 @@ REFUSED = {
     test_that_changes_what_it_tests: r"changes `rest`; change it in the body",
     copy_that_is_changed: "a change in place of what `the conditional expr",
     copy_of_which_is_is_asked: "an `is` at .* of what `c` holds",
+    chain_with_an_operand_that_counts: "a chained comparison at .* which changes `items`",
+    any_of_items_that_count: "`any` or `all` at .* which changes `items`",
     variables_by_name: "`locals` of the variables of a function",
 }
 test_that_changes_what_it_tests.__test__ = False

@@ -433,6 +433,19 @@ class Operators:
         yes, no = (lambda: early, second) if early else (second, lambda: early)
         return self._chosen(value, yes, no, "`or`" if early else "`and`")
 
+    def _always(self, run: Callable[[], Any], reading: Any, decided: Any, what: str) -> Any:
+        """What is run though Python might have stopped before: it must change nothing."""
+        if known(decided):
+            return run()
+        snapshot = Snapshot((reading,), self.is_users)
+        value = run()
+        for change in snapshot.changes(positions=False).values():
+            raise UsageError(
+                f"`autograph` got {what} at {caller()}, which changes `{change.name}` in an operand"
+                " that Python may not come to; evaluate it before"
+            )
+        return value
+
     def is_(self, a: Any, b: Any) -> bool:
         """`is`."""
         return copies.identical(a, b)
@@ -441,7 +454,7 @@ class Operators:
         """A chained comparison."""
         result: Any = True
         for compare, load in links:
-            right = load()
+            right = self._always(load, load, result, "a chained comparison")
             result = self.and_(
                 functools.partial(_same, result), functools.partial(compare, left, right)
             )
@@ -521,7 +534,11 @@ class Operators:
 
     def _any(self, items: Any) -> Any:
         found: Any = False
-        for item in items:
+        rest, end = iter(items), object()
+        while True:
+            item = self._always(lambda: next(rest, end), rest, found, "`any` or `all`")
+            if item is end:
+                break
             found = self.or_(functools.partial(_same, found), functools.partial(self.truthy, item))
             if known(found) and found:
                 return True

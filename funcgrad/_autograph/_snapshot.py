@@ -147,8 +147,11 @@ class Snapshot:
         """Whether an object is among what the functions can reach."""
         return id(value) in self._seen
 
-    def changes(self) -> Changes:
+    def changes(self, positions: bool = True) -> Changes:
         """What the objects hold that they did not hold before.
+
+        Args:
+            positions: whether an iterator that went on is a change.
 
         Raises:
             UsageError: one of them has changed that cannot be put back.
@@ -160,7 +163,7 @@ class Snapshot:
                 self._known.append((part, key))
                 name = self._name(part.owner, key)
                 if part.write is None:
-                    if id(part.owner) in self.loose:
+                    if not positions or id(part.owner) in self.loose:
                         continue
                     raise UsageError(
                         f"`autograph` got a traced branch or loop at {_here()} that takes a"
