@@ -41,7 +41,7 @@ def counted(w, x):
         return s[0] + 1, step(w)(s[1])
 
     count, y = fg.while_loop(lambda s: going(s[1]), one, (0, x), max_steps=30)
-    return y * count
+    return y * count.astype(y.dtype)
 
 
 def every_row(loop):
