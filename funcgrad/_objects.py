@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from ._leaves import refuse_iterators
 from .errors import UsageError
 
 _TAG = "funcgrad"  # of the update context
@@ -137,6 +138,7 @@ def carried(
         kwargs: those by keyword.
         function: the public function to name in errors.
     """
+    refuse_iterators((args, kwargs), function)
     run, nnx = pure(fun, function), _nnx()
     if not holds_objects((args, kwargs)):
         yield Carried(run, tuple(args), kwargs, lambda left: left.result)

@@ -27,7 +27,7 @@ from .. import _jax
 from .._calls import Call, argument, from_front, path_of, read_argnums, replaced, take_apart
 from .._describe import describe, differences
 from .._grad.backward import Retained, shared
-from .._leaves import is_array, is_traced, refuse_iterators, takes_gradient
+from .._leaves import is_array, is_traced, takes_gradient
 from .._lists import select
 from .._mistakes import explained
 from .._objects import Left, carried, is_kept, leaves_of, same_kind, state_of
@@ -135,7 +135,6 @@ def microbatch(
 
     @functools.wraps(fun)
     def micro_fun(*args: Any, **kwargs: Any) -> Any:
-        refuse_iterators((args, kwargs), "microbatch")
         with explained, carried(asked.run, args, kwargs, "microbatch") as carry:
             return carry.restore(of_nodes(carry.fun, carry.args, carry.kwargs))
 
