@@ -5,10 +5,17 @@ The error's type and message are left alone, and so is an error that no rule her
 compare` says the same of a port that fails.
 """
 
+import contextlib
+import functools
+import os
 import re
 from collections.abc import Iterable
 from types import TracebackType
 from typing import NamedTuple
+
+from ._types import Function, P, R
+
+_CONTEXTS = contextlib.__file__
 
 _NO_CHANGE = (
     "arrays never change: give the new value a name, `x = x + 1`, `x = x.at[i].set(v)`, and return"
@@ -247,7 +254,21 @@ def _function(name: str, words: str) -> str | None:
 
 
 class _Explained:
-    """Around the call of a user's function: `with explained:`; it lets every error through."""
+    """Around the call of a user's function: `with explained:`, or `@explained` above an inner one.
+
+    It lets every error through, with a note where the fix is known, and takes the frames out of its
+    traceback that stand between the user's lines, as JAX takes out its own.
+    """
+
+    def __call__(self, fun: Function[P, R]) -> Function[P, R]:
+        """A function of which all is inside."""
+
+        @functools.wraps(fun)
+        def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return fun(*args, **kwargs)
+
+        return inside
 
     def __enter__(self) -> None: ...
 
@@ -263,6 +284,30 @@ class _Explained:
         note = f"funcgrad: {fix}"
         if fix and note not in getattr(error, "__notes__", ()):
             error.add_note(note)
+        error.__traceback__ = _of_users(error.__traceback__)
+
+
+def _of_users(traceback: TracebackType | None) -> TracebackType | None:
+    """A traceback without funcgrad's frames and those of JAX that it called.
+
+    JAX's setting `jax_traceback_filtering="off"` keeps them, as it keeps JAX's own.
+    """
+    import jax
+
+    if getattr(jax.config, "jax_traceback_filtering", None) == "off":
+        return traceback
+    ours, theirs = os.path.dirname(__file__) + os.sep, os.path.dirname(jax.__file__) + os.sep
+    kept: list[TracebackType] = []
+    inside = False
+    while traceback is not None:
+        file = traceback.tb_frame.f_code.co_filename
+        inside = file.startswith(ours) or (inside and file.startswith((theirs, _CONTEXTS)))
+        kept += [] if inside else [traceback]
+        traceback = traceback.tb_next
+    following = None
+    for one in reversed(kept):
+        following = TracebackType(following, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    return following
 
 
 explained = _Explained()

@@ -94,6 +94,7 @@ def saved_tensors_hooks(
     )
 
     @functools.wraps(fun)
+    @explained
     def hooked(*args: Any, **kwargs: Any) -> Any:
         return _call(fun, pack, unpack, chosen, args, kwargs)
 
@@ -187,8 +188,7 @@ def _bound(call: Call, chosen: tuple[int, ...], pack: Any, unpack: Any) -> Any:
     def flat(*arrays: Any) -> Returned:
         return call.returned(arrays)
 
-    with explained:
-        closed, result = jax.make_jaxpr(flat, return_shape=True)(*arrays)
+    closed, result = jax.make_jaxpr(flat, return_shape=True)(*arrays)
     if effect := _jax.ordered_effect(closed):
         raise UsageError(
             f"`saved_tensors_hooks` got a function with the effect {effect}, whose order it cannot"

@@ -128,7 +128,8 @@ def register_hook(x: T, hook: Callable[[T], T | None]) -> T:
     hooked = [leaf for leaf, c in zip(leaves, chosen, strict=True) if c]
     if not hooked:
         return x
-    closed = _jax.trace(_checked(hook, tree, chosen), hooked)
+    with explained:
+        closed = _jax.trace(_checked(hook, tree, chosen), hooked)
     out = iter(
         hook_p.bind(
             *hooked,

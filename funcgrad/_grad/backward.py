@@ -115,7 +115,8 @@ class Pullback(Generic[Pulled]):
         Without it the output must be a scalar, and its gradient is 1. Returns a tuple with the
         gradients of each primal, and with `retain` `(that tuple, retained)`.
         """
-        leaves, retained = self.gradients(gradient)
+        with explained:
+            leaves, retained = self.gradients(gradient)
         grads = gradients(self.tree, self.chosen, leaves, self.indices)
         result: Any = grads if self.tags is None else (grads, retained)
         return result
@@ -374,14 +375,14 @@ def grad(
     )
 
     def run(share: Any, *args: Any, **kwargs: Any) -> Any:
-        with explained:
-            result = transform(args, kwargs, share)
+        result = transform(args, kwargs, share)
         parts = [result.grads]
         parts += [result.aux] if has_aux else []
         parts += [result.retained] if retain is not None else []
         return parts[0] if len(parts) == 1 else tuple(parts)
 
     @_wraps(fun, "grad")
+    @explained
     def grad_fun(*args: Any, **kwargs: Any) -> Any:
         return run(None, *args, **kwargs)
 
@@ -453,14 +454,14 @@ def value_and_grad(
     )
 
     def run(share: Any, *args: Any, **kwargs: Any) -> Any:
-        with explained:
-            result = transform(args, kwargs, share)
+        result = transform(args, kwargs, share)
         value = (result.value, result.aux) if has_aux else result.value
         if retain is None:
             return value, result.grads
         return value, result.grads, result.retained
 
     @_wraps(fun, "value_and_grad")
+    @explained
     def value_and_grad_fun(*args: Any, **kwargs: Any) -> Any:
         return run(None, *args, **kwargs)
 

@@ -96,8 +96,9 @@ def while_loop(
     check_choice(on_max_steps, "while_loop")
     limit = np.asarray(max_steps, np.int32)
     kept = _kept(checkpoints, "while_loop", KEPT)
-    out = _loop("while_loop", cond_fun, body_fun, init_val, limit, max_steps, kept)
-    return out.finished("while_loop", out.more, max_steps, on_max_steps)
+    with explained:
+        out = _loop("while_loop", cond_fun, body_fun, init_val, limit, max_steps, kept)
+        return out.finished("while_loop", out.more, max_steps, on_max_steps)
 
 
 def fori_loop(
@@ -169,10 +170,11 @@ def fori_loop(
         return lax.add(index, lax.full_like(index, 1)), body_fun(index, value)
 
     kept = _kept(checkpoints, "fori_loop", None if known is not None else KEPT)
-    out = _loop("fori_loop", None, body, (lower, init_val), limit, max_steps, kept)
-    if most is None:
-        return out.tree.unflatten(out.leaves)[1]
-    return out.finished("fori_loop", steps > most, most, on_max_steps)[1]
+    with explained:
+        out = _loop("fori_loop", None, body, (lower, init_val), limit, max_steps, kept)
+        if most is None:
+            return out.tree.unflatten(out.leaves)[1]
+        return out.finished("fori_loop", steps > most, most, on_max_steps)[1]
 
 
 def _bounds(lower: Any, upper: Any) -> tuple[Any, Any, int | None]:
@@ -261,8 +263,7 @@ def _loop(
         body, consts = _over_devices(name, body_fun, tree, leaves, axes)
         cond, conds = _condition(name, cond_fun, leaves, tree)
     made = Loop(body, cond, length, len(conds), len(consts), len(leaves), checkpoints=kept)
-    with explained:  # a value that an earlier function leaked is refused here, not while tracing
-        _, out, _ = made.run(limit, conds, consts, leaves)
+    _, out, _ = made.run(limit, conds, consts, leaves)
     more = None
     if cond:
         (more,) = _jax.as_function(cond)(*map(lax.stop_gradient, [*conds, *out]))
@@ -275,8 +276,7 @@ def _traced(
     name: str, fun: Callable[..., Any], leaves: Sequence[Any]
 ) -> tuple[_jax.Jaxpr, list[Any]]:
     """A program and what it closes over, its leading inputs."""
-    with explained:
-        closed = _jax.trace(fun, leaves)
+    closed = _jax.trace(fun, leaves)
     effect = _jax.ordered_effect(closed)
     if effect:
         raise UsageError(

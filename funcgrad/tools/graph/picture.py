@@ -152,7 +152,7 @@ def graph(
             raise UsageError(
                 f"`graph` got {name}={number!r}, and wants an int from {least} up, or None"
             )
-    with carried(fun, args, {}, "graph") as carry:
+    with explained, carried(fun, args, {}, "graph") as carry:
         return _pictured(fun, carry, depth, limit, gradient, has_aux)
 
 
@@ -167,10 +167,9 @@ def _pictured(
     """The picture of a call without objects; `fun` gives its arguments their names."""
     call = every_argument(carry.result, carry.args, is_input=is_variable, function="graph")
     flat = _flat(call, has_aux)
-    with explained:
-        closed, shown = jax.make_jaxpr(lambda *leaves: flat(*leaves)[1], return_shape=True)(
-            *call.arrays
-        )
+    closed, shown = jax.make_jaxpr(lambda *leaves: flat(*leaves)[1], return_shape=True)(
+        *call.arrays
+    )
     used = _jax.prune(_jax.without_consts(closed), [True] * len(shown.arrays))
     told = known(flat, call.arrays, _taps.find(used), gradient)
     model = build(_jax.inside_jit(used), closed.consts, _inputs(call, fun), _outputs(shown))

@@ -80,7 +80,7 @@ def disconnected(
     >>> found.inputs["argument 0['target']"].partition(" (")[0]
     'only under `detach`'
     """
-    with asked(fun, args, argnums, "disconnected") as (call, moving), explained:
+    with explained, asked(fun, args, argnums, "disconnected") as (call, moving):
         closed = jax.make_jaxpr(lambda *arrays: call.returned(arrays).arrays)(*call.arrays)
     sites = _taps.find(closed)
     unknown = {name: why for name, site in sites.items() if (why := _untold(site))}

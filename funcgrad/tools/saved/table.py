@@ -197,7 +197,7 @@ def saved_tensors(
     >>> saved.total, [(row.name, row.bytes, row.kind) for row in saved]
     (1536, [('h', 1024, 'intermediate'), ('argument 1', 512, 'argument')])
     """
-    with asked(fun, args, argnums, "saved_tensors") as (call, moving):
+    with explained, asked(fun, args, argnums, "saved_tensors") as (call, moving):
         closed, paths = _forward(call, moving), call.names(argument_at)
     graph = Dataflow(closed)
     sizes: dict[Vertex, Any] = {}
@@ -249,10 +249,9 @@ def _forward(call: Call, moving: Sequence[bool]) -> _jax.Jaxpr:
         out, pullback = passed(*arrays)
         return pullback(out)
 
-    with explained:
-        closed = jax.make_jaxpr(lambda *arrays: jax.tree.leaves(passed(*arrays)[1]))(*call.arrays)
-        if any(path[-1].trips and not path[-1].rows for path in _jax.everywhere(closed)):
-            jax.eval_shape(back, *call.arrays)  # JAX refuses reverse mode here, if it has none
+    closed = jax.make_jaxpr(lambda *arrays: jax.tree.leaves(passed(*arrays)[1]))(*call.arrays)
+    if any(path[-1].trips and not path[-1].rows for path in _jax.everywhere(closed)):
+        jax.eval_shape(back, *call.arrays)  # JAX refuses reverse mode here, if it has none
     return closed
 
 
