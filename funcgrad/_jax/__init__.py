@@ -34,9 +34,12 @@ from .frames import Frame as Frame
 from .frames import Place as Place
 from .frames import excerpt as excerpt
 from .frames import expression as expression
+from .frames import functions as functions
 from .frames import internal as internal
+from .frames import of_choice as of_choice
 from .frames import of_jacobian as of_jacobian
 from .frames import of_library as of_library
+from .frames import of_where as of_where
 from .frames import place as place
 from .higher_order import going_on as going_on
 from .higher_order import links as links

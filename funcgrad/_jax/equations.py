@@ -179,6 +179,11 @@ class Equation:
         return frames.recomputes(self.program, self._eqn)
 
     @property
+    def beside_recomputed(self) -> bool:
+        """Whether a checkpoint recomputes something in the same program."""
+        return frames.recomputed_in(self.program)
+
+    @property
     def isolated(self) -> bool:
         """Whether the compiler must not merge what is in it with what it repeats."""
         return self.kind == "checkpoint" and self.recomputes

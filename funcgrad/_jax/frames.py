@@ -15,6 +15,11 @@ from .trace import Jaxpr, once, opened, programs_in
 
 _PACKAGES = [Path(module.__file__ or "").parent for module in (jax, jaxlib)]
 _INTERNAL = tuple(f"{path}/" for path in (*_PACKAGES, Path(__file__).parents[1]))
+_OF_JAX = tuple(f"{path}/" for path in _PACKAGES)
+_PARTS = "numpy", "lax", "nn", "scipy"
+_PUBLIC = tuple(f"{path}_src/{part}/" for path in _OF_JAX for part in _PARTS)
+_BATCHES = str(Path(__file__).parents[1] / "_loops" / "batch.py")
+_WHERE = "_where"
 _PATHS = sysconfig.get_paths()
 _STDLIB = (_PATHS["stdlib"] + "/", "<frozen ")
 _INSTALLED = tuple({_PATHS["purelib"] + "/", _PATHS["platlib"] + "/"})
@@ -102,6 +107,12 @@ def _recomputed_under(program: Jaxpr) -> list[list[tuple[str, str]]]:
     return [stack[:-1] for stack in stacks if stack[-1:] == [("Scope", _RECOMPUTED)]]
 
 
+@once
+def recomputed_in(program: Jaxpr) -> bool:
+    """Whether a checkpoint recomputes something in a program itself, not in one that it holds."""
+    return any(_RECOMPUTED in _stack(eqn, "Scope") for eqn in opened(program).eqns)
+
+
 def vmaps_of(eqn: Any) -> list[list[Frame]]:
     """The calls around each `vmap` that was called where an equation was made, outermost first."""
     calls = frames_of(eqn)
@@ -111,6 +122,38 @@ def vmaps_of(eqn: Any) -> list[list[Frame]]:
 def of_jacobian(calls: Sequence[Frame]) -> bool:
     """Whether a `vmap` with these calls around it is that of `jax.jacfwd` or `jax.jacrev`."""
     return "jacfun" in [call.function for call in calls[:2]]
+
+
+def of_where(path: Sequence[Any]) -> bool:
+    """Whether the last equation on a path selects in a `where` or `select` of the user's own."""
+    return path[-1].name == "select_n" and functions(path)[:1] in (["where"], ["select"])
+
+
+def functions(path: Sequence[Any]) -> list[str]:
+    """The public functions of JAX that the user's line of the last equation on a path leads to.
+
+    The outermost first; those that JAX puts between, to trace and to dispatch, are left out.
+    """
+    every = [frame for equation in reversed(path) for frame in equation.frames]
+    user = next((i for i, frame in enumerate(every) if not internal(frame.file)), len(every))
+    return [frame.function for frame in reversed(every[:user]) if frame.file.startswith(_PUBLIC)]
+
+
+def of_choice(equation: Any) -> bool:
+    """Whether an equation chooses, under `vmap`, what examples keep of what all have computed.
+
+    Between the branches of a `cond` or `switch`, or between a step of a loop of funcgrad and what
+    was before it. What is in a branch or a step has the calls inside it alone; what chooses has
+    that of the `cond`, or comes from our own file.
+    """
+    if equation.name != "select_n" and not (equation.kind == "jit" and equation.function == _WHERE):
+        return False
+    every = equation.frames
+    ours = next((frame for frame in every if not frame.file.startswith(_OF_JAX)), None)
+    if ours is not None and ours.file == _BATCHES:
+        return True
+    calls = (frame.function for frame in every if frame.file.startswith(_OF_JAX))
+    return equation.name == "select_n" and any(name in ("cond", "switch") for name in calls)
 
 
 def _stack(eqn: Any, kind: str) -> list[str]:

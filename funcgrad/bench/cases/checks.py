@@ -75,6 +75,67 @@ def recurrent(width: int = 256, length: int = 128, rows: int = 32) -> Step:
     return _training(loss, params, _normal(length, rows, width))
 
 
+def transformer(width: int = 256, length: int = 128, rows: int = 4, layers: int = 4) -> Step:
+    """A causal transformer of layers with norms and residuals, unrolled, with cross entropy."""
+
+    def norm(x: Any) -> Any:
+        return (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5)
+
+    def layer(params: Any, x: Any) -> Any:
+        y = norm(x)
+        q, k, v = (y @ params[name] for name in "qkv")
+        scores = jnp.einsum("bld,bmd->blm", q, k) / width**0.5
+        mask = jnp.tril(jnp.ones((length, length), bool))
+        weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf))
+        x = x + jnp.einsum("blm,bmd->bld", weights, v) @ params["o"]
+        return x + jax.nn.gelu(norm(x) @ params["up"]) @ params["down"]
+
+    def loss(params: Any, batch: Any) -> Any:
+        x, labels = batch
+        for one in params:
+            x = layer(one, x)
+        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(norm(x)), labels, -1))
+
+    shapes = dict.fromkeys("qkvo", (width, width))
+    shapes |= {"up": (width, 4 * width), "down": (4 * width, width)}
+    params = [{name: _normal(*shape) for name, shape in shapes.items()} for _ in range(layers)]
+    batch = _normal(rows, length, width), jnp.zeros((rows, length, 1), jnp.int32)
+    return _training(loss, params, batch)
+
+
+def convolution(channels: int = 32, pixels: int = 32, rows: int = 32) -> Step:
+    """Four convolutions with a group norm and relu, pooled."""
+
+    def loss(params: Any, x: Any) -> Any:
+        for w in params:
+            x = jax.lax.conv_general_dilated(x, w, (1, 1), "SAME")
+            x = (x - x.mean((1, 2, 3), keepdims=True)) * jax.lax.rsqrt(
+                x.var((1, 2, 3), keepdims=True) + 1e-5
+            )
+            x = jax.nn.relu(x)
+        return jnp.mean(x.mean((2, 3)) ** 2)
+
+    first, rest = _normal(channels, 3, 3, 3), [_normal(channels, channels, 3, 3)] * 3
+    return _training(loss, [first, *rest], _normal(rows, 3, pixels, pixels))
+
+
+def solver(width: int = 256, steps: int = 64, rows: int = 256) -> Step:
+    """A fixed point, by a loop of funcgrad that runs until it is found."""
+
+    def loss(w: Any, x: Any) -> Any:
+        def body(state: Any) -> Any:
+            z, _ = state
+            new = jnp.tanh(z @ w / 4 + x)
+            return new, jnp.max(jnp.abs(new - z))
+
+        start = jnp.zeros_like(x), jnp.full((), jnp.inf)
+        going = lambda state: state[1] > 1e-5  # noqa: E731
+        z, _ = fg.while_loop(going, body, start, max_steps=steps, on_max_steps="ignore")
+        return jnp.mean(z**2)
+
+    return _training(loss, _normal(width, width), _normal(rows, width))
+
+
 STEPS: dict[str, tuple[str, Callable[..., Step], dict[str, tuple[int, int, int]]]] = {
     "mlp": ("a perceptron's step", perceptron, {"tiny": (8, 3, 4), "large": (512, 4, 256)}),
     "rnn": (
@@ -87,6 +148,13 @@ STEPS: dict[str, tuple[str, Callable[..., Step], dict[str, tuple[int, int, int]]
         attention,
         {"tiny": (8, 4, 2), "large": (128, 128, 4)},
     ),
+}
+COSTS: dict[str, tuple[str, Callable[..., Step], tuple[int, ...]]] = {
+    "mlp": ("a perceptron's step", perceptron, (8, 3, 4)),
+    "rnn": ("a scanned recurrent network's step", recurrent, (8, 4, 2)),
+    "transformer": ("the step of a transformer of 4 layers", transformer, (8, 4, 2, 4)),
+    "convolution": ("a convolutional network's step", convolution, (4, 4, 2)),
+    "loop": ("the step of a loop until a fixed point", solver, (8, 16, 2)),
 }
 WAYS: dict[str, dict[str, Any]] = {
     "compiled, only_if_reaches_output": {"mode": "compiled", "only_if_reaches_output": True},
@@ -126,6 +194,21 @@ def in_all_ways(name: str, size: tuple[int, ...]) -> Problem:
     return checked(name, size)._replace(torch=None, peers=peers)
 
 
+def first_and_later(make: Callable[..., Step], size: tuple[int, ...]) -> Problem:
+    """A step under `detect_anomaly` in both modes: the first call, and later ones."""
+    step, args = make(*size)
+    jitted = jax.jit(step)
+    return Problem(
+        jax.tree.map(np.asarray, args),
+        fg.detect_anomaly(jitted),
+        jitted,
+        peers={"interpreted": lambda: fg.detect_anomaly(jitted, mode="interpreted")},
+        control=jitted,
+        host=True,
+        tolerance=1e-3,
+    )
+
+
 def in_torch(args: Any) -> Any:
     """The perceptron's step in PyTorch, under its own `detect_anomaly`."""
 
@@ -162,6 +245,15 @@ for _name, (_about, _, _sizes) in STEPS.items():
         {"tiny": _sizes["tiny"], "full": ()},
         closer=True,
     )(functools.partial(in_all_ways, _name))
+
+
+for _name, (_about, _make, _tiny) in COSTS.items():
+    case(
+        f"checks/cost-{_name}",
+        f"detect_anomaly in both modes, first and later calls: {_about}",
+        {"tiny": _tiny, "full": ()},
+        closer=True,
+    )(functools.partial(first_and_later, _make))
 
 
 def function(w: Any, x: Any) -> Any:

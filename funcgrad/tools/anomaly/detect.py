@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from ... import _jax
-from ..._calls import Call, Parts, Returned, argument_at, every_argument
+from ..._calls import Call, Returned, argument_at, every_argument
 from ..._describe import describe
-from ..._mistakes import explained
 from ..._objects import carried, pure
 from ..._types import Function, P, R
 from ...errors import AnomalyError, UsageError
-from . import flags, report
-from .events import Found
+from . import report
+from .events import Found, Out
+from .programs import Programs, programs
 from .values import Value, states
 from .walk import Walk
 
-MODES = ("interpreted", "compiled")
+MODES = ("compiled", "interpreted")
 
 
 def detect_anomaly(
@@ -27,7 +27,7 @@ def detect_anomaly(
     *,
     check_inf: bool = False,
     only_if_reaches_output: bool = False,
-    mode: Literal["interpreted", "compiled"] = "interpreted",
+    mode: Literal["compiled", "interpreted"] = "compiled",
 ) -> Callable[P, R]:
     """A function that computes what `fun` does, and raises where the first NaN is made.
 
@@ -40,15 +40,17 @@ def detect_anomaly(
 
     Args:
         fun: a function of arrays (and of anything else, which is taken as it is) to a pytree of
-            arrays (and of anything else, likewise). It is traced, so it may not look at values with
-            Python's `if`.
+            arrays (and of anything else, likewise). It is traced once for each shape, as under
+            `jax.jit`: it may not look at values with Python's `if`, and what it closes over is as
+            it was then. Python's floats are variables, integers too where `fun` is jitted, unless
+            it looks at them with Python.
         check_inf: whether infinite values count as well, where finite ones went in.
         only_if_reaches_output: whether a bad value counts only if the results are bad because of
             it; one that is masked out on the way, by `where` for instance, is then passed over.
-        mode: `"interpreted"` evaluates equation by equation, as the program is written, loops
-            compiled while nothing is wrong in them. `"compiled"` runs the compiled program with a
-            flag for bad values, is traced once per shape, and takes the interpreted way only if the
-            flag is up.
+        mode: `"compiled"` runs the compiled program with a flag for bad values, and evaluates it
+            equation by equation, from the same arguments, only if the flag is up. `"interpreted"`
+            evaluates equation by equation in any case, as the program is written, loops compiled
+            while nothing is wrong in them.
 
     Returns:
         A function with the arguments and the results of `fun`.
@@ -60,11 +62,13 @@ def detect_anomaly(
             another transformation, where there are no values to look at.
 
     NaN that the program itself writes down (`jnp.nan` in a `where` whose other side is taken) is
-    none until it is selected or computed with; nor is what a function of JAX masks itself. What is
-    not affected: any configuration of JAX, and results, up to the rounding that compilation
-    changes. Objects of Flax NNX (a module, an optimizer) move as under `nnx.jit`, and stay what
-    they were where this raises. A function may write to references. What has side effects
-    (`jax.debug.print`) may run more than once where a loop is looked into.
+    none until it is selected or computed with; nor is what a function of JAX or of an installed
+    package masks itself, or `vmap` computes for an example that does not take the branch or the
+    step. What is not affected: any configuration of JAX, and results, up to the rounding that
+    compilation changes. Objects of Flax NNX (a module, an optimizer) move as under `nnx.jit`, and
+    stay what they were where this raises. A function may write to references; it is evaluated
+    equation by equation then. Nothing is donated, as the arguments are needed for another look.
+    What has side effects (`jax.debug.print`) runs once more where something is looked into.
 
     >>> import jax, jax.numpy as jnp, funcgrad as fg
     >>> loss = lambda x: jnp.sum(jnp.where(x > 0, jnp.sqrt(x), 0.0))
@@ -84,12 +88,14 @@ def detect_anomaly(
         )
     if mode not in MODES:
         raise UsageError(f"`detect_anomaly` got mode={mode!r}, and wants one of {MODES}")
-    search = functools.partial(_interpreted, check_inf, only_if_reaches_output)
     alone = pure(fun, "detect_anomaly")
-    if mode == "compiled":
-        run = _compiled(search, alone, check_inf, only_if_reaches_output)
-    else:
-        run = search
+    known = programs(fun, check_inf, only_if_reaches_output)
+    run = functools.partial(
+        {"compiled": _compiled, "interpreted": _interpreted}[mode],
+        known,
+        check_inf,
+        only_if_reaches_output,
+    )
 
     @functools.wraps(fun)
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -101,24 +107,6 @@ def detect_anomaly(
     return checked
 
 
-def _traced(call: Call) -> tuple[_jax.Jaxpr, Parts]:
-    """The function as a program of its arrays, and how the result is put together from its own."""
-
-    def flat(*arrays: Any) -> Returned:
-        with explained:
-            return call.returned(arrays)
-
-    try:
-        closed, result = jax.make_jaxpr(flat, return_shape=True)(*call.arrays)
-    except jax.errors.ConcretizationTypeError as error:
-        error.add_note(
-            "`detect_anomaly` traces the function, so Python's `if` and `while` cannot look at its"
-            " values; use jax.lax.cond and funcgrad.while_loop"
-        )
-        raise
-    return closed, result.parts
-
-
 def _check_concrete(arrays: Sequence[Any]) -> None:
     if any(map(_jax.is_tracer, arrays)):
         raise UsageError(
@@ -128,32 +116,69 @@ def _check_concrete(arrays: Sequence[Any]) -> None:
         )
 
 
-def _interpreted(check_inf: bool, only_if_reaches_output: bool, call: Call) -> Returned:
+def _compiled(known: Programs, check_inf: bool, only: bool, call: Call) -> Returned:
+    """Runs the program compiled with a flag, and evaluates it anew where the flag is up."""
+    call, result, up = known.flagged(call)
+    if result is not None and not up:
+        return result
+    evaluated = _interpreted(known, check_inf, only, call)
+    if result is None:
+        return evaluated
+    if _bad(result, check_inf) and not _bad(evaluated, check_inf):
+        raise _of_rounding(known, check_inf, call)
+    return result
+
+
+def _interpreted(known: Programs, check_inf: bool, only: bool, call: Call) -> Returned:
     """Evaluates equation by equation, and raises at the first anomaly that counts."""
     inputs, bad = _inputs(call, check_inf)
-    if bad and not only_if_reaches_output:
+    if bad and not only:
         raise report.input_error(*bad[0])
-    closed, parts = _traced(call)
+    closed, parts = known.traced(call)
     _check_concrete(closed.consts)
-    stop = None if only_if_reaches_output else 1
-    held = [(x, x[...]) for x in closed.consts if _jax.is_reference(x)]
-    values = _walked(closed, inputs, Walk(check_inf, stop, len(bad)))
-    causes = sorted({value.cause for value in values if value.cause})
+    walk = functools.partial(Walk, check_inf, steps=known.steps)
+    held = [(x, x[...]) for x in (*closed.consts, *call.arrays) if _jax.is_reference(x)]
+    try:
+        values = _walked(closed, inputs, walk(count=len(bad), first=not only))
+        causes = sorted({value.cause for value in values if value.cause})
+    except Out as out:
+        causes = [out.cause]
     if causes and causes[0] <= len(bad):
         raise report.input_error(*bad[causes[0] - 1])
     if causes:  # once more, to the event that counts: only now is it known which one does
         for reference, before in held:
             reference[...] = before
-        _walked(closed, inputs, Walk(check_inf, causes[0], len(bad)))
+        _walked(closed, inputs, walk(stop=causes[0], count=len(bad)))
     return Returned([jnp.asarray(value.array) for value in values], parts)
 
 
-def _walked(closed: _jax.Jaxpr, inputs: Sequence[Value], walk: Walk) -> list[Value]:
+def _walked(
+    closed: _jax.Jaxpr, inputs: Sequence[Value], walk: Walk, compiled: bool = False
+) -> list[Value]:
     try:
         return walk.run(closed, inputs)
     except Found as found:
-        error = report.error(found.event, closed)
+        error = report.error(found.event, found.around, closed, compiled)
     raise error
+
+
+def _of_rounding(known: Programs, check_inf: bool, call: Call) -> AnomalyError:
+    """The error for results that are bad where the compiler has put the program in another order.
+
+    As written it has no bad results. Where it overflows is the place to look at.
+    """
+    closed, _ = known.traced(call)
+    inputs, _ = _inputs(call, True)
+    try:
+        _walked(closed, inputs, Walk(True, 1, steps={}), compiled=True)
+    except AnomalyError as error:
+        return error
+    kind = "NaN or an infinite value" if check_inf else "NaN"
+    return AnomalyError(
+        f"`detect_anomaly` found {kind} in the results of the compiled program, and none when it"
+        " evaluates it equation by equation, nor an infinite value: it comes from how XLA fuses"
+        " and rounds; compare the two with mode='interpreted', or compute in a wider dtype"
+    )
 
 
 def _inputs(call: Call, check_inf: bool) -> tuple[list[Value], list[tuple[str, Any, str]]]:
@@ -170,53 +195,9 @@ def _inputs(call: Call, check_inf: bool) -> tuple[list[Value], list[tuple[str, A
         if wrong:
             bad.append((argument_at(path), leaf, "nan" if state.nan else "inf"))
         if traced:
+            leaf = jnp.asarray(leaf) if isinstance(leaf, int | float | complex) else leaf
             values.append(Value(leaf, cause=len(bad) if wrong else None))
     return values, bad
-
-
-def _compiled(
-    search: Callable[[Call], Returned],
-    fun: Callable[..., Any],
-    check_inf: bool,
-    only_if_reaches_output: bool,
-) -> Callable[[Call], Returned]:
-    """Runs the program compiled with a flag, and `search` where the flag is up."""
-
-    def flagged(parts: Parts, arrays: list[Any]) -> tuple[Returned, Any]:
-        closed, made = _traced(every_argument(fun, *parts.join(arrays), function="detect_anomaly"))
-        if only_if_reaches_output:
-            results = _jax.as_function(closed)(*arrays)
-            up = flags.outputs(results, check_inf=check_inf)
-        else:
-            results, up = flags.run(closed, arrays, check_inf=check_inf)
-        return Returned(list(results), made), up
-
-    once = jax.jit(flagged, static_argnums=0)
-
-    def run(call: Call) -> Returned:
-        result, up = _hashable(once, call.parts)(call.parts, call.arrays)
-        if not up:
-            return result
-        evaluated = search(call)
-        if _bad(result, check_inf) and not _bad(evaluated, check_inf):
-            raise AnomalyError(
-                "`detect_anomaly` found NaN or an infinite value in the results of the compiled"
-                " program, and none when it evaluates it equation by equation: it comes from how"
-                " XLA fuses and rounds; compare the two with mode='interpreted'"
-            )
-        return result
-
-    return run
-
-
-def _hashable(once: Callable[..., Any], parts: Parts) -> Callable[..., Any]:
-    """The jitted function; a fresh one where an argument that is no array cannot be a key."""
-    try:
-        hash(parts)
-    except TypeError:
-        fun = once.__wrapped__  # type: ignore[attr-defined]
-        return lambda parts, arrays: jax.jit(functools.partial(fun, parts))(arrays)
-    return once
 
 
 def _bad(result: Returned, check_inf: bool) -> bool:

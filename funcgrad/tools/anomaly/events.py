@@ -55,21 +55,52 @@ class Event(NamedTuple):
 
     @property
     def turns(self) -> int:
-        """How many backward passes it is in: 2 for the gradient of a gradient."""
-        return sum(level.equation.transforms.count("transpose") for level in self.path)
+        """How many backward passes it is in at least: 2 for the gradient of a gradient.
+
+        JAX names those around a loop once more in the body of some, and those around what a
+        checkpoint recomputes as often as it likes. So the names of one equation alone count, and
+        beside what is recomputed one of these.
+        """
+        equations = [level.equation for level in self.path]
+        most = max(equation.transforms.count("transpose") for equation in equations)
+        return min(most, 1) if any(e.beside_recomputed for e in equations) else most
 
     @property
     def infinite(self) -> "Event | None":
         """The making of the first infinity that went in, where it is known."""
         return next((o.infinite for o in self.operands if o.infinite is not None), None)
 
+    @property
+    def fault(self) -> "Event":
+        """The event to tell the place of: that with which infinities got into the gradient, if any.
+
+        Where a gradient that is infinite is multiplied by 0, the fault is not there.
+        """
+        entered = (o.entered for o in self.operands if o.entered is not None)
+        found = next(entered, self) if self.kind == "nan" else self
+        return found if found.place else self
+
 
 class Found(Exception):
-    """Raised where the search ends."""
+    """Raised where the search ends.
+
+    Attributes:
+        event: what was found.
+        around: the programs around it and their inputs, the innermost first.
+    """
 
     def __init__(self, event: Event):
         super().__init__(event.kind)
         self.event = event
+        self.around: list[tuple[_jax.Jaxpr, list[Any]]] = []
+
+
+class Out(Exception):
+    """Raised where a bad value gets out of the room that it was made in."""
+
+    def __init__(self, cause: Any):
+        super().__init__(cause)
+        self.cause = cause
 
 
 def place(path: Path) -> _jax.Place | None:

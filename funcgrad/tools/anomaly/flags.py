@@ -21,15 +21,26 @@ import jax.numpy as jnp
 from jax import lax
 
 from ... import _jax
+from .events import Level, Path
+from .rooms import gets_lost, of_library
 
 Flagged = tuple[list[Any], list[Any]]
 """Results, and the flags of what made them."""
 
 
-def run(program: _jax.Jaxpr, args: Sequence[Any], *, check_inf: bool) -> tuple[list[Any], Any]:
-    """The results of a program, and whether a value in it is bad: a bool scalar."""
-    results, flag = Flagging(check_inf).body(program, args)
-    passed = set() if check_inf else _passed(program, True)
+def run(
+    program: _jax.Jaxpr, args: Sequence[Any], *, check_inf: bool, path: Path = ()
+) -> tuple[list[Any], Any]:
+    """The results of a program, and whether a value in it is bad: a bool scalar.
+
+    Args:
+        program: the program.
+        args: its inputs.
+        check_inf: whether infinite values are bad too.
+        path: the equations around it.
+    """
+    results, flag = Flagging(check_inf).body(program, args, path)
+    passed = set() if check_inf else _watched(program, True, path)[1]
     lost = [x for x, v in zip(args, _jax.inputs(program), strict=True) if v not in passed]
     return results, flag | outputs(lost, check_inf=check_inf)
 
@@ -84,6 +95,7 @@ class Flagging:
         args: Sequence[Any],
         constant: Sequence[bool] = (),
         own: bool = False,
+        path: Path = (),
     ) -> Flagged:
         """The results of a program and the flags in it.
 
@@ -92,14 +104,15 @@ class Flagging:
             args: its inputs.
             constant: which of them are constants of the program around, all the first ones.
             own: whether whoever uses the results may lose a NaN in them unseen.
+            path: the equations around it.
         """
         constants = _constants(program, constant)
-        watched = _watched(program, constants, own)
+        watched = _watched(program, own, path)[0] - constants
         flags: list[Any] = []
         infinite: dict[Any, Any] = {}
 
         def apply(equation: _jax.Equation, operands: list[Any]) -> list[Any]:
-            results, inner = self.equation(equation, operands, constants)
+            results, inner = self.equation(equation, operands, constants, path)
             flags.extend(inner)
             made = zip(equation.makes, results, strict=True)
             flags.extend(_look(x, False) for v, x in made if v in watched)
@@ -114,7 +127,7 @@ class Flagging:
         constants, seen = _constants(program, ()), []
 
         def apply(equation: _jax.Equation, operands: list[Any]) -> list[Any]:
-            results, inner = self.equation(equation, operands, constants)
+            results, inner = self.equation(equation, operands, constants, ())
             made = zip(equation.makes, results, strict=True)
             own = [_look(x, self.check_inf) for v, x in made if _inexact(v) and v not in constants]
             seen.append(Seen(operands, results, self.flag([*inner, *own])))
@@ -123,27 +136,32 @@ class Flagging:
         _jax.interpret(program, args, apply, lambda x: x)
         return seen
 
-    def body(self, program: _jax.Jaxpr, args: Sequence[Any]) -> tuple[list[Any], Any]:
+    def body(self, program: _jax.Jaxpr, args: Sequence[Any], path: Path) -> tuple[list[Any], Any]:
         """The results of a body whose results may get lost, and its one flag."""
-        results, flags = self.program(program, args, own=True)
+        results, flags = self.program(program, args, own=True, path=path)
         return results, self.flag(flags)
 
     def equation(
-        self, equation: _jax.Equation, operands: list[Any], constants: set[Any]
+        self, equation: _jax.Equation, operands: list[Any], constants: set[Any], path: Path
     ) -> Flagged:
         """The results of an equation and the flags inside it."""
         if _jax.has(equation.kind, _jax.Trait.TYPED) and not self.axes:
             return operands, []  # a body of one device, looked into by itself
-        if _jax.of_library(equation):
+        if of_library((*path, Level(equation))):
             return equation.evaluate(operands), []
         if equation.called:
-            return self._called(equation, equation.called, operands, constants)
+            return self._called(equation, equation.called, operands, constants, path)
         if _jax.reenters(equation) and not any(map(_jax.is_reference, operands)):
-            return self._reentered(equation, operands)
+            return self._reentered(equation, operands, path)
         return equation.evaluate(operands), []
 
     def _called(
-        self, equation: _jax.Equation, body: _jax.Body, operands: list[Any], constants: set[Any]
+        self,
+        equation: _jax.Equation,
+        body: _jax.Body,
+        operands: list[Any],
+        constants: set[Any],
+        path: Path,
     ) -> Flagged:
         """An equation that calls one body once: its equations are evaluated in its place."""
         into, out_of = _jax.placements(equation)
@@ -151,14 +169,17 @@ class Flagging:
         if equation.isolated:
             placed = list(lax.optimization_barrier(tuple(placed)))
         known = [_jax.is_literal(v) or v in constants for v in equation.reads]
-        results, flags = self.program(body.program, body.take(placed), body.take(known))
+        around = (*path, Level(equation, body=body))
+        given = body.take(placed), body.take(known)
+        results, flags = self.program(body.program, *given, path=around)
         return [*map(_placed, body.put(results), out_of)], flags
 
-    def _reentered(self, equation: _jax.Equation, operands: list[Any]) -> Flagged:
+    def _reentered(self, equation: _jax.Equation, operands: list[Any], path: Path) -> Flagged:
         """An equation made anew around bodies with a flag each."""
 
         def run(body: _jax.Body, inputs: Sequence[Any], _: Any) -> tuple[list[Any], Any]:
-            results, flag = self.on(body).body(body.program, inputs)
+            around = (*path, Level(equation, body=body))
+            results, flag = self.on(body).body(body.program, inputs, around)
             return _strong(body, results), flag
 
         arrays = [*map(_array, operands, equation.operand_types)]
@@ -212,28 +233,33 @@ def _able(v: Any) -> bool:
     return _inexact(v) and _jax.type_of(v).size > 0
 
 
-def _watched(program: _jax.Jaxpr, constants: set[Any], own: bool) -> set[Any]:
-    """The variables that are made in a program and in which NaN has to be looked for.
+def _watched(program: _jax.Jaxpr, own: bool, path: Path) -> tuple[set[Any], set[Any]]:
+    """The variables in which NaN has to be looked for, and those that it goes on from.
 
-    Not those that a NaN goes on from, nor what is made of constants alone: NaN is meant there.
+    NaN goes on from a variable, through an operation, to another in which it is looked for or from
+    which it goes on in turn. Nor is it looked for in what gets lost in the room it is made in.
     """
-    passed = _passed(program, own) | constants
-    made = (v for equation in _jax.equations(program) for v in equation.makes)
-    return {v for v in made if _able(v) and v not in passed}
+    outputs = set(_jax.variables(_jax.outputs(program)))
+    watched: set[Any] = set()
+    passed = set() if own else set(outputs)
+    for equation in reversed(_jax.equations(program)):
+        for v in equation.makes:
+            if not _able(v) or v in passed or gets_lost(v, equation, path, v in outputs):
+                continue
+            watched.add(v)
+        if all(v in watched or v in passed for v in equation.makes):
+            passed.update(_passing(equation, path))
+    return watched, passed
 
 
-def _passed(program: _jax.Jaxpr, own: bool) -> set[Any]:
-    """The variables that a NaN goes on from, to what is looked at in their place."""
-    passed = {v for equation in _jax.equations(program) for v in _passing(equation)}
-    return passed if own else passed.union(_jax.variables(_jax.outputs(program)))
-
-
-def _passing(equation: _jax.Equation) -> list[Any]:
+def _passing(equation: _jax.Equation, path: Path) -> list[Any]:
     """The operands of an equation that a NaN goes on from."""
     body = equation.called
     if body is not None:
-        reach = _reaching if _jax.of_library(equation) else lambda p: _passed(p, False)
-        inner = reach(body.program)
+        if of_library((*path, Level(equation))):
+            inner = _reaching(body.program, path)
+        else:
+            inner = _watched(body.program, False, (*path, Level(equation, body=body)))[1]
         pairs = zip(body.take(equation.reads), _jax.inputs(body.program), strict=True)
         return _jax.variables([v for v, i in pairs if i in inner])
     if _jax.has(equation.kind, _jax.Trait.NAN) and all(map(_able, equation.makes)):
@@ -241,12 +267,12 @@ def _passing(equation: _jax.Equation) -> list[Any]:
     return []
 
 
-def _reaching(program: _jax.Jaxpr) -> set[Any]:
+def _reaching(program: _jax.Jaxpr, path: Path) -> set[Any]:
     """The variables that a NaN goes on from, through operations alone, to a result of a program."""
     reaching = {v for v in _jax.variables(_jax.outputs(program)) if _able(v)}
     for equation in reversed(_jax.equations(program)):
         if equation.makes and all(v in reaching for v in equation.makes):
-            reaching.update(_passing(equation))
+            reaching.update(_passing(equation, path))
     return reaching
 
 

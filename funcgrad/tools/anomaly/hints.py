@@ -1,7 +1,11 @@
-"""What usually helps: one sentence for each of the classic ways to NaN."""
+"""What usually helps: one sentence for each of the classic ways to NaN.
+
+A sentence is given where it follows from the values that were seen, and the remedy that it names
+has a finite value and a finite gradient there: `tests/test_anomaly_hints.py` runs each.
+"""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -9,31 +13,33 @@ import numpy as np
 
 from ... import _jax
 from ..._loops.unfinished import nan_if_unfinished
-from .events import Event, Path, place
+from . import kinks
+from .events import Event
+from .follow import Stretch
 
 
 class Case(NamedTuple):
     """What a hint is chosen by.
 
     Fields:
+        kind: `"nan"` or `"inf"`.
         operation: the primitive that made the bad value.
         operands: the numbers that went in, where there are such.
         backward: whether it happened in a backward pass.
-        forward: the primitives of the forward pass that stand at the same place in the source, or
-            where the infinity that went in was made as their derivative.
-        masked: whether what they make goes into a `where` of another expression later on.
         made: the primitive that made the infinity that went in, or nothing.
+        overflowed: whether there is an infinity made of finite numbers, and not by a division by
+            zero.
         dtype: of the result.
         constant: whether the program wrote the NaN down itself.
         overrun: whether it is what a loop of funcgrad returns that would go on after `max_steps`.
     """
 
+    kind: str
     operation: str
     operands: tuple[complex, ...]
     backward: bool
-    forward: frozenset[str]
-    masked: bool
     made: str
+    overflowed: bool
     dtype: Any
     constant: bool
     overrun: bool
@@ -50,6 +56,18 @@ class Case(NamedTuple):
         """How many of the operands are infinite."""
         return sum(np.isinf(x) for x in self.operands)
 
+    @property
+    def grown(self) -> str:
+        """The operation that is said to overflow."""
+        return self.made or self.operation
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What sentences are filled in with."""
+        most = float(jnp.finfo(self.dtype).max) if jnp.issubdtype(self.dtype, jnp.inexact) else 0.0
+        bound = int(math.log(most) / 2) if most else 0
+        return {"dtype": self.dtype, "max": most, "bound": bound, "grown": self.grown}
+
     def real(self, index: int) -> float:
         """An operand; NaN where there is none, or it is complex."""
         value = self.operands[index] if index < len(self.operands) else math.nan
@@ -57,39 +75,22 @@ class Case(NamedTuple):
 
 
 Hint = tuple[Callable[[Case], bool], str]
-STEEP = {
-    "eigh": "the derivative of eigenvectors is infinite where two eigenvalues are equal",
-    "svd": "the derivative of singular vectors is infinite where two singular values are equal",
-    "sqrt": "sqrt has an infinite derivative at 0",
-    "rsqrt": "rsqrt has an infinite derivative at 0",
-    "log": "log has an infinite derivative at 0",
-    "log1p": "log1p has an infinite derivative at -1",
-    "acos": "arccos has an infinite derivative at -1 and 1",
-    "asin": "arcsin has an infinite derivative at -1 and 1",
-    "atanh": "arctanh has an infinite derivative at -1 and 1",
-    "acosh": "arccosh has an infinite derivative at 1",
-    "cbrt": "cbrt has an infinite derivative at 0",
-    "pow": "a power below 1 has an infinite derivative at 0",
-    "div": "a division by 0 has an infinite derivative",
-}
-
-
-def _steep(case: Case) -> str:
-    return next((text for name, text in STEEP.items() if name in case.forward), "")
-
-
-def _root(case: Case) -> bool:
-    """Whether an infinity is 1 / sqrt(0), the derivative of a root at the same place."""
-    return case.made == "div" and not case.forward.isdisjoint(("sqrt", "cbrt"))
-
 
 _MASKED = (
     "the other side of a `where` was taken here, but the gradient goes through both, as 0 times an"
     " infinite derivative; give this side a harmless argument:"
-    " where(ok, f(where(ok, x, 1.0)), other)"
+    " where(ok, f(where(ok, x, 0.5)), other)"
 )
-
+_MASKED_LATER = (
+    "the other side of a `where` is taken here, but the gradient goes through both and will be NaN"
+    " too; give this side a harmless argument: where(ok, f(where(ok, x, 0.5)), other);"
+    " only_if_reaches_output=True passes over it"
+)
 _HALF = "{dtype} holds no more than {max:.3g}; compute this in float32, or scale the values down"
+_EXP = (
+    "{grown} overflowed; for a softmax or logsumexp take those of jax.nn, which subtract the"
+    " maximum first, and otherwise bound the argument: exp(minimum(x, {bound}))"
+)
 
 _SURE: list[Hint] = [
     (
@@ -106,35 +107,49 @@ _SURE: list[Hint] = [
         lambda c: c.operation in ("gather", "dynamic_slice"),
         "an index is out of bounds, and JAX fills in NaN; check it, or index with mode='clip'",
     ),
-    (lambda c: c.backward and c.masked and (c.zero_times_infinity or c.made != ""), _MASKED),
 ]
 """What is certain whatever else holds."""
 
 _LIKELY: list[Hint] = [
     (
         lambda c: c.operation == "sqrt" and c.real(0) < 0,
-        "the argument of sqrt is negative; rounding may have made it so: sqrt(maximum(x, 0.0))",
+        "the argument of sqrt is negative, perhaps by rounding:"
+        " where(x > 0, sqrt(where(x > 0, x, 1.0)), 0.0), whose gradient is 0 there",
     ),
     (
-        lambda c: c.operation in ("log", "log1p") and c.real(0) < 0,
-        "the argument of log is negative; clip it, or compute the logarithm directly"
-        " (log_softmax, log_sigmoid)",
+        lambda c: c.operation == "rsqrt" and c.real(0) < 0,
+        "the argument of rsqrt is negative, perhaps by rounding: rsqrt(maximum(x, 1e-6))",
+    ),
+    (
+        lambda c: c.operation == "log" and c.real(0) < 0,
+        "the argument of log is negative; bound it, log(maximum(x, 1e-6)), or compute the logarithm"
+        " directly (log_softmax, log_sigmoid)",
+    ),
+    (
+        lambda c: c.operation == "log1p" and c.real(0) < -1,
+        "the argument of log1p is below -1; bound it: log1p(maximum(x, -1 + 1e-6))",
     ),
     (
         lambda c: c.operation == "log" and c.real(0) == 0,
-        "log(0) is -inf; clip it, log(maximum(x, tiny)), or compute the logarithm directly"
+        "log(0) is -inf; bound it, log(maximum(x, 1e-6)), or compute the logarithm directly"
         " (log_softmax)",
     ),
     (
-        lambda c: c.operation in ("acos", "asin", "atanh", "acosh"),
-        "the argument is outside the domain, perhaps by rounding; clip it to just inside",
+        lambda c: c.operation in ("acos", "asin", "atanh"),
+        "the argument is outside the domain, perhaps by rounding; clip it to just inside:"
+        " clip(x, -1 + 1e-6, 1 - 1e-6)",
+    ),
+    (
+        lambda c: c.operation == "acosh",
+        "the argument of arccosh is below 1, outside the domain; bound it: maximum(x, 1 + 1e-6)",
     ),
     (
         lambda c: c.operation == "pow" and c.real(0) < 0,
-        "a negative number to a power that is no integer is NaN; take abs, or an integer power",
+        "a negative number to a power that is no integer is NaN; take sign(x) * abs(x) ** p, or an"
+        " integer power",
     ),
     (
-        lambda c: c.operation in ("div", "rem") and c.real(1) == 0 and c.real(0) == 0,
+        lambda c: not c.backward and c.operation in ("div", "rem") and c.operands == (0, 0),
         "0 / 0; divide by where(y == 0, 1.0, y), and choose the result there with another where",
     ),
     (
@@ -142,18 +157,9 @@ _LIKELY: list[Hint] = [
         "a division by zero; add a small number to the divisor, or select it away before dividing",
     ),
     (
-        lambda c: c.operation in ("exp", "exp2", "expm1", "cosh", "sinh") and c.made == "",
-        "exp overflows; subtract the maximum first, as softmax and logsumexp do",
-    ),
-    (
-        lambda c: c.made in ("exp", "exp2", "expm1"),
-        "the infinity is an exp that overflowed; subtract the maximum first, as softmax and"
-        " logsumexp do",
-    ),
-    (
         lambda c: c.operation == "sub" and c.operands == (-math.inf, -math.inf),
-        "inf - inf; if this is a softmax, a row holds nothing but -inf: leave one entry unmasked,"
-        " or mask with a large negative number",
+        "-inf - -inf; if this is a softmax or logsumexp, a row holds nothing but -inf: leave one"
+        " entry unmasked, or mask with a large negative number, -1e9",
     ),
     (
         lambda c: c.operation == "sub" and c.infinities == 2,
@@ -161,7 +167,8 @@ _LIKELY: list[Hint] = [
     ),
     (
         lambda c: not c.backward and c.zero_times_infinity and c.made == "log",
-        "0 * log(0); use jax.scipy.special.xlogy(p, p) or entr(p), which are 0 there",
+        "0 * log(0); p * log(maximum(p, 1e-30)) is 0 there and has a gradient, which jax.scipy's"
+        " xlogy(p, p) and entr(p) have not: theirs is infinite",
     ),
     (
         lambda c: c.zero_times_infinity and c.made in ("rsqrt", "div", "integer_pow"),
@@ -179,11 +186,16 @@ _LIKELY: list[Hint] = [
     ),
     (
         lambda c: c.operation in ("custom_linear_solve", "triangular_solve", "lu"),
-        "the matrix is singular; add a small multiple of the identity, or use jnp.linalg.lstsq",
+        "the matrix is singular; add a small multiple of the identity",
     ),
     (
         lambda c: c.operation in ("sin", "cos", "tan") and c.infinities == 1,
         "a sine or cosine of an infinite argument; look where the infinity came from",
+    ),
+    (
+        lambda c: c.overflowed,
+        "the infinity is an overflow of `{grown}`: {dtype} holds no more than {max:.3g}; scale the"
+        " values down, or compute with their logarithms",
     ),
     (
         lambda c: c.backward and c.infinities > 0 and c.made == "",
@@ -191,56 +203,64 @@ _LIKELY: list[Hint] = [
         " pass (of sqrt, log or a power at 0); find the line that made it with check_inf=True",
     ),
 ]
+_GROWING = ("exp", "exp2", "expm1", "cosh", "sinh")
 
 
-def hint(event: Event, program: _jax.Jaxpr, numbers: Sequence[Any] | None, dtype: Any) -> str:
+def hint(
+    stretch: Stretch,
+    program: _jax.Jaxpr,
+    index: tuple[int, ...],
+    numbers: Sequence[Any] | None,
+    dtype: Any,
+) -> str:
     """A sentence for an event in a program; empty where it is none of the classics.
 
     Args:
-        event: the event.
+        stretch: what is around the event.
         program: the whole program.
-        numbers: the operands at the bad entry, where the operation is elementwise.
+        index: of the bad entry.
+        numbers: the operands there, where the operation is elementwise.
         dtype: of the bad result.
     """
-    case = _case(event, program, numbers, dtype)
+    event = stretch.event
+    case = _case(event, numbers, dtype)
     for applies, sentence in _SURE:
         if applies(case):
             return sentence
-    infinite = case.zero_times_infinity or case.made != ""
-    if _steep(case) and ((case.backward and infinite) or _root(case)):
-        return (
-            f"{_steep(case)}; keep the argument away from there (add a small number, or select it"
-            " away with `where` before and after)"
-        )
-    small = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits <= 16
-    # Types of eight bits that have no infinity overflow to NaN.
-    cast = case.operation == "convert_element_type" and all(map(np.isfinite, case.operands))
-    made = event if event.kind == "inf" or cast else event.infinite
-    constant = made is None and not case.backward and math.inf in case.operands  # as 1e5 is
-    if small and (constant or (made is not None and _overflowed(made))):
-        return _HALF.format(dtype=dtype, max=float(jnp.finfo(dtype).max))
-    for applies, sentence in _LIKELY:
-        if applies(case):
+    if not case.backward and stretch.dropped_later(index):
+        return _MASKED_LATER
+    if case.backward and numbers is not None and stretch.dropped_gradient(index, numbers):
+        return _MASKED
+    if case.overflowed and _small(dtype):
+        return _HALF.format(**case.limits)
+    if case.overflowed and case.grown in _GROWING:
+        return _EXP.format(**case.limits)
+    if case.zero_times_infinity or case.made:
+        at_fault = stretch.operations(program, event.fault.place)
+        names = kinks.functions(at_fault)
+        if sentence := kinks.sentence(at_fault, names, case.backward):
             return sentence
-    return ""
+    return next((text.format(**case.limits) for applies, text in _LIKELY if applies(case)), "")
 
 
-def _case(event: Event, program: _jax.Jaxpr, numbers: Sequence[Any] | None, dtype: Any) -> Case:
-    made, backward = event.infinite, event.turns > 0
-    twins = list(_twins(event.path, program))
-    forward = {twin[-1].name for twin in twins}
-    name = made.equation.name if made is not None else ""
-    if made is not None:
-        others = {twin[-1].name for twin in _twins(made.path, program)}
-        # What is infinite itself there is no derivative; that of a power is a power.
-        forward |= others - ({name} - {"pow"})
+def _small(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating)) and jnp.finfo(dtype).bits <= 16
+
+
+def _case(event: Event, numbers: Sequence[Any] | None, dtype: Any) -> Case:
+    operands = tuple(x.item() if hasattr(x, "item") else x for x in map(_wide, numbers or ()))
+    name, backward = event.equation.name, event.turns > 0
+    # Types of eight bits that have no infinity overflow to NaN.
+    cast = name == "convert_element_type" and all(map(np.isfinite, operands))
+    made = event if event.kind == "inf" or cast else event.infinite
+    constant = made is None and not backward and math.inf in operands  # as 1e5 is in float16
     return Case(
-        event.equation.name,
-        tuple(x.item() if hasattr(x, "item") else x for x in map(_wide, numbers or ())),
-        backward,
-        frozenset(forward),
-        backward and any(map(_selected, twins)),
+        event.kind,
         name,
+        operands,
+        backward,
+        event.infinite.equation.name if event.infinite is not None else "",
+        (constant and _small(dtype)) or (made is not None and _overflowed(made)),
         dtype,
         event.constant,
         any(level.equation.made_in(nan_if_unfinished) for level in event.path),
@@ -255,39 +275,10 @@ def _wide(x: Any) -> Any:
 def _overflowed(made: Event) -> bool:
     """Whether an infinity was made of finite numbers by something else than a division by zero."""
     divisions = ("div", "log", "log1p", "integer_pow", "pow", "rsqrt", "atanh")
-    return made.equation.name not in divisions
+    if made.equation.name in divisions:
+        return made.equation.name in ("integer_pow", "pow") and not _holds_zero(made)
+    return True
 
 
-def _twins(path: Path, program: _jax.Jaxpr) -> Iterator[tuple[_jax.Equation, ...]]:
-    """The forward equations from the same expression of the source as the last on a path.
-
-    Each after the equations that hold it.
-    """
-    here = place(path)
-    for twin in _jax.everywhere(program) if here else ():
-        forward = not any("transpose" in equation.transforms for equation in twin)
-        if forward and here and here.same(_jax.place(twin)):
-            yield twin
-
-
-def _selected(path: Sequence[_jax.Equation]) -> bool:
-    """Whether what an equation makes goes on, in its program, into a side of a `where`.
-
-    A `where` of the same expression is a library's own, as in `jnp.std`: the user chose no side.
-    """
-    *around, equation = path
-    own, reached = _jax.place(path), set(equation.makes)
-    every = _jax.equations(equation.program)
-    for after in every[every.index(equation) + 1 :]:
-        if reached.isdisjoint(_jax.variables(after.reads)):
-            continue
-        if _selects(after) and not (own and own.same(_jax.place([*around, after]))):
-            return True
-        reached.update(after.makes)
-    return False
-
-
-def _selects(equation: _jax.Equation) -> bool:
-    calls = [body.program for body in equation.bodies if body.role == _jax.CALL]
-    inner = (e for program in calls for e in _jax.equations(program))
-    return equation.name == "select_n" or any(map(_selects, inner))
+def _holds_zero(event: Event) -> bool:
+    return any(np.any(np.asarray(o.array) == 0) for o in event.operands)

@@ -11,6 +11,7 @@ from ..._describe import describe, number
 from ...errors import AnomalyError
 from . import examples, hints, segments
 from .events import Event
+from .follow import Stretch
 from .values import Value, bad_entries, first_index, states
 
 
@@ -56,10 +57,23 @@ class Anomaly(NamedTuple):
 WORDS = {"nan": "NaN", "inf": "an infinite value"}
 
 
-def error(event: Event, program: _jax.Jaxpr) -> AnomalyError:
-    """The error for an event in a program."""
-    index, own = _index(event), event.place.own if event.place else None
-    scopes = [name for level in event.path for name in level.equation.scopes]
+def error(
+    event: Event,
+    around: Sequence[tuple[_jax.Jaxpr, list[Any]]],
+    program: _jax.Jaxpr,
+    compiled: bool = False,
+) -> AnomalyError:
+    """The error for an event in a program.
+
+    Args:
+        event: the event.
+        around: the programs around it and their inputs, the innermost first.
+        program: the whole program.
+        compiled: whether it is an infinite value, told of because the program has NaN compiled.
+    """
+    index, fault = _index(event), event.fault
+    own = fault.place.own if fault.place else None
+    scopes = [name for level in fault.path for name in level.equation.scopes]
     dtype = jnp.result_type(_bad_result(event))
     anomaly = Anomaly(
         event.kind,
@@ -73,13 +87,13 @@ def error(event: Event, program: _jax.Jaxpr) -> AnomalyError:
         function=own.function if own else "",
         source=_jax.expression(own) if own else "",
         scope="/".join(scopes),
-        steps=segments.steps(event.path),
-        examples=examples.examples(event.path, index, _bad_place(event)),
-        device=next((level.device for level in event.path if level.device), ()),
+        steps=segments.steps(fault.path),
+        examples=examples.examples(fault.path, _index(fault), _bad_place(fault)),
+        device=next((level.device for level in fault.path if level.device), ()),
         retained=_retained(event.operands),
-        hint=hints.hint(event, program, numbers(event, index), dtype),
+        hint=hints.hint(Stretch(event, around), program, index, numbers(event, index), dtype),
     )
-    return AnomalyError(_text(anomaly, event), anomaly)
+    return AnomalyError(_text(anomaly, event, compiled), anomaly)
 
 
 def input_error(path: str, array: Any, kind: str) -> AnomalyError:
@@ -114,14 +128,20 @@ def _retained(operands: Sequence[Value]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for _, name in names))
 
 
-def _text(anomaly: Anomaly, event: Event) -> str:
+_ORDER = (
+    "NaN in the results of the compiled program, in which XLA multiplies and adds in another order"
+    " than it is written in; as written there is none, but "
+)
+
+
+def _text(anomaly: Anomaly, event: Event, compiled: bool) -> str:
     passes = ["forward pass", "backward pass", "backward pass of a backward pass"]
     passed = passes[min(event.turns, 2)]
     if any(level.equation.recomputes for level in event.path):
         passed += ", in what jax.checkpoint recomputes"
     what = anomaly.computed and f": {anomaly.computed}"
     lines = [
-        f"`detect_anomaly` found {WORDS[anomaly.kind]} in the {passed}:"
+        f"`detect_anomaly` found {_ORDER * compiled}{WORDS[anomaly.kind]} in the {passed}:"
         f" `{anomaly.operation}` made it{_at(anomaly.at)}{what}",
         *_place_lines(event),
         *(f"  {line}" for line in _facts(anomaly)),
@@ -135,6 +155,13 @@ def _text(anomaly: Anomaly, event: Event) -> str:
 
 
 def _place_lines(event: Event) -> list[str]:
+    lines = _lines(event.fault)
+    if event.fault is not event and event.fault.place != event.place:
+        lines += ["  where the gradient got infinite; it was multiplied by 0", *_lines(event)]
+    return lines
+
+
+def _lines(event: Event) -> list[str]:
     place = event.place
     if place is None:
         return ["  its source line is not known"]

@@ -25,12 +25,14 @@ class Value(NamedTuple):
             order of execution.
         cause: if it is bad, the number of the event that made it so, or `CONSTANT`.
         infinite: if it holds infinities, the event that made the first of them, where known.
+        entered: if it is a gradient and holds infinities, the event with which they got in.
     """
 
     array: Any
     names: tuple[tuple[int, str], ...] = ()
     cause: int | None = None
     infinite: Any = None
+    entered: Any = None
 
 
 def merged(values: Sequence[Value], most: int = 3) -> tuple[tuple[int, str], ...]:

@@ -17,7 +17,8 @@ from ... import _jax
 from ..._tags import TAG
 from ..._taps import find
 from . import devices, flags, loops
-from .events import Event, Found, Level, Path
+from .events import Event, Found, Level, Out, Path
+from .rooms import Room, of_library, out_of, room
 from .values import CONSTANT, State, Value, merged, states
 
 
@@ -27,22 +28,37 @@ class Walk:
     Attributes:
         check_inf: whether infinite values are bad too.
         stop: the number of the event to end with; `None` goes on to the end of the program.
+        first: whether to end with the first event that is the user's concern, in no room or out of
+            its own.
         count: how many events there have been.
+        steps: loops and steps of loops, compiled, by their equation; filled on the way.
     """
 
-    def __init__(self, check_inf: bool, stop: int | None, count: int = 0):
-        self.check_inf, self.stop, self.count = check_inf, stop, count
-        self._tags = 0
-        self._flagged: dict[Any, Any] = {}
+    def __init__(
+        self,
+        check_inf: bool,
+        stop: int | None = None,
+        count: int = 0,
+        *,
+        first: bool = False,
+        steps: dict[Any, Any],
+    ):
+        self.check_inf, self.stop, self.count, self.first = check_inf, stop, count, first
+        self.steps, self._tags = steps, 0
+        self._rooms: dict[int | None, Room] = {}
 
     def run(self, program: _jax.Jaxpr, operands: Sequence[Value], path: Path = ()) -> list[Value]:
         """The results of a program; raises `Found` at the event to stop at."""
-        return _jax.interpret(
-            program,
-            operands,
-            lambda equation, given: self.equation(Level(equation), given, path),
-            lambda x: Value(x, cause=CONSTANT if self._is_bad(states([x])[0]) else None),
-        )
+        try:
+            return _jax.interpret(
+                program,
+                operands,
+                lambda equation, given: self.equation(Level(equation), given, path),
+                lambda x: Value(x, cause=CONSTANT if self._is_bad(states([x])[0]) else None),
+            )
+        except Found as found:
+            found.around.append((program, [operand.array for operand in operands]))
+            raise
 
     def _is_bad(self, state: State) -> bool:
         return state.nan or (self.check_inf and state.inf)
@@ -53,7 +69,16 @@ class Walk:
         A function of JAX is looked into only if what it returns is bad: NaN that it makes and masks
         itself, as `xlogy` does at 0, is no concern of the user's.
         """
-        if not _repeatable(operands) or not _jax.of_library(level.equation):
+        heeds = self._heeds(level, operands, path)
+        values = self._equation(level, operands, path)
+        if heeds:
+            out = [v.cause for v in values if v.cause in self._rooms]
+            if out and _jax.of_choice(level.equation):
+                raise Out(out[0])
+        return values
+
+    def _equation(self, level: Level, operands: list[Value], path: Path) -> list[Value]:
+        if not _repeatable(operands) or not of_library((*path, level)):
             return self._by_role(level, operands, path)
         arrays = evaluate(level.equation, operands)
         found = states(arrays)
@@ -63,8 +88,22 @@ class Walk:
         if not any(state.inf for state in found):
             return values
         # Another walk, which stops nowhere, to know where infinities were made.
-        inside = Walk(self.check_inf, None)._by_role(level, operands, path)
-        return [v._replace(infinite=i.infinite) for v, i in zip(values, inside, strict=True)]
+        inside = Walk(self.check_inf, None, steps=self.steps)._by_role(level, operands, path)
+        return [
+            v._replace(infinite=i.infinite, entered=i.entered)
+            for v, i in zip(values, inside, strict=True)
+        ]
+
+    def _heeds(self, level: Level, operands: list[Value], path: Path) -> bool:
+        """Whether an equation reads bad values that are in rooms; raises where one gets out."""
+        heeds = False
+        for value, variable in zip(operands, level.equation.reads, strict=True):
+            if value.cause in self._rooms:
+                left = out_of(self._rooms[value.cause], (*path, level), variable)
+                if left is None:
+                    raise Out(value.cause)
+                self._rooms[value.cause], heeds = left, True
+        return heeds
 
     def _by_role(self, level: Level, operands: list[Value], path: Path) -> list[Value]:
         if _jax.has(level.equation.kind, _jax.Trait.TYPED):
@@ -91,7 +130,7 @@ class Walk:
         return self._call(level, operands, path, max(0, which))
 
     def _loop(self, level: Level, operands: list[Value], path: Path) -> list[Value]:
-        whole = self._whole(level.equation, operands)
+        whole = self._whole(level.equation, operands, path)
         if whole is not None:
             return whole
         if loops.most_steps(level.equation, operands) == 0:
@@ -105,11 +144,12 @@ class Walk:
     def _step(self, level: Level, body: _jax.Body, inputs: list[Value], path: Path) -> list[Value]:
         """A step of a loop: compiled, and equation by equation only where its flag is up."""
         key = level.equation, body.role
-        results = self._compiled(key, body.program, inputs, [body.program])
-        return self.run(body.program, inputs, (*path, level)) if results is None else results
+        around = (*path, level)
+        results = self._compiled(key, body.program, inputs, [body.program], around)
+        return self.run(body.program, inputs, around) if results is None else results
 
     def _mesh(self, level: Level, operands: list[Value], path: Path) -> list[Value]:
-        whole = self._whole(level.equation, operands)
+        whole = self._whole(level.equation, operands, path)
         if whole is not None:
             return whole
         event = None
@@ -129,7 +169,8 @@ class Walk:
         *around, level = event.path
         if level.equation.programs:
             try:
-                Walk(self.check_inf, 1).equation(level, event.operands, tuple(around))
+                walk = Walk(self.check_inf, 1, steps=self.steps)
+                walk.equation(level, event.operands, tuple(around))
             except Found as found:
                 return found.event
             except Exception:
@@ -147,10 +188,19 @@ class Walk:
         made = next((o.infinite for o in operands if o.infinite is not None), None)
         if made is None and not any(s.inf for s in states([o.array for o in operands])):
             made = Event("inf", (*path, level), operands, arrays)
+        entered = next((o.entered for o in operands if o.entered is not None), None)
+        if entered is None and Event("inf", (*path, level), operands, arrays).turns:
+            entered = Event("inf", (*path, level), operands, arrays)
         bad = any(map(self._is_bad, found))
         cause = self._cause(level, operands, arrays, found, path) if bad else None
         return [
-            Value(array, names, cause if self._is_bad(state) else None, made if state.inf else None)
+            Value(
+                array,
+                names,
+                cause if self._is_bad(state) else None,
+                made if state.inf else None,
+                entered if state.inf else None,
+            )
             for array, state in zip(arrays, found, strict=True)
         ]
 
@@ -189,19 +239,30 @@ class Walk:
     def _counted(self, event: Event) -> int:
         """The number of a new event; raises `Found` where it is the one to stop at."""
         self.count += 1
-        if self.count == self.stop:
+        here = room(event.path) if self.first else None
+        if self.count == self.stop or (self.first and here is None):
             raise Found(event)
+        if here is not None:
+            self._rooms[self.count] = here
         return self.count
 
-    def _whole(self, equation: _jax.Equation, operands: list[Value]) -> list[Value] | None:
+    def _whole(
+        self, equation: _jax.Equation, operands: list[Value], path: Path
+    ) -> list[Value] | None:
         """An equation at one go, compiled; `None` where a value in it may be bad."""
         if not _repeatable(operands):
             return None
         program, _ = equation.alone()
-        return self._compiled(equation, program, equation.take(operands), equation.programs)
+        given = equation.take(operands)
+        return self._compiled(equation, program, given, equation.programs, path)
 
     def _compiled(
-        self, key: Any, program: _jax.Jaxpr, inputs: list[Value], bodies: Sequence[_jax.Jaxpr]
+        self,
+        key: Any,
+        program: _jax.Jaxpr,
+        inputs: list[Value],
+        bodies: Sequence[_jax.Jaxpr],
+        path: Path,
     ) -> list[Value] | None:
         """The results of a program, compiled; `None` where a value in it may be bad.
 
@@ -209,12 +270,12 @@ class Walk:
         """
         if not _repeatable(inputs):
             return None
-        if key not in self._flagged:
-            run = functools.partial(flags.run, program, check_inf=self.check_inf)
-            self._flagged[key] = jax.jit(
+        if key not in self.steps:
+            run = functools.partial(flags.run, program, check_inf=self.check_inf, path=path)
+            self.steps[key] = jax.jit(
                 lambda *args: run(args), compiler_options={"xla_allow_excess_precision": False}
             )
-        arrays, bad = self._flagged[key](*(x.array for x in inputs))
+        arrays, bad = self.steps[key](*(x.array for x in inputs))
         if bad:
             return None
         self._tags += 1
