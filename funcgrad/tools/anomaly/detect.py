@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ... import _jax
 from ..._calls import Call, Returned, argument_at, every_argument
 from ..._describe import describe
+from ..._mistakes import explained
 from ..._objects import carried, pure
 from ..._types import Function, P, R
 from ...errors import AnomalyError, UsageError
@@ -98,6 +99,7 @@ def detect_anomaly(
     )
 
     @functools.wraps(fun)
+    @explained
     def checked(*args: Any, **kwargs: Any) -> Any:
         with carried(fun, args, kwargs, "detect_anomaly") as carry:
             call = every_argument(alone, carry.args, carry.kwargs, function="detect_anomaly")
