@@ -25,8 +25,7 @@ from typing import (
 import jax
 import jax.numpy as jnp
 
-from .. import _jax
-from .. import _taps as interpret
+from .. import _jax, _taps
 from .._calls import (
     Call,
     differentiated,
@@ -43,9 +42,9 @@ from .._mistakes import explained
 from .._objects import Left, carried
 from .._types import Function, Grads, P, R
 from ..errors import GradientError, TreeError, UsageError
+from .chosen_tags import Names, Retain, names_of
 from .keywords import Either, Named, Plain, WithAux, WithAuxNamed
 from .program import plain, traced
-from .retain import Names, Retain, names_of
 
 Ts = TypeVarTuple("Ts")
 Aux = TypeVar("Aux")
@@ -665,7 +664,7 @@ def _forward(
     return _Forward(Left(objects, (out, aux)), pullback, program.used)
 
 
-def _tag(name: str, site: interpret.Site) -> _Tag:
+def _tag(name: str, site: _taps.Site) -> _Tag:
     return _Tag(name, site.tree, site.chosen)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Required, TypedDict
 
-from .retain import Names, Retain
+from .chosen_tags import Names, Retain
 
 
 class Keywords(TypedDict, total=False):

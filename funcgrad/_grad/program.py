@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .. import _jax
-from .. import _taps as interpret
+from .. import _jax, _taps
 from .._calls import Parts, check_arrays, returned
 from .._leaves import takes_gradient
-from .retain import Retain, select
+from .chosen_tags import Retain, select
 
 Flat = Callable[[list[Any]], tuple[Any, Any]]
 """A function of the leaves that take gradients to `(out, aux)`."""
@@ -28,8 +27,8 @@ class Program(NamedTuple):
     """
 
     run: Callable[[list[Any], dict[str, Any]], Any]
-    sites: dict[str, interpret.Site]
-    taps: interpret.Values
+    sites: dict[str, _taps.Site]
+    taps: _taps.Values
     used: list[bool]
     rules: Callable[[], str] = str
 
@@ -49,14 +48,14 @@ def traced(
 ) -> Program:
     """The function traced, once, with a tap at each tag that `retain` asks for."""
     closed, count, parts = _trace(flat, leaves, function)
-    sites = select(retain, interpret.find(closed), function)
-    zeros = functools.cache(interpret.Leaf.zeros)
+    sites = select(retain, _taps.find(closed), function)
+    zeros = functools.cache(_taps.Leaf.zeros)
     taps = {name: site.taps(zeros) for name, site in sites.items()}
     # What is shared is compiled once for each jaxpr: where nothing is staged, at each call anew.
     staged = any(map(_jax.is_tracer, jax.tree.leaves(taps)))
 
-    def run(leaves: list[Any], taps: interpret.Values) -> Any:
-        results, values = interpret.run(closed, leaves, taps, share=staged)
+    def run(leaves: list[Any], taps: _taps.Values) -> Any:
+        results, values = _taps.run(closed, leaves, taps, share=staged)
         return results[:count], (parts.join(results[count:]), values)
 
     used = _used(closed, leaves, count) if tell_used else [True] * len(leaves)

@@ -20,8 +20,8 @@ Sharp edge: rows of `ys` that no step wrote are unspecified; only loops over the
 them.
 """
 
-from . import anatomy, batch, dce, forward, reverse
+from . import anatomy, batch, dce, forward_mode, reverse_mode
 from .primitive import Loop as Loop
 from .primitive import bounded_loop as bounded_loop
 
-del anatomy, batch, dce, forward, reverse
+del anatomy, batch, dce, forward_mode, reverse_mode

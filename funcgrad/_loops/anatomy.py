@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from .. import _jax
 from .._lists import split_at
-from .forward import Nonzero, run_with_tangents
+from .forward_mode import Nonzero, run_with_tangents
 from .primitive import Loop, bounded_loop
 
 

@@ -9,7 +9,7 @@ from jax import lax
 
 from .. import _jax
 from .._lists import split_at
-from .forward import Nonzero, joined, jvp_p, reached
+from .forward_mode import Nonzero, joined, jvp_p, reached
 from .primitive import Loop, Operands, loop_p, make, zeros
 
 

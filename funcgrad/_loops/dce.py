@@ -5,7 +5,7 @@ from typing import Any
 
 from .. import _jax
 from .._lists import split_at
-from .forward import Nonzero, jvp_p
+from .forward_mode import Nonzero, jvp_p
 from .primitive import Loop, loop_p
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from .. import _jax
 from .._lists import split_at
-from .forward import Nonzero, jvp_p, parts
+from .forward_mode import Nonzero, jvp_p, parts
 from .primitive import Loop, Operands, bounded_loop, loop_p
 
 

@@ -14,4 +14,4 @@ from .find import Leaf as Leaf
 from .find import Site as Site
 from .find import Values as Values
 from .find import find as find
-from .run import run as run
+from .tag_gradients import run as run

@@ -28,11 +28,11 @@ from .recorded.align_values import pair_values as pair_values
 from .recorded.cells import Cell as Cell
 from .recorded.cells import Output as Output
 from .recorded.compare import compare as compare
+from .recorded.files import read as read
 from .recorded.html import as_html as as_html
 from .recorded.judge import Verdict as Verdict
 from .recorded.judge import judge as judge
 from .recorded.parse import parse as parse
-from .recorded.read import read as read
 from .recorded.report import CellReport as CellReport
 from .recorded.report import Report as Report
 from .recorded.report import Row as Row

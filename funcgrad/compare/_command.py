@@ -9,8 +9,8 @@ import click
 from .._files import encoded, writable, write_whole
 from ..errors import CompareError
 from .recorded.compare import compare, default_file
+from .recorded.files import MAX_SIZE
 from .recorded.html import as_html
-from .recorded.read import MAX_SIZE
 from .recorded.report import Report, as_json
 from .recorded.run import DEFAULT_TIMEOUT
 from .recorded.terminal import print_report

@@ -13,10 +13,10 @@ from .align_values import pair_values
 from .asked import allowed_by, is_random, widest
 from .cells import Cell, order_notes
 from .contents import contents_of
+from .files import MAX_SIZE, read
 from .judge import judge
 from .map import read_map, read_tolerances
 from .marks import spans
-from .read import MAX_SIZE, read
 from .report import CellReport, Report, Row
 from .rounding import with_formats
 from .run import DEFAULT_TIMEOUT, Progress, run

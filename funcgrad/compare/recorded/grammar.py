@@ -11,8 +11,8 @@ from typing import Any
 
 from ..._extras import need
 from .build import Inner, container, item, scalar, stacked, tensor_numbers
-from .calls import Keyword, called
 from .literals import Block, Unfit, literal
+from .printed_tensors import Keyword, called
 from .values import Container, Item, Value
 
 

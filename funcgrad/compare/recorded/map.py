@@ -24,7 +24,7 @@ from ...errors import CompareError
 from ..tolerances import Tolerance
 from .asked import tolerance
 from .cells import Cell
-from .read import text_of
+from .files import text_of
 
 _FIELDS = ("cells", "rtol", "atol")
 _NAME = re.compile(

@@ -19,8 +19,8 @@ from ..._extras import need
 from ..._mistakes import fix_for
 from ...errors import CompareError
 from .cells import Cell
+from .files import MAX_SIZE, text_of
 from .notebook import cells_of, notebook_of
-from .read import MAX_SIZE, text_of
 
 Progress = Callable[[int, int], None]
 DEFAULT_TIMEOUT = 600

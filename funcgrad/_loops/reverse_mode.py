@@ -9,7 +9,7 @@ from jax import lax
 from .. import _jax
 from .._lists import inverted, merge, partly, select, split_at
 from ..errors import GradientError
-from .forward import Nonzero, jvp_p
+from .forward_mode import Nonzero, jvp_p
 from .primitive import Loop, Operands, loop_p, make, zeros
 from .segments import in_pieces
 
