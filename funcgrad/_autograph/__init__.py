@@ -11,8 +11,6 @@ from .._types import Function, P, R
 from ..errors import UsageError
 from ._source import shown
 
-_GRADIENTS = "funcgrad._grad.backward"  # where the functions that `grad` returns are written
-
 
 @overload
 def autograph(
@@ -131,7 +129,9 @@ def autograph(
 
 
 def _converted(fun: Any, operators: Any) -> Any:
-    if getattr(fun, "__globals__", {}).get("__name__") == _GRADIENTS:
+    from .._grad.backward import shared
+
+    if shared(fun) is not None:
         raise UsageError(
             f"`autograph` got `{fun.__name__}`, a gradient, which calls its function where no"
             " source is converted, and wants the function: convert it first, and take the gradient"
