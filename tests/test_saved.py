@@ -966,3 +966,63 @@ def test_hooks_stand_around_a_vmap_of_a_cond_that_differs_by_example():
     each = jax.vmap(lambda x: lax.cond(x[0] > 0, jnp.sin, lambda x: x**3, x))
     total = lambda f: jax.grad(lambda x: jnp.sum(f(x)))(X)
     np.testing.assert_allclose(total(fg.save_on_cpu(each)), total(each), rtol=1e-6)
+
+
+# What a checkpoint holds when it is computed again.
+
+
+def stacked(layer):
+    return lambda ws, x: jnp.sum(lax.scan(layer, x, ws)[0] ** 2)
+
+
+def tanh_layer(h, w):
+    return jnp.tanh(h @ w), None
+
+
+DEEP = (jnp.ones((64, 16, 16)) / 16, jnp.ones((256, 16)))
+
+
+def test_without_a_checkpoint_nothing_is_computed_again():
+    assert fg.saved_tensors(stacked(tanh_layer), *DEEP).recomputed == ()
+
+
+def test_a_checkpoint_around_a_whole_loop_holds_what_the_loop_keeps():
+    plain = fg.saved_tensors(stacked(tanh_layer), *DEEP)
+    around = fg.saved_tensors(jax.checkpoint(stacked(tanh_layer)), *DEEP)
+    assert around.added == 0
+    assert [again.bytes for again in around.recomputed] == [plain.added]
+    told = f"in the backward pass, and held there at once: {plain.added / 2**20:.4g} MiB"
+    assert told in str(around)
+
+
+def test_a_checkpoint_around_the_body_holds_one_step():
+    (again,) = fg.saved_tensors(stacked(jax.checkpoint(tanh_layer)), *DEEP).recomputed
+    step = fg.saved_tensors(lambda h, w: tanh_layer(h, w)[0], DEEP[1], DEEP[0][0])
+    assert again.bytes == step.added
+
+
+def test_a_checkpoint_of_a_part_is_told_with_its_line():
+    part = jax.checkpoint(lambda x: jnp.sin(jnp.sin(x)))
+    saved = fg.saved_tensors(lambda x: jnp.sum(part(x) ** 2), jnp.ones(8))
+    (again,) = saved.recomputed
+    assert again.bytes == fg.saved_tensors(lambda x: jnp.sin(jnp.sin(x)), jnp.ones(8)).added
+    assert f"(jax.checkpoint, test_saved.py:{again.line} in " in str(saved)
+    assert "held there at once" in saved._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "fun",
+    [
+        lambda x: lax.stop_gradient(lax.while_loop(lambda y: y[0] < 9, lambda y: y * 2, x)) * x,
+        lambda x: x * jnp.argmax(x).astype(x.dtype),
+    ],
+)
+def test_a_checkpoint_with_a_part_that_has_no_backward_pass_is_no_error(fun):
+    assert len(fg.saved_tensors(lambda x: jnp.sum(jax.checkpoint(fun)(x)), jnp.ones(3))) > 0
+
+
+def test_the_temporary_memory_of_the_compiled_gradient_is_what_is_held_at_once():
+    fun = jax.checkpoint(stacked(tanh_layer))
+    compiled = jax.jit(jax.grad(fun)).lower(*DEEP).compile()
+    stated = fg.saved_tensors(fun, *DEEP).recomputed[0].bytes
+    assert abs(compiled.memory_analysis().temp_size_in_bytes / stated - 1) < 0.1

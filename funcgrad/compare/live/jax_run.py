@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._describe import describe
+from ..._detach import detach
 from ..._grad.backward import vjp
 from ..._leaves import takes_gradient
-from ..._stop import detach
 from ...errors import UsageError
 from . import kinks
 from .inputs import Inputs, by_path, explained_call, plain

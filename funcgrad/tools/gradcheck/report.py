@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ... import _jax
-from ..._stop import detach
+from ..._detach import detach
 from ...errors import GradcheckError
 from .analysis import MODES
 from .problem import Problem

@@ -10,17 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from ... import _jax
-from ..._calls import Call, argument_at
+from ..._calls import argument_at
 from ..._describe import describe
 from ..._jax.dataflow import Dataflow, Vertex
-from ..._leaves import takes_gradient
-from ..._lists import inverted, merge, select
 from ..._mistakes import explained
-from ...errors import TagError, UsageError
+from ...errors import TagError
 from .call import asked
+from .kept import checkpoints, forward, kept, size
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,28 @@ class SavedTensor:
         return f"{Path(self.file).name}:{self.line} in {self.function}" if self.file else ""
 
 
+@dataclass(frozen=True)
+class Recomputed:
+    """A `jax.checkpoint`, and what the backward pass holds at once when it computes it again.
+
+    Attributes:
+        bytes: of its intermediate values; in a loop those of one step.
+        file, line, function: the user's line; `None` where JAX has not kept it.
+    """
+
+    bytes: int
+    file: str | None = None
+    line: int | None = None
+    function: str | None = None
+
+    def __str__(self) -> str:
+        where = f", {Path(self.file).name}:{self.line} in {self.function}" if self.file else ""
+        return (
+            "recomputed in the backward pass, and held there at once:"
+            f" {_size(self.bytes)} (jax.checkpoint{where})"
+        )
+
+
 COLUMNS = ("bytes", "share", "array", "what", "again", "where", "expression")
 WIDEST = 60  # characters of a cell
 
@@ -73,9 +92,13 @@ class SavedTensors:
 
     Attributes:
         rows: an entry for each array; one that is kept for two purposes is there once.
+        recomputed: an entry for each `jax.checkpoint` outside of `shard_map`. Around a whole loop
+            or network one saves no memory: the backward pass computes all of it again, and holds
+            that at once.
     """
 
     rows: tuple[SavedTensor, ...]
+    recomputed: tuple[Recomputed, ...] = ()
 
     @property
     def total(self) -> int:
@@ -130,7 +153,8 @@ class SavedTensors:
             ).rstrip()
             for line in cells
         ]
-        return "\n".join([self._summary(), *(lines if self.rows else [])])
+        again = map(str, self.recomputed)
+        return "\n".join([self._summary(), *again, *(lines if self.rows else [])])
 
     def _repr_html_(self) -> str:
         def row(cells: Sequence[str], tag: str) -> str:
@@ -138,7 +162,8 @@ class SavedTensors:
             return f"<tr>{inner}</tr>"
 
         body = "".join(row(_cells(r), "td") for r in self.rows)
-        return f"<p>{self._summary()}</p><table>{row(COLUMNS, 'th')}{body}</table>"
+        told = "".join(f"<p>{html.escape(str(x))}</p>" for x in (self._summary(), *self.recomputed))
+        return f"{told}<table>{row(COLUMNS, 'th')}{body}</table>"
 
 
 def _cells(row: SavedTensor) -> tuple[str, ...]:
@@ -198,15 +223,15 @@ def saved_tensors(
     (1536, [('h', 1024, 'intermediate'), ('argument 1', 512, 'argument')])
     """
     with explained, asked(fun, args, argnums, "saved_tensors") as (call, moving):
-        closed, paths = _forward(call, moving), call.names(argument_at)
+        run = lambda arrays: call.returned(arrays).arrays  # noqa: E731
+        closed, paths = forward(run, call.arrays, moving), call.names(argument_at)
+        again = tuple(
+            Recomputed(held, *_line(path)) for held, path in checkpoints(run, call.arrays)
+        )
     graph = Dataflow(closed)
-    sizes: dict[Vertex, Any] = {}
-    for value, type_ in zip(graph.outputs, _jax.output_types(closed), strict=True):
-        if _bytes(type_):
-            sizes.setdefault(value.same, type_)
-    kept = list(sizes)
-    cheap, constant = _recomputable(graph, kept), graph.constants()
-    tagged, total = graph.names(), sum(map(_bytes, sizes.values()))
+    sizes = kept(closed, graph)
+    cheap, constant = _recomputable(graph, list(sizes)), graph.constants()
+    tagged, total = graph.names(), sum(map(size, sizes.values()))
     rows = []
     for value, type_ in sizes.items():
         kind = "argument" if value.role == "input" else "intermediate"
@@ -217,46 +242,14 @@ def saved_tensors(
                 name=paths[origin.index] if origin.role == "input" else tagged.get(origin, ""),
                 shape=type_.shape,
                 dtype=type_.dtype,
-                bytes=_bytes(type_),
-                share=_bytes(type_) / total,
+                bytes=size(type_),
+                share=size(type_) / total,
                 kind=kind,
                 recomputable=kind == "intermediate" and value in cheap,
                 **_where(origin, notes),
             )
         )
-    return SavedTensors(tuple(sorted(rows, key=lambda row: -row.bytes)))
-
-
-def _forward(call: Call, moving: Sequence[bool]) -> _jax.Jaxpr:
-    """The forward pass as a program that returns what the backward pass keeps."""
-
-    def passed(*arrays: Any) -> tuple[list[Any], Callable[..., Any]]:
-        still = select(arrays, inverted(moving))
-
-        def run(*leaves: Any) -> list[Any]:
-            results = call.returned(merge(moving, leaves, still)).arrays
-            return [x for x in results if takes_gradient(x)]
-
-        out, pullback = jax.vjp(run, *select(arrays, moving))
-        if not out:
-            raise UsageError(
-                "`saved_tensors` got a function that returns nothing that takes a gradient, and"
-                " wants floating or complex arrays among what it returns"
-            )
-        return out, pullback
-
-    def back(*arrays: Any) -> Any:
-        out, pullback = passed(*arrays)
-        return pullback(out)
-
-    closed = jax.make_jaxpr(lambda *arrays: jax.tree.leaves(passed(*arrays)[1]))(*call.arrays)
-    if any(path[-1].trips and not path[-1].rows for path in _jax.everywhere(closed)):
-        jax.eval_shape(back, *call.arrays)  # JAX refuses reverse mode here, if it has none
-    return closed
-
-
-def _bytes(type_: Any) -> int:
-    return int(type_.size) * int(type_.dtype.itemsize)
+    return SavedTensors(tuple(sorted(rows, key=lambda row: -row.bytes)), again)
 
 
 def _recomputable(graph: Dataflow, kept: Sequence[Vertex]) -> set[Vertex]:
@@ -312,6 +305,12 @@ def _origin(value: Vertex, constant: set[Vertex], tagged: dict[Vertex, str]) -> 
         elif value.operation == "reduce_precision" and _jax.keeps_precision(value.path[-1]):
             value = value.sources[0]
     return value, "".join(f", {note}" for note in notes)
+
+
+def _line(path: tuple[_jax.Equation, ...]) -> tuple[Any, ...]:
+    """The user's file, line and function of an equation, if they are known."""
+    place = _jax.place(path)
+    return (place.own.file, place.own.line, place.own.function) if place else ()
 
 
 def _where(value: Vertex, notes: str) -> dict[str, Any]:

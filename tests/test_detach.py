@@ -1,5 +1,7 @@
 """`detach`, `no_grad` and `set_data`."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -179,3 +181,58 @@ def test_what_names_a_dtype_or_has_one_passes_through_untouched():
 def test_data_that_is_text_is_refused():
     with pytest.raises(fg.FuncgradError, match="`set_data`"):
         fg.set_data(X, "text")
+
+
+# What is no pytree.
+
+
+class Encoding:
+    def __init__(self, hidden):
+        self.hidden = hidden
+
+
+class Slotted:
+    __slots__ = ("hidden",)
+
+    def __init__(self, hidden):
+        self.hidden = hidden
+
+
+async def later(x):
+    return x**2
+
+
+HIDING = {
+    "an object": lambda x: Encoding(x**2),
+    "slots": lambda x: Slotted(x**2),
+    "an object in an object": lambda x: Encoding([Encoding(x**2)]),
+    "a closure": lambda x: lambda: x**2,
+    "a partial": lambda x: functools.partial(jnp.add, x**2),
+    "a method": lambda x: Encoding(x**2).__init__,
+    "a set": lambda x: frozenset([Slotted(x**2)]),
+    "in a dict": lambda x: {"out": [x, Encoding(x**2)]},
+    "a generator": lambda x: (y for y in [x]),
+    "a coroutine": later,
+}
+
+
+@pytest.mark.parametrize("kind", HIDING)
+def test_what_would_let_a_gradient_through_unseen_is_refused(kind):
+    make = HIDING[kind]
+    with pytest.raises(fg.UsageError, match="`no_grad` got"):
+        fg.grad(lambda x: (fg.no_grad(lambda: make(x))(), x)[1])(3.0)
+    with pytest.raises(fg.UsageError, match="`detach` got"):
+        fg.grad(lambda x: (fg.detach(make(x)), x)[1])(3.0)
+
+
+def test_objects_without_a_traced_value_come_back_as_they_are():
+    kept = [Encoding(np.ones(2)), jnp.tanh, functools.partial(jnp.add, 1.0), "text", None, dict]
+    fun = lambda x: (fg.detach(kept), fg.no_grad(lambda x: kept)(x), x)
+    inside = []
+    jax.make_jaxpr(lambda x: inside.append(fun(x)))(1.0)
+    assert inside[0][:2] == (kept, kept)
+
+
+def test_the_error_says_where_the_value_is():
+    with pytest.raises(fg.UsageError, match=r"Encoding at \['out'\]\[1\].*value \.hidden in it"):
+        fg.grad(lambda x: (fg.detach(HIDING["in a dict"](x)), x)[1])(3.0)

@@ -1,6 +1,7 @@
 """Values that gradients do not reach, or reach by another way: `detach`, `no_grad`, `set_data`."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar, overload
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ._describe import describe, differences
+from ._hidden import traced_inside
 from ._leaves import adopt_dtypes, is_array, refuse_iterators, takes_gradient
 from ._mistakes import explained
 from ._objects import carried
@@ -27,15 +29,38 @@ def detach(y: T) -> T:
     Args:
         y: a pytree; leaves that are no floating or complex arrays come back as they are.
 
+    Raises:
+        UsageError: an iterator, or an object that JAX does not know as a pytree and that holds a
+            traced value: its gradient would go on unseen.
+
     >>> import jax.numpy as jnp, funcgrad as fg
     >>> fg.grad(lambda x: fg.detach(x * x) * x)(3.0)
     Array(9., dtype=float32, weak_type=True)
     """
-    refuse_iterators(y, "detach")
-    return jax.tree.map(_stop, y)
+    return _stopped(y, "detach")
 
 
 stop_gradient = detach
+
+
+def _stopped(y: T, function: str) -> T:
+    refuse_iterators(y, function)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(y):
+        if inspect.iscoroutine(leaf):
+            leaf.close()
+            raise UsageError(
+                f"`{function}` got a coroutine, which computes later, where its gradient cannot be"
+                " stopped; wrap a function that gives the result"
+            )
+        inside = None if is_array(leaf) else traced_inside(leaf)
+        if inside is not None:
+            where = f" at {place}" if (place := jax.tree_util.keystr(path)) else ""
+            raise UsageError(
+                f"`{function}` got {describe(leaf)}{where}, which JAX does not know as a pytree,"
+                f" with the traced value {inside} in it, whose gradient cannot be stopped there;"
+                " give arrays, or register its class (jax.tree_util.register_dataclass)"
+            )
+    return jax.tree.map(_stop, y)
 
 
 def _stop(leaf: Any) -> Any:
@@ -75,6 +100,10 @@ def no_grad(fun: Any = None) -> Any:
     Args:
         fun: any function on pytrees; it may hold a `lax.while_loop` over differentiated values.
 
+    Raises:
+        UsageError: the result is a generator or a coroutine, or has a traced value in an object
+            that JAX does not know as a pytree: gradients would go through unseen.
+
     A module of Flax NNX among the arguments moves its state, as one of PyTorch does.
 
     Returns:
@@ -98,7 +127,10 @@ def no_grad(fun: Any = None) -> Any:
         # Arguments are stopped so that nothing is differentiated inside; the result, because what
         # fun closes over cannot be seen from here.
         with explained, carried(fun, args, kwargs, "no_grad") as carry:
-            return carry.restore(detach(carry.fun(*detach(carry.args), **detach(carry.kwargs))))
+            args, kwargs = jax.tree.map(_stop, (carry.args, carry.kwargs))
+            left = carry.fun(*args, **kwargs)
+            objects, result = jax.tree.map(_stop, left.objects), _stopped(left.result, "no_grad")
+            return carry.restore(left._replace(objects=objects, result=result))
 
     return no_grad_fun
 
