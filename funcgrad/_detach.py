@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from ._describe import describe, differences
-from ._hidden import traced_inside
 from ._leaves import adopt_dtypes, is_array, refuse_iterators, takes_gradient
 from ._mistakes import explained
 from ._objects import carried
@@ -52,7 +51,11 @@ def _stopped(y: T, function: str) -> T:
                 f"`{function}` got a coroutine, which computes later, where its gradient cannot be"
                 " stopped; wrap a function that gives the result"
             )
-        inside = None if is_array(leaf) else traced_inside(leaf)
+        if is_array(leaf):
+            continue
+        from ._hidden import traced_inside
+
+        inside = traced_inside(leaf)
         if inside is not None:
             where = f" at {place}" if (place := jax.tree_util.keystr(path)) else ""
             raise UsageError(
