@@ -499,3 +499,17 @@ def test_verdicts_are_pytorchs(case, torch):
             assert fg.gradcheck(ours, (wide,), modes=("rev",), batched=False) == verdict
         except fg.GradcheckError:
             assert not verdict
+
+
+def test_slopes_that_agree_to_six_digits_are_no_kink():
+    """As those of an adaptive solver, whose steps change with the arguments."""
+    rough = lambda x: jnp.sin(x) + 1e-7 * jnp.abs(x - 0.5)
+    text = str(found(lambda x: rough(fg.detach(x)) + 0 * x, jnp.array(0.5), modes="rev"))
+    assert "kink" not in text
+    assert "`stop_gradient` makes the gradient another" in text
+
+
+def test_a_factor_that_is_1_is_not_told():
+    with jax.enable_x64(True):
+        text = str(found(wrong_by(1 + 3e-7, jnp.sin), np.array([0.3]), batched=False))
+    assert " times what is wanted" not in text

@@ -172,7 +172,7 @@ def _factor(mismatch: Mismatch) -> float | None:
         ratio = got / wanted
         spread = np.abs(got - wanted) + mismatch.comparison.allowed[mismatch.block][mismatch.bad]
     middle = float(np.median(ratio)) if len(ratio) else np.nan
-    if not np.isfinite(middle) or abs(middle - 1) < 1e-9 or mismatch.unknown:
+    if not np.isfinite(middle) or f"{middle:.6g}" == "1" or mismatch.unknown:
         return None
     same = np.abs(got - middle * wanted) < 0.05 * spread
     return middle if np.all(same) else None

@@ -26,6 +26,7 @@ LEVELS = 12
 ORDERS = 5
 SMALLEST = 2.0**-30
 SETTLED = 0.01  # how much better three slopes agree with each other than with an extrapolation
+ALIKE = 1e-5  # two slopes that differ by less are one
 FAR = 20  # times its estimated error, for it to be that of something else
 # Nearly all the time goes into compiling programs that run once: 0.6 to 0.8 of it this way.
 QUICKLY = {"xla_backend_optimization_level": 0}
@@ -224,6 +225,7 @@ def one_sided(samples: Samples, output: int) -> tuple[float, float, bool] | None
         left = (here - samples.minus[:, output]) / steps
         noise: Any = 4 * samples.noise[:, output]
         gap = np.abs(right - left)
+        noise = np.maximum(noise, ALIKE * np.abs(right + left) / 2)  # of a solver, and not rounding
         clear = np.flatnonzero((gap > noise) | np.isinf(gap))
     if len(clear) < 2:
         return None
