@@ -26,6 +26,7 @@ from .._mistakes import explained
 from .._tags import caller
 from ..errors import TreeError, UsageError
 from . import Loop
+from .trip_count import bounds, steps_between
 from .unfinished import Choice, check_choice, finished
 
 T = TypeVar("T")
@@ -152,7 +153,7 @@ def fori_loop(
     if max_steps is not None:
         _check_count(max_steps, "max_steps", "fori_loop")
     check_choice(on_max_steps, "fori_loop")
-    lower, upper, known = _bounds(lower, upper)
+    lower, upper, known = bounds(lower, upper)
     most = max_steps if known is None else None
     if known is not None:
         if max_steps is not None and known > max_steps:
@@ -161,7 +162,7 @@ def fori_loop(
                 f" max_steps={max_steps}; leave max_steps out where the bounds are known"
             )
         max_steps = max(1, known)  # an array with no rows cannot be read from
-    limit = steps = _steps(lower, upper, known)
+    limit = steps = steps_between(lower, upper, known)
     if most is not None:
         limit = jnp.minimum(limit, most)
 
@@ -175,46 +176,6 @@ def fori_loop(
         if most is None:
             return out.tree.unflatten(out.leaves)[1]
         return out.finished("fori_loop", steps > most, most, on_max_steps)[1]
-
-
-def _bounds(lower: Any, upper: Any) -> tuple[Any, Any, int | None]:
-    """The bounds in one dtype, and the number of steps where it is known now."""
-    for bound in (lower, upper):
-        if jnp.shape(bound) != () or not jnp.issubdtype(jnp.result_type(bound), jnp.integer):
-            raise UsageError(
-                f"`fori_loop` got the bound {describe(bound)}, and wants integer scalars"
-            )
-    traced = any(map(_jax.is_tracer, (lower, upper)))
-    known = None if traced else max(0, int(upper) - int(lower))
-    dtypes = {jnp.result_type(bound) for bound in (lower, upper) if hasattr(bound, "dtype")}
-    if len(dtypes) > 1:
-        raise UsageError(
-            f"`fori_loop` got bounds of different dtypes, {describe(lower)} and {describe(upper)};"
-            " convert one of them"
-        )
-    dtype = dtypes.pop() if dtypes else None
-    limits = jnp.iinfo(dtype or jnp.result_type(int))
-    for bound in (lower, upper):
-        if isinstance(bound, int) and not limits.min <= bound <= limits.max:
-            raise UsageError(
-                f"`fori_loop` got the bound {bound}, which an index of {limits.dtype} cannot reach;"
-                " pass both bounds in a wider dtype"
-            )
-    lower = jnp.asarray(lower, dtype)
-    return lower, jnp.asarray(upper, dtype) if known is None else upper, known
-
-
-def _steps(lower: Any, upper: Any, known: int | None) -> Any:
-    """The number of steps, in a dtype that holds it."""
-    if known is not None:
-        return np.asarray(known, _wide(lower.dtype))
-    low, high = (x.astype(_wide(x.dtype)) for x in (lower, upper))
-    return jnp.where(upper > lower, high - low, 0)
-
-
-def _wide(dtype: Any) -> Any:
-    """A dtype in which the difference of a bound to a smaller one does not overflow."""
-    return {1: jnp.int32, 2: jnp.int32, 4: jnp.uint32, 8: jnp.uint64}[dtype.itemsize]
 
 
 class Ran(NamedTuple):

@@ -2,12 +2,13 @@
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from funcgrad.compare import judge, parse
-from funcgrad.compare.tolerances import Tolerance
+from funcgrad.compare.tolerances import Tolerance, allowed_in_one_print, allowed_in_print
 
 
 def verdict(recorded, actual, **options):
@@ -289,3 +290,10 @@ def test_a_single_number_is_judged_as_a_row_of_it(pair, rtol):
     assert (short.agrees, short.allowed, short.difference, short.unit, short.notes) == (
         long.agrees, long.allowed, long.difference, long.unit, long.notes,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", [0.0, 0.01])
+@pytest.mark.parametrize("number", [0.0, -3.25, 1e9, float("inf"), float("nan")])
+def test_one_number_is_allowed_what_it_is_in_an_array(number, unit):
+    row = allowed_in_print(np.array([[number]]), np.array([[unit]]), 1e-6)
+    assert allowed_in_one_print(number, unit, 1e-6) == row[0, 0]

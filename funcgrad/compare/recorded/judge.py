@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..tolerances import RESOLUTION, Tolerance, allowed_in_print, distance, resolution
+from ..tolerances import (
+    RESOLUTION,
+    Tolerance,
+    allowed_in_one_print,
+    allowed_in_print,
+    distance,
+    resolution,
+)
 from .explain import explain
 from .values import SIZE, UNIT, Number, Value, dict_keys, suffix_of
 
@@ -241,7 +248,7 @@ def _judge_numbers(
 def _gap(
     recorded: Value, actual: Value, theirs: int, ours: int, tolerance: Tolerance
 ) -> tuple[float, float, float]:
-    """What `_gaps` gives, for one real number: NumPy takes a hundred times as long for it."""
+    """What `_gaps` gives, for one real number and without NumPy."""
     one, other = recorded.numbers[theirs], actual.numbers[ours]
     a, b = _as_float(one), _as_float(other)
     apart = abs(a - b)
@@ -253,12 +260,10 @@ def _gap(
         apart = 0.0
     elif math.isnan(apart):
         apart = math.inf
-    allowed = 0.0
-    if math.isfinite(a):
-        rounding = resolution(_float_dtype(recorded), _float_dtype(actual)) * abs(a)
-        allowed = max(abs(recorded.units[theirs]) / 2, rounding)
-        if tolerance.given:
-            allowed = max(allowed, (tolerance.atol or 0.0) + (tolerance.rtol or 0.0) * abs(a))
+    dtypes = _float_dtype(recorded), _float_dtype(actual)
+    allowed = allowed_in_one_print(a, abs(recorded.units[theirs]), resolution(*dtypes))
+    if tolerance.given and math.isfinite(a):
+        allowed = max(allowed, tolerance.in_print(a))
     both = math.isfinite(a) and math.isfinite(b)
     return apart, allowed, apart - allowed - (_READING * max(abs(a), abs(b)) if both else 0.0)
 
@@ -284,8 +289,8 @@ def _gaps(
         rows, units, resolution(_float_dtype(recorded), _float_dtype(actual))
     )
     if tolerance.given:
-        wide = (tolerance.atol or 0.0) + (tolerance.rtol or 0.0) * np.abs(rows)
-        allowed = np.where(np.isfinite(rows), np.maximum(allowed, wide), allowed)
+        wide = np.maximum(allowed, tolerance.in_print(rows))
+        allowed = np.where(np.isfinite(rows), wide, allowed)
     sizes = np.maximum(np.abs(rows), np.abs(columns))
     reading = _READING * np.where(np.isfinite(sizes), sizes, 0.0)
     with np.errstate(invalid="ignore"):
