@@ -214,3 +214,26 @@ def test_condition_may_close_over_what_is_differentiated():
         return fg.while_loop(more, lambda y: y / 2, 8 * w, max_steps=9)
 
     assert jax.grad(f)(1.0) == f(1.0)
+
+
+@pytest.mark.parametrize("start", [0, 0.0, True, np.int16(3), np.float32(0.5)])
+def test_a_batch_keeps_dtypes_and_weak_types(start):
+    """As without a batch, so that the results promote alike."""
+    types = []
+
+    def fun(x):
+        going = lambda state: state[0] < x
+        out = fg.while_loop(going, lambda s: (s[0] + 1.0, s[1]), (0.0 * x, start), max_steps=9)
+        types.append(jax.typeof(out[1]))
+        return out[0]
+
+    jax.jit(jax.vmap(fun))(jnp.arange(3.0))
+    jax.jit(fun)(3.0)
+    assert types[0] == types[1]
+
+
+def test_a_count_in_a_batch_is_as_weak_as_pythons():
+    def fun(x):
+        return fg.while_loop(lambda n: n < x, lambda n: n + 1, 0, max_steps=9) * x
+
+    assert jax.jit(jax.vmap(fun))(jnp.arange(3.0)).tolist() == [0.0, 1.0, 4.0]

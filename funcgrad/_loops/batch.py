@@ -176,8 +176,9 @@ def _of_first(
             return x
         number = x.astype(jnp.int8) if x.dtype == bool else x
         here, there = (lax.expand_dims(f, range(1, x.ndim)) for f in (going, chosen))
-        value = jnp.sum(jnp.where(there, number, 0), 0, dtype=number.dtype, keepdims=True)
-        return jnp.where(here, x, value.astype(x.dtype))
+        # The sum of a weakly typed number stays one, which that of `jnp.sum` does not.
+        value = lax.expand_dims(lax.reduce_sum(jnp.where(there, number, 0), (0,)), (0,))
+        return jnp.where(here, x, value != 0 if x.dtype == bool else value)
 
     flags = [True] * len(xs) if on is None else on
     return [replaced(x) if batched else x for x, batched in zip(xs, flags, strict=True)]
