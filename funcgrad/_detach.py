@@ -2,12 +2,15 @@
 
 import functools
 import inspect
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar, overload
+from copy import copy as shallow
+from typing import Any, NamedTuple, NoReturn, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
 
+from . import _jax
 from ._describe import describe, differences
 from ._leaves import adopt_dtypes, is_array, refuse_iterators, takes_gradient
 from ._mistakes import explained
@@ -130,12 +133,81 @@ def no_grad(fun: Any = None) -> Any:
         # Arguments are stopped so that nothing is differentiated inside; the result, because what
         # fun closes over cannot be seen from here.
         with explained, carried(fun, args, kwargs, "no_grad") as carry:
-            args, kwargs = jax.tree.map(_stop, (carry.args, carry.kwargs))
-            left = carry.fun(*args, **kwargs)
+            from ._written import slots, written
+
+            reached = slots(fun, carry.args, carry.kwargs)
+            copies: list[_Copy] = []
+            given, named = _copied((carry.args, carry.kwargs), copies)
+            left = carry.fun(*given, **named)
+            for copy in copies:
+                copy.write_back()
+            about = [*jax.tree.leaves((carry.args, carry.kwargs)), *(s.value for s in reached)]
+            if any(map(_jax.is_tracer, about)):
+                for slot in written(reached, slots(fun, carry.args, carry.kwargs)):
+                    _stop_in(slot)
             objects, result = jax.tree.map(_stop, left.objects), _stopped(left.result, "no_grad")
             return carry.restore(left._replace(objects=objects, result=result))
 
     return no_grad_fun
+
+
+class _Copy(NamedTuple):
+    """A list or dict among the arguments, with a copy of it in which gradients are stopped.
+
+    Fields:
+        original, copy: both.
+        before: the copy as the function got it.
+    """
+
+    original: Any
+    copy: Any
+    before: Any
+
+    def write_back(self) -> None:
+        """Gives the original what the function has written into its copy."""
+        items = (lambda x: x.items()) if isinstance(self.copy, dict) else enumerate
+        before = dict(items(self.before))
+        after = dict(items(self.copy))
+        if [*before] == [*after] and all(before[key] is after[key] for key in after):
+            return
+        same = {id(x): self.original[key] for key, x in before.items()}
+        new = {
+            key: same[id(x)] if id(x) in same else _stopped(x, "no_grad")
+            for key, x in after.items()
+        }
+        if isinstance(self.copy, dict):
+            self.original.clear()
+            self.original.update(new)
+        else:
+            self.original[:] = new.values()
+
+
+def _copied(tree: Any, copies: list[_Copy]) -> Any:
+    """A pytree in which gradients are stopped; `copies` gets its lists and dicts."""
+    kind = type(tree)
+    if kind in (list, dict, OrderedDict, defaultdict):
+        copy = shallow(tree)
+        for key, inner in tree.items() if kind is not list else enumerate(tree):
+            copy[key] = _copied(inner, copies)
+        copies.append(_Copy(tree, copy, shallow(copy)))
+        return copy
+    if kind is tuple:
+        return tuple(_copied(inner, copies) for inner in tree)
+    return jax.tree.map(_stop, tree)
+
+
+def _stop_in(slot: Any) -> None:
+    """Stops the gradient of what a function wrote somewhere, instead of returning it."""
+    inside = jax.tree.leaves(slot.value) if isinstance(slot.value, tuple) else [slot.value]
+    if not any(map(_jax.is_tracer, inside)):
+        return
+    try:
+        slot.write(_stopped(slot.value, "no_grad"))
+    except (AttributeError, TypeError) as error:
+        raise UsageError(
+            f"`no_grad` got a function that writes a traced value to {slot.key!r} of"
+            f" {describe(slot.owner)}, where its gradient cannot be stopped; return it"
+        ) from error
 
 
 def set_data(x: T, v: T) -> T:

@@ -1,10 +1,15 @@
 """`autograph` and objects that change in place: as in Python, or refused by the object's name."""
 
+import array
 import collections
+import contextvars
 import dataclasses
 import functools
 import inspect
+import io
+import queue
 import random
+import threading
 import types
 from typing import NamedTuple
 
@@ -325,7 +330,36 @@ def classes_in_a_function(x):
     return p.a, p.b, tuple(t), b.f(x), b.twice, B.made(x)
 
 
+def containers_of_the_standard_library(x):
+    rates, pair = collections.UserDict(lr=0.1, n=0.0), collections.UserList([1.0, 2.0])
+    settings, waiting = collections.ChainMap({"a": 1.0}, {"b": 2.0}), queue.Queue()
+    waiting.put(x)
+    if x > 1:
+        rates["lr"] = 0.01
+        pair[0] = x
+        settings["a"] = 5.0
+        waiting.put(waiting.get() * 2)
+    steps = 0.0
+    while steps < x:
+        rates["n"] += 2.0
+        pair[1] = pair[1] + x
+        steps = steps + 1
+    return rates["lr"] * x, rates["n"], pair[0], pair[1], settings["a"], waiting.get()
+
+
+LOCAL = threading.local()
+
+
+def attribute_of_a_thread(x):
+    LOCAL.v = 0.0
+    if x > 1:
+        LOCAL.v = x
+    return LOCAL.v
+
+
 RIGHT = [
+    containers_of_the_standard_library,
+    attribute_of_a_thread,
     items_of_a_nested_list,
     update_of_a_dict,
     same_new_key_on_both_paths,
@@ -573,7 +607,53 @@ def variables_by_name(x):
     return locals()["x"] if x > 0 else x
 
 
+def written_through_a_memoryview(x):
+    a = np.ones(3)
+    view = memoryview(a)
+    if x > 1:
+        view[0] = 9.0
+    return a.sum() * x
+
+
+def written_through_flat(x):
+    a = np.ones(3)
+    flat = a.flat
+    if x > 1:
+        flat[0] = 9.0
+    return a.sum() * x
+
+
+def array_of_the_standard_library(x):
+    a = array.array("d", [1.0, 2.0])
+    while x < 5:
+        a[0] += 1.0
+        x = x + 1
+    return a[0]
+
+
+def text_written(x):
+    text = io.StringIO()
+    if x > 1:
+        text.write("more")
+    return x * len(text.getvalue())
+
+
+CONTEXT = contextvars.ContextVar("CONTEXT")
+
+
+def context_set(x):
+    CONTEXT.set(1.0)
+    if x > 1:
+        CONTEXT.set(x)
+    return CONTEXT.get()
+
+
 REFUSED = {
+    written_through_a_memoryview: "changes `view`, which can be neither",
+    written_through_flat: "array of NumPy .`flat`.|changes `flat`",
+    array_of_the_standard_library: "a: another numbers",
+    text_written: "changes `text`, which can be neither",
+    context_set: "changes `CONTEXT`, which can be neither",
     list_longer_on_one_path: r"pen: \[float32\[\]\] where it holds, \[\] where not",
     list_that_grows_in_a_while: "log: ",
     key_on_one_path: r"d: {'a': float32\[\]} where it holds, {} where not",

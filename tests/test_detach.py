@@ -1,5 +1,6 @@
 """`detach`, `no_grad` and `set_data`."""
 
+import collections
 import functools
 
 import jax
@@ -236,3 +237,132 @@ def test_objects_without_a_traced_value_come_back_as_they_are():
 def test_the_error_says_where_the_value_is():
     with pytest.raises(fg.UsageError, match=r"Encoding at \['out'\]\[1\].*value \.hidden in it"):
         fg.grad(lambda x: (fg.detach(HIDING["in a dict"](x)), x)[1])(3.0)
+
+
+# What is written elsewhere than into the result.
+
+
+class Kept:
+    pass
+
+
+class Logging:
+    def __init__(self):
+        self.log = []
+
+    def __call__(self, x):
+        self.log.append(x * x)
+
+
+GLOBAL = []
+
+
+def appended(x):
+    log = []
+    fg.no_grad(lambda: log.append(x * x))()
+    return log[0]
+
+
+def set_in_a_dict(x):
+    state = {"ema": 0.0}
+
+    @fg.no_grad
+    def update():
+        state["ema"] = x * x
+
+    update()
+    return state["ema"]
+
+
+def set_by_nonlocal(x):
+    found = 0.0
+
+    @fg.no_grad
+    def update():
+        nonlocal found
+        found = x * x
+
+    update()
+    return found
+
+
+def set_on_an_object(x):
+    kept = Kept()
+
+    @fg.no_grad
+    def update():
+        kept.v = (x * x, 1)
+
+    update()
+    return kept.v[0]
+
+
+def appended_to_a_global(x):
+    GLOBAL.clear()
+    fg.no_grad(lambda: GLOBAL.append(x * x))()
+    return GLOBAL.pop()
+
+
+def appended_by_a_method(x):
+    logging = Logging()
+    fg.no_grad(logging)(x)
+    return logging.log[0]
+
+
+def dict_that_is_an_argument(x):
+    def update(state, x):
+        state["ema"] = 0.5 * state["ema"] + x * x
+
+    state = {"ema": 0.0 * x}
+    fg.no_grad(update)(state, x)
+    return state["ema"]
+
+
+def list_in_a_dict_that_is_an_argument(x):
+    state = {"log": [x]}
+    fg.no_grad(lambda state, x: state["log"].append(x * x))(state, x)
+    assert len(state["log"]) == 2
+    return state["log"][1] + 0 * fg.detach(state["log"][0])
+
+
+def deque_that_is_an_argument(x):
+    log = collections.deque()
+    fg.no_grad(lambda log, x: log.append(x * x))(log, x)
+    return log[0]
+
+
+WRITING = [
+    appended,
+    set_in_a_dict,
+    set_by_nonlocal,
+    set_on_an_object,
+    appended_to_a_global,
+    appended_by_a_method,
+    dict_that_is_an_argument,
+    list_in_a_dict_that_is_an_argument,
+    deque_that_is_an_argument,
+]
+
+
+@pytest.mark.parametrize("fun", WRITING, ids=lambda fun: fun.__name__)
+def test_what_is_written_elsewhere_carries_no_gradient_either(fun):
+    """As in PyTorch, where 9 is the gradient of x**2, detached, times x at 3."""
+    product = lambda x: fun(x) * x
+    assert float(product(jnp.array(3.0))) == 27.0
+    assert float(jax.grad(product)(3.0)) == 9.0
+    assert float(jax.jit(fg.grad(product))(3.0)) == 9.0
+
+
+def test_what_is_not_written_to_keeps_its_gradient():
+    def fun(x):
+        state = {"a": x, "b": 0.0}
+        fg.no_grad(lambda s: s.update(b=s["a"] * s["a"]))(state)
+        return state["a"] * state["b"]
+
+    assert float(jax.grad(fun)(3.0)) == 9.0
+
+
+def test_a_dict_among_the_arguments_may_lose_items():
+    state = {"a": 1.0, "b": [2.0]}
+    fg.no_grad(lambda s: (s.pop("a"), s["b"].clear()))(state)
+    assert state == {"b": []}

@@ -5,13 +5,18 @@ to, and the value itself where it can change.
 """
 
 import argparse
+import array
 import collections
+import contextvars
 import functools
 import gc
 import io
 import pickle
+import queue
 import random
+import threading
 import types
+import weakref
 from typing import Any
 
 import numpy as np
@@ -101,9 +106,53 @@ def _(value: types.ModuleType, to: Any) -> None:
     to.module(value, ())
 
 
+@reach.register(collections.UserDict)
+@reach.register(collections.UserList)
+@reach.register(collections.ChainMap)
+@reach.register(queue.Queue)
+@reach.register(threading.local)
+@reach.register(weakref.WeakValueDictionary)
+@reach.register(weakref.WeakKeyDictionary)
+@reach.register(weakref.WeakSet)
+def _(value: Any, to: Any) -> None:
+    """Written in Python, with all that they hold in attributes."""
+    to.instance(value)
+
+
 @reach.register(io.IOBase)
 def _(value: Any, to: Any) -> None:
     """Not looked into."""
+
+
+@reach.register(io.StringIO)
+@reach.register(io.BytesIO)
+def _(value: Any, to: Any) -> None:
+    if not value.closed:
+        to.whole(value, lambda x: Frozen("text", (x.getvalue(), x.tell())), None)
+
+
+@reach.register
+def _(value: contextvars.ContextVar, to: Any) -> None:  # type: ignore[type-arg]
+    to.add(value.get(None), "part", None, value)
+    to.whole(value, lambda x: Frozen("value", id(x.get(None))), None)
+
+
+@reach.register
+def _(value: queue.SimpleQueue, to: Any) -> None:  # type: ignore[type-arg]
+    to.whole(value, lambda x: Frozen("length", x.qsize()), None)
+
+
+@reach.register
+def _(value: memoryview, to: Any) -> None:
+    """A way into memory that is writable even while its owner is not."""
+    to.add(value.obj, "part", None, value)
+    to.whole(value, lambda x: Frozen("bytes", x.tobytes()), None)
+
+
+@reach.register
+def _(value: np.flatiter, to: Any) -> None:
+    to.add(value.base, "part", None, value)
+    to.whole(value, lambda x: Frozen("bytes", x.base.tobytes()), None)
 
 
 @reach.register
@@ -140,6 +189,14 @@ def _(value: bytearray, to: Any) -> None:
         owner[:] = contents.value
 
     _container(value, to, lambda x: Frozen("bytes", bytes(x)), assign)
+
+
+@reach.register
+def _(value: array.array, to: Any) -> None:  # type: ignore[type-arg]
+    def assign(owner: Any, contents: Frozen) -> None:
+        owner[:] = array.array(owner.typecode, contents.value)
+
+    _container(value, to, lambda x: Frozen("numbers", x.tobytes()), assign)
 
 
 def _container(value: Any, to: Any, copied: Any, assign: Any) -> None:

@@ -15,6 +15,7 @@ import collections
 import contextlib
 import functools
 import gc
+import io
 import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -165,10 +166,16 @@ class Snapshot:
                 if part.write is None:
                     if not positions or id(part.owner) in self.loose:
                         continue
+                    went_on = isinstance(part.owner, collections.abc.Iterator)
+                    advice = (
+                        f"takes a further item of `{name}`, which Python does while tracing and"
+                        " not at each step; go over an array, or take the values before"
+                        if went_on and not isinstance(part.owner, np.flatiter | io.IOBase)
+                        else f"changes `{name}`, which can be neither carried from step to step nor"
+                        " chosen; keep what it holds in a variable, a list or a dict"
+                    )
                     raise UsageError(
-                        f"`autograph` got a traced branch or loop at {_here()} that takes a"
-                        f" further item of `{name}`, which Python does while tracing and not at"
-                        " each step; go over an array, or take the values before"
+                        f"`autograph` got a traced branch or loop at {_here()} that {advice}"
                     )
                 if not is_cached(part.owner, key):
                     found[number, key] = Change(name, part, key)
