@@ -153,3 +153,18 @@ def test_an_overflow_that_the_compiler_brings_about_has_a_place(loss):
     found = got.value.anomaly
     assert (found.kind, "x" in found.source) == ("inf", True)
     assert "holds no more than" in found.hint
+
+
+@pytest.mark.parametrize(
+    ("fun", "numbers", "computed"),
+    [
+        (lambda x, y: x * y, (float("inf"), 0.0), "inf * 0.0"),
+        (lambda x, y: jnp.sin(x * y), (float("inf"), 0.0), "inf * 0.0"),
+        (lambda x, w: w * (x / x), (0.0, jnp.ones(2)), "0.0 / 0.0"),
+        (lambda x, y: {"kept": jnp.ones(2), "made": x - y}, (float("inf"),) * 2, "inf - inf"),
+    ],
+)
+def test_nan_that_python_would_make_of_numbers_is_found(fun, numbers, computed):
+    with pytest.raises(fg.AnomalyError) as caught:
+        fg.detect_anomaly(fun)(*numbers)
+    assert caught.value.anomaly.computed == computed

@@ -13,6 +13,7 @@ from ..._leaves import is_traced
 from ..._mistakes import explained
 from ..._objects import pure
 from . import flags
+from .values import states
 
 _NUMBERS = (int, float, complex)
 
@@ -65,8 +66,20 @@ class Programs:
                 continue
             if self.jitted or not up:
                 return tried, result, up
-            break
+            return self._as_they_are(call) or (tried, result, up)
         return call, *self._run(call)
+
+    def _as_they_are(self, call: Call) -> tuple[Call, Returned | None, Any] | None:
+        """The same with numbers as they are; `None` where Python may have made NaN of them itself.
+
+        It may refuse to as well: 0.0 / 0.0.
+        """
+        try:
+            result, up = self._run(call)
+        except ArithmeticError:
+            return None
+        made = result is not None and any(s.nan for s in states(result.arrays))
+        return None if made else (call, result, up)
 
     def _with_numbers(self, call: Call) -> Iterator[Call]:
         """The call with numbers as variables: all that may be, then fewer."""
