@@ -63,6 +63,8 @@ class Shown:
         )
 
     def __getattr__(self, name: str) -> Any:
+        if name == "params":  # which a program has none of, and who asks does not look into it
+            raise AttributeError(name)
         return getattr(self._traced(), name)
 
     def __repr__(self) -> str:
