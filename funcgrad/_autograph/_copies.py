@@ -51,7 +51,7 @@ class Copy(NamedTuple):
 
 
 # Of the programs being traced, the innermost last.
-_COPIES: ContextVar[tuple[list[Copy], ...]] = ContextVar("_COPIES", default=())
+_COPIES: ContextVar[tuple[list[Copy], ...]] = ContextVar("funcgrad_copies", default=())
 
 
 @contextlib.contextmanager

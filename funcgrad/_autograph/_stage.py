@@ -24,7 +24,7 @@ from .._leaves import is_array
 from ..errors import UnboundError, UsageError
 
 # Where the innermost branch or loop stands that is being traced, None outside.
-INSIDE: ContextVar[str | None] = ContextVar("INSIDE", default=None)
+INSIDE: ContextVar[str | None] = ContextVar("funcgrad_inside", default=None)
 
 
 class Undefined:
