@@ -671,7 +671,7 @@ def _(i, primals, tangents):
 
 
 @pytest.mark.parametrize("options", [{"retain": "y"}, {"allow_unused": False}])
-def test_a_rule_that_holds_what_was_traced_before_is_refused_by_its_line(options):
+def test_a_rule_that_holds_what_was_traced_before_is_refused_by_its_line(options, current_forms):
     fun = lambda x: fg.retain_grad(pick(x, jnp.argmax(x)), "y") ** 2
     assert_same(fg.grad(fun)(X), jax.grad(fun)(X))
     with pytest.raises(fg.GradientError, match=r"custom rule, at .*test_backward\.py:\d+, that"):
