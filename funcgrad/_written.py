@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-MOST = 2_000  # objects that are looked into
+MOST = 10_000  # objects that are looked into
 _LIBRARIES = ("site-packages", "dist-packages", "<frozen")
 _ATOMS = (
     *(str, bytes, int, float, complex, bool, type(None), type, types.ModuleType),
@@ -38,29 +38,54 @@ class Slot(NamedTuple):
     write: Callable[[Any], None]
 
 
-def slots(*roots: Any) -> list[Slot]:
+class Reached(NamedTuple):
+    """What is reached from some objects.
+
+    Fields:
+        slots: the places that can be written to.
+        owners: what was looked into, by identity.
+    """
+
+    slots: list[Slot]
+    owners: dict[int, Any]
+
+
+def reached(*roots: Any) -> Reached:
     """The places that can be written to and are reached from some objects."""
-    found, ahead, seen = [], deque(roots), set(map(id, roots))
+    slots: list[Slot] = []
+    owners: dict[int, Any] = {}
+    ahead, seen = deque(roots), set(map(id, roots))
     while ahead and len(seen) < MOST:
-        for part in _parts(ahead.popleft()):
+        one = ahead.popleft()
+        whole = [one]
+        if isinstance(one, types.FunctionType):
+            whole += [one.__globals__, *(one.__closure__ or ())]
+        owners.update((id(x), x) for x in whole)
+        for part in _parts(one):
             if isinstance(part, Slot):
-                found.append(part)
+                slots.append(part)
                 part = part.value
             if not isinstance(part, _ATOMS) and id(part) not in seen:
                 seen.add(id(part))
                 ahead.append(part)
-    return found
+    return Reached(slots, owners)
 
 
-def written(before: list[Slot], after: list[Slot]) -> list[Slot]:
-    """The places that hold something else than before, or that there were not."""
-    held = {(id(slot.owner), _name(slot.key)): slot.value for slot in before}
+def written(before: Reached, after: Reached) -> list[Slot]:
+    """The places that hold something else than before, and those in what stands there now.
+
+    What was beyond the `MOST` objects before, has not been written to as far as this can tell.
+    """
+    held = {(id(slot.owner), _name(slot.key)): slot.value for slot in before.slots}
     missing = object()
-    return [
+    changed = [
         slot
-        for slot in after
-        if held.get((id(slot.owner), _name(slot.key)), missing) is not slot.value
+        for slot in after.slots
+        if id(slot.owner) in before.owners
+        and held.get((id(slot.owner), _name(slot.key)), missing) is not slot.value
     ]
+    new = reached(*(slot.value for slot in changed if not isinstance(slot.value, _ATOMS)))
+    return [*changed, *(slot for slot in new.slots if id(slot.owner) not in before.owners)]
 
 
 def _name(key: Any) -> Any:

@@ -366,3 +366,30 @@ def test_a_dict_among_the_arguments_may_lose_items():
     state = {"a": 1.0, "b": [2.0]}
     fg.no_grad(lambda s: (s.pop("a"), s["b"].clear()))(state)
     assert state == {"b": []}
+
+
+@pytest.mark.parametrize("count", [100, 9_000, 20_000])
+def test_what_was_there_before_keeps_its_gradient_however_much_is_reached(count):
+    def fun(x):
+        early, late = [Kept() for _ in range(count)], [[x * k] for k in range(50)]
+
+        @fg.no_grad
+        def clears():
+            early.clear()  # so that more of the rest is looked into afterwards
+            return late[0][0] + x
+
+        return clears() + sum(one[0] for one in late)
+
+    assert float(jax.grad(fun)(1.0)) == sum(range(50))
+
+
+def test_a_global_that_was_not_there_before_carries_no_gradient():
+    def fun(x):
+        def sets():
+            global NEW
+            NEW = x * x
+
+        fg.no_grad(sets)()
+        return NEW * x
+
+    assert float(jax.grad(fun)(3.0)) == 9.0
