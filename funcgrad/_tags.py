@@ -9,7 +9,7 @@ write `y = retain_grad(y, "y")`, not `retain_grad(y, "y")`.
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from . import _jax
 from ._calls import scatter
 from ._describe import describe, differences, tensor_advice
 from ._leaves import adopt_dtypes, conjugate, is_array, refuse_iterators, takes_gradient
+from ._lists import inverted, merge, select
 from ._mistakes import explained
 from .errors import TreeError, UsageError
 
@@ -81,8 +82,31 @@ def retain_grad(y: T, name: str) -> T:
             ' y = retain_grad(y, "y")'
         )
     leaves, tree = _arrays(y, "retain_grad")
-    out = tag_p.bind(*leaves, name=name, tree=tree, where=caller(), uid=next(_UIDS))
-    return tree.unflatten(out)
+    return tree.unflatten(_tagged(leaves, name, tree, numbered=False))
+
+
+def tag_output(y: T, name: str) -> T:
+    """Tags the arrays in what a part of a model returns; further uses of the name are numbered."""
+    leaves, tree = jax.tree.flatten(y)
+    chosen = [isinstance(leaf, jax.Array) for leaf in leaves]
+    arrays = select(leaves, chosen)
+    if not arrays:
+        return y
+    seen = jax.tree.structure(scatter(tree, chosen, arrays))
+    out = _tagged(arrays, name, seen, numbered=True)
+    return tree.unflatten(merge(chosen, out, select(leaves, inverted(chosen))))
+
+
+def _tagged(leaves: list[Any], name: str, tree: Any, *, numbered: bool) -> list[Any]:
+    return tag_p.bind(
+        *leaves,
+        name=name,
+        tree=tree,
+        where=caller(),
+        uid=next(_UIDS),
+        numbered=numbered,
+        batch=(),
+    )
 
 
 def register_hook(x: T, hook: Callable[[T], T | None]) -> T:
@@ -151,30 +175,38 @@ def _checked(hook: Any, tree: Any, chosen: Sequence[bool]) -> Callable[..., list
         got = conjugate(scatter(tree, chosen, cotangents))
         with explained:
             new = hook(got)
-        if new is None:
-            return list(cotangents)
-        new = adopt_dtypes(new, got)
-        wrong = differences(new, got)
-        if wrong:
-            raise TreeError(
-                "`register_hook` got a hook that returns another structure, shape or dtype than"
-                " the gradient it is given; return a gradient like it, or None to leave it:\n  "
-                + "\n  ".join(wrong)
-            )
-        return [
-            _along(ours, theirs)
-            for ours, theirs in zip(jax.tree.leaves(conjugate(new)), cotangents, strict=True)
-        ]
+        return conjugate(replacement(new, got, "register_hook", "gradient"))
 
     return run
 
 
-def _along(new: Any, old: Any) -> Any:
-    """A new cotangent that varies along the mesh axes that the old one varies along."""
+def replacement(new: Any, got: Any, function: str, what: str) -> list[Any]:
+    """The leaves of what a hook returned for `got`; those of `got` where it returned `None`.
+
+    Raises:
+        TreeError: it is of another structure, shape or dtype, or differs between devices where
+            `got` does not.
+    """
+    if new is None:
+        return jax.tree.leaves(got)
+    new = adopt_dtypes(new, got)
+    wrong = differences(new, got)
+    if wrong:
+        raise TreeError(
+            f"`{function}` got a hook that returns another structure, shape or dtype than the"
+            f" {what} it is given; return a {what} like it, or None to leave it:\n  "
+            + "\n  ".join(wrong)
+        )
+    pairs = zip(jax.tree.leaves(new), jax.tree.leaves(got), strict=True)
+    return [_along(ours, theirs, function, what) for ours, theirs in pairs]
+
+
+def _along(new: Any, old: Any, function: str, what: str) -> Any:
+    """A new value that varies along the mesh axes that the old one varies along."""
     have, want = _jax.varying(jax.typeof(new)), _jax.varying(jax.typeof(old))
     if have - want:
         raise TreeError(
-            "`register_hook` got a hook that returns a gradient differing between devices along"
+            f"`{function}` got a hook that returns a {what} differing between devices along"
             f" the mesh axes {sorted(have - want)}, for a value that is the same on all of them;"
             " reduce it in the hook (jax.lax.psum, pmean), or hook a value that differs"
         )
@@ -217,13 +249,23 @@ def _to_front(operands: Any, dims: Any) -> list[Any]:
     return [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(operands, dims, strict=True)]
 
 
+class Batch(NamedTuple):
+    """A `vmap` around a tag: its axis as JAX has it, and which leaves have that axis in front."""
+
+    axis: Any
+    batched: tuple[bool, ...]
+
+
 def _tag_jvp(primals: Any, tangents: Any, **params: Any) -> Any:
     # The tangents pass untagged: the name belongs to the primal value alone.
     return tag_p.bind(*primals, **params), list(tangents)
 
 
-def _tag_batch(axis: Any, operands: Any, dims: Any, **params: Any) -> Any:
-    out = tag_p.bind(*_to_front(operands, dims), **params)
+def _tag_batch(axis: Any, operands: Any, dims: Any, *, batch: Any, **params: Any) -> Any:
+    # `batch` says of each `vmap` around the tag which leaves have its axis, the innermost first.
+    if any(d is not None for d in dims):
+        batch = (*batch, Batch(axis, tuple(d is not None for d in dims)))
+    out = tag_p.bind(*_to_front(operands, dims), batch=batch, **params)
     return out, [None if d is None else 0 for d in dims]
 
 

@@ -25,7 +25,7 @@ from typing import (
 import jax
 import jax.numpy as jnp
 
-from .. import _jax, _taps
+from .. import _jax
 from .._calls import (
     Call,
     differentiated,
@@ -42,7 +42,7 @@ from .._mistakes import explained
 from .._objects import Left, carried
 from .._types import Function, Grads, P, R
 from ..errors import GradientError, TreeError, UsageError
-from .chosen_tags import Names, Retain, names_of
+from .chosen_tags import Names, Request, Retain, names_of
 from .keywords import Either, Named, Plain, WithAux, WithAuxNamed
 from .program import plain, traced
 
@@ -69,11 +69,14 @@ GradsOfEach = tuple[Grads, ...]
 
 
 class _Tag(NamedTuple):
-    """The static part of a retained entry: its name, and how its leaves make up the pytree."""
+    """The static part of a retained entry: its name, and how its leaves make up the pytree.
+
+    Of statistics, the dtypes of those of its gradient; else `None`.
+    """
 
     name: str
     tree: Any
-    chosen: tuple[bool, ...]
+    dtypes: tuple[Any, ...] | None
 
 
 @functools.partial(
@@ -131,7 +134,7 @@ class Pullback(Generic[Pulled]):
         return conjugate(leaves), {
             tag.name: Retained(
                 tag.tree.unflatten(self.values[tag.name]),
-                tag.tree.unflatten(_placed(conjugate(taps[tag.name]), self.values[tag.name])),
+                tag.tree.unflatten(_finished(tag, taps[tag.name], self.values[tag.name])),
             )
             for tag in self.tags or ()
         }
@@ -188,8 +191,15 @@ def _refined(g: Any, share: Any, dtype: Any) -> Any:
     return (g.astype(wide) * factor.astype(wide)).astype(g.dtype)
 
 
-def _placed(grads: list[Any], values: list[Any]) -> list[Any]:
-    """Retained gradients with the shardings of their values; taps are made without any."""
+def _finished(tag: _Tag, taps: list[Any], values: list[Any]) -> list[Any]:
+    """Retained gradients with the shardings of their values; taps are made without any.
+
+    Statistics with their own dtypes: counts come as floating numbers.
+    """
+    grads = conjugate(taps)
+    if tag.dtypes is not None:
+        leaves, tree = jax.tree.flatten(grads)
+        return tree.unflatten([x.astype(d) for x, d in zip(leaves, tag.dtypes, strict=True)])
     return [
         None if g is None else _jax.placed_like(g, jax.typeof(v))
         for g, v in zip(grads, values, strict=True)
@@ -633,7 +643,6 @@ def _forward(
         program = plain(flat, call.arrays, function)
     else:
         program = traced(flat, call.arrays, function, retain, tell_used)
-    sites = program.sites
     try:
         passed = jax.vjp(program.run, call.arrays, program.taps, has_aux=True)
     except jax.errors.UnexpectedTracerError as error:
@@ -659,13 +668,14 @@ def _forward(
         out_tree=out_tree,
         tree=call.parts.tree,
         chosen=call.parts.chosen,
-        tags=None if retain is None else tuple(_tag(name, site) for name, site in sites.items()),
+        tags=None if retain is None else tuple(_tag(*each) for each in program.asked.items()),
     )
     return _Forward(Left(objects, (out, aux)), pullback, program.used)
 
 
-def _tag(name: str, site: _taps.Site) -> _Tag:
-    return _Tag(name, site.tree, site.chosen)
+def _tag(name: str, asked: Request) -> _Tag:
+    site, watch = asked
+    return _Tag(name, site.tree, None if watch is None else watch.dtypes(site))
 
 
 def _pair(result: Any, function: str) -> tuple[Any, Any]:

@@ -1,44 +1,95 @@
 """What `retain=` asks for: names and patterns, held against the tags a program has."""
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import EllipsisType
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._describe import describe
-from .._taps import Site
+from .._taps import Site, Watching
 from ..errors import TagError, UsageError
 
-Names = str | Iterable[str] | EllipsisType
+Pattern = str | Iterable[str] | EllipsisType
+Names = Pattern | Mapping[Any, Any]
 Retain = Names | None
 
 
 def names_of(retain: Any) -> Any:
-    """`retain` as it can be read any number of times: an iterable becomes a tuple."""
+    """`retain` as it can be read any number of times: an iterable becomes a tuple or a dict."""
+    if isinstance(retain, Mapping):
+        return dict(retain)
     several = isinstance(retain, Iterable) and not isinstance(retain, str)
     return tuple(retain) if several else retain
 
 
-def select(retain: Retain, sites: dict[str, Site], function: str) -> dict[str, Site]:
-    """The tags that `retain` asks for, in the order of the program.
+class Request(NamedTuple):
+    """A tag that was asked for, and the statistics that are wanted of it, if not all of it."""
+
+    site: Site
+    watch: Watching | None
+
+
+def requests(retain: Retain, sites: dict[str, Site], function: str) -> dict[str, Request]:
+    """What `retain` asks for, in the order of the program; of two entries the later counts.
 
     Raises:
-        UsageError: `retain` holds what is no string.
-        TagError: a name is not there or used twice, is of a value that nothing uses, or stands
-            where no gradient can be told.
+        UsageError: an entry is neither `watch(...)` nor `...`, or as `select` raises.
+        TagError: as `select` raises it.
     """
     if retain is None:
         return {}
-    wanted = set(sites) if retain is ... else _matches(retain, sites, function)
+    use = Use(function, "retain")
+    entries = retain if isinstance(retain, dict) else {retain: ...}
+    found: dict[str, Request] = {}
+    for names, what in entries.items():
+        if what is not ... and not isinstance(what, Watching):
+            raise UsageError(
+                f"`{function}` got {describe(what)} for {names!r} in `retain`, and wants"
+                " funcgrad.watch(...), or ... for the whole value and gradient"
+            )
+        watch = None if what is ... else what
+        chosen = select(names, sites, use)
+        found.update({name: Request(site, watch) for name, site in chosen.items()})
+    return {name: found[name] for name in sites if name in found}
+
+
+class Use(NamedTuple):
+    """What names are asked for, to end and to begin messages with.
+
+    Fields:
+        function: the public function.
+        keyword: the argument that holds the names.
+        gradient: whether gradients are asked for, so that something must use the value.
+        rows: whether there must be a row for each step of a loop around.
+    """
+
+    function: str
+    keyword: str
+    gradient: bool = True
+    rows: bool = True
+
+
+def select(names: Pattern, sites: dict[str, Site], use: Use) -> dict[str, Site]:
+    """The tags that names and patterns ask for, in the order of the program.
+
+    Raises:
+        UsageError: `names` holds what is no string.
+        TagError: a name is not there or used twice, is of a value that nothing uses, or stands
+            where no value or gradient can be told.
+    """
+    wanted = set(sites) if names is ... else _matches(names, sites, use)
     chosen = {name: site for name, site in sites.items() if name in wanted}
     for name, site in chosen.items():
         if site.clash is not None:
             raise TagError(_twice(name, site, site.clash))
-        if site.blocked:
+        if around := site.blocked if use.rows else site.sealed:
+            what = "the gradient of an inner value cannot be told" if use.gradient else (
+                "an inner value cannot be reached"
+            )
             raise TagError(
-                f"`{function}` got {name!r} in `retain`, tagged at {site.where}, inside"
-                f" `{site.blocked}`, where the gradient of an inner value cannot be told;"
-                f" {_ADVICE.get(site.blocked, 'tag what goes into it or comes out of it')}"
+                f"`{use.function}` got {name!r} in `{use.keyword}`, tagged at {site.where}, inside"
+                f" `{around}`, where {what};"
+                f" {_ADVICE.get(around, 'tag what goes into it or comes out of it')}"
             )
     return chosen
 
@@ -54,34 +105,46 @@ _ADVICE = {
 }
 
 
-def _matches(retain: str | Iterable[str], sites: dict[str, Site], function: str) -> set[str]:
+def _matches(names: Any, sites: dict[str, Site], use: Use) -> set[str]:
     wanted: set[str] = set()
-    for pattern in retain if isinstance(retain, tuple) else (retain,):
+    for pattern in names if isinstance(names, tuple) else (names,):
         if not isinstance(pattern, str):
             raise UsageError(
-                f"`{function}` got {pattern!r} in `retain`, and wants names or patterns: a string,"
-                " a tuple of strings, or ... for all"
+                f"`{use.function}` got {pattern!r} in `{use.keyword}`, and wants names or patterns:"
+                " a string, a tuple of strings, or ... for all"
             )
         found = {name for name in sites if fnmatch.fnmatchcase(name, pattern)}
         if pattern in sites:
             found = {pattern}
-            _check_used(pattern, sites[pattern], function)
+            if use.gradient:
+                _check_used(pattern, sites[pattern], use)
         if not found:
             raise TagError(
-                f"`{function}` got {pattern!r} in `retain`, and no value of that name is tagged:"
-                f" there is {', '.join(map(repr, sites)) or 'none at all'}; tag it inside the"
-                f" function with y = retain_grad(y, {pattern!r})"
+                f"`{use.function}` got {pattern!r} in `{use.keyword}`, and no value of that name is"
+                f" tagged: there is {_listed(sites)}; tag it inside the function with"
+                f" y = retain_grad(y, {pattern!r}), or name the parts of a model with"
+                " funcgrad.named(model)"
             )
         wanted |= found
     return wanted
 
 
-def _check_used(name: str, site: Site, function: str) -> None:
+def _listed(sites: dict[str, Site]) -> str:
+    shown = [*map(repr, sites)]
+    if len(shown) > _SHOWN:
+        shown[_SHOWN:] = [f"and {len(shown) - _SHOWN} more"]
+    return ", ".join(shown) or "none at all"
+
+
+_SHOWN = 50  # names in a message
+
+
+def _check_used(name: str, site: Site, use: Use) -> None:
     if site.dropped and any(site.chosen):
         raise TagError(
-            f"`{function}` got {name!r} in `retain`, tagged at {site.where}, and nothing uses what"
-            f" `retain_grad` returned there, so that no gradient reaches it; go on with its result:"
-            f" y = retain_grad(y, {name!r})"
+            f"`{use.function}` got {name!r} in `{use.keyword}`, tagged at {site.where}, and nothing"
+            " uses what `retain_grad` returned there, so that no gradient reaches it; go on with"
+            f" its result: y = retain_grad(y, {name!r})"
         )
 
 

@@ -9,7 +9,7 @@ import jax
 from .. import _jax, _taps
 from .._calls import Parts, check_arrays, returned
 from .._leaves import takes_gradient
-from .chosen_tags import Retain, select
+from .chosen_tags import Request, Retain, requests
 
 Flat = Callable[[list[Any]], tuple[Any, Any]]
 """A function of the leaves that take gradients to `(out, aux)`."""
@@ -20,14 +20,14 @@ class Program(NamedTuple):
 
     Fields:
         run: `(leaves, taps) -> (differentiated output leaves, ((out, aux), retained values))`.
-        sites: the tags that get a tap, by name.
+        asked: the tags that get a tap, by name.
         taps: zeros for each of them.
         used: for each leaf, whether the output depends on it; true where nobody asked.
         rules: says where functions with a custom rule are called in it.
     """
 
     run: Callable[[list[Any], dict[str, Any]], Any]
-    sites: dict[str, _taps.Site]
+    asked: dict[str, Request]
     taps: _taps.Values
     used: list[bool]
     rules: Callable[[], str] = str
@@ -48,18 +48,23 @@ def traced(
 ) -> Program:
     """The function traced, once, with a tap at each tag that `retain` asks for."""
     closed, count, parts = _trace(flat, leaves, function)
-    sites = select(retain, _taps.find(closed), function)
+    asked = requests(retain, _taps.find(closed), function)
     zeros = functools.cache(_taps.Leaf.zeros)
-    taps = {name: site.taps(zeros) for name, site in sites.items()}
+    taps = {
+        name: site.taps(zeros) if watch is None else watch.sinks(site)
+        for name, (site, watch) in asked.items()
+    }
     # What is shared is compiled once for each jaxpr: where nothing is staged, at each call anew.
     staged = any(map(_jax.is_tracer, jax.tree.leaves(taps)))
+    tap = _taps.SHARED_TAP if staged else _taps.TAP
+    acts = {name: tap if watch is None else watch.act for name, (_, watch) in asked.items()}
 
     def run(leaves: list[Any], taps: _taps.Values) -> Any:
-        results, values = _taps.run(closed, leaves, taps, share=staged)
+        results, values = _taps.run(closed, leaves, acts, taps, share=staged)
         return results[:count], (parts.join(results[count:]), values)
 
     used = _used(closed, leaves, count) if tell_used else [True] * len(leaves)
-    return Program(run, sites, taps, used, functools.partial(_rules, closed))
+    return Program(run, asked, taps, used, functools.partial(_rules, closed))
 
 
 def _trace(flat: Flat, leaves: list[Any], function: str) -> tuple[Any, int, Parts]:

@@ -97,12 +97,16 @@ class _Self:
         return isinstance(other, _Self) and self.value is other.value
 
 
+_NO_MATTER = {"uid", "where"}  # of a tag, which is looked for in programs that are traced
+
+
 def _key(value: Any) -> Any:
     """What a parameter is, equal for parameters that say the same."""
     if hasattr(opened(value), "eqns"):
         return _of_program(value)
     if isinstance(value, dict):
-        return dict, *((name, _key(value[name])) for name in sorted(own(value), key=str))
+        names = sorted(own(value).keys() - _NO_MATTER, key=str)
+        return dict, *((name, _key(value[name])) for name in names)
     if isinstance(value, tuple | list):
         return type(value), *map(_key, value)
     if isinstance(value, bool | int | float | complex | np.generic):

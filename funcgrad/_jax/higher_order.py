@@ -76,7 +76,9 @@ def _jit(equation: Equation, operands: Sequence[Any], run: Run, given: Any) -> R
     # One jitted function for each body, what runs in its place, and the options, so that a second
     # call finds it compiled. It holds its body weakly: both live as long as the user's own jitted
     # function. It is called here alone, where the body is at hand whenever it is traced.
-    jitted = _JITTED.setdefault(body.program, {})
+    # What runs there may hold values of the call; it then says where to keep the function.
+    kept = getattr(run, "jitted", None)
+    jitted = (_JITTED if kept is None else kept).setdefault(body.program, {})
     compiler, name = params["compiler_options_kvs"], params["name"]
     key = run, name, compiler, *map(_key, options.values())
     if key not in jitted:
@@ -96,8 +98,7 @@ def _key(option: Any) -> Any:
     return tuple(map(_key, option)) if isinstance(option, list | tuple) else option
 
 
-_JITTED: "weakref.WeakKeyDictionary[Any, dict[Any, Callable[..., Any]]]"
-_JITTED = weakref.WeakKeyDictionary()
+_JITTED: Any = weakref.WeakKeyDictionary()
 
 
 def _call_bodies(equation: Equation) -> tuple[Body, ...]:

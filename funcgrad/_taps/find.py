@@ -1,5 +1,6 @@
 """The tags that a program holds: their names, types and places."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -42,20 +43,32 @@ class Site(NamedTuple):
     Fields:
         leaves: the type of each leaf.
         tree: the structure of the tagged pytree.
-        where: `file:line` of the call of `retain_grad`.
-        blocked: the enclosing primitive that hides inner gradients, if there is one.
+        where: `file:line` of the call that made it.
+        inside: the type of each leaf where it is tagged.
+        around: the sizes of the axes of loops and meshes around it.
+        batch: the `vmap`s around it, the innermost first; see `retain_grad`'s primitive.
+        blocked: the enclosing primitive that hides inner values and gradients, if there is one.
+        sealed: the enclosing primitive that cannot be called anew, if there is one.
         repeats: whether it is the recomputation, in a backward pass, of a tag in the forward pass.
-        uid: which call of `retain_grad` it is; copies that JAX makes of it share the number.
-        dropped: whether nothing uses what `retain_grad` returned, so that no gradient reaches it.
+        differentiated: whether a gradient inside the function has gone through it.
+        uid: which call made it; copies that JAX makes of it share the number.
+        numbered: whether further uses of the name are told apart by a number.
+        dropped: whether nothing uses what the call returned, so that no gradient reaches it.
         clash: another tag of the same name, if there is one.
     """
 
     leaves: tuple[Leaf, ...]
     tree: Any
     where: str
+    inside: tuple[Any, ...] = ()
+    around: tuple[int, ...] = ()
+    batch: tuple[Any, ...] = ()
     blocked: str | None = None
+    sealed: str | None = None
     repeats: bool = False
+    differentiated: bool = False
     uid: int = 0
+    numbered: bool = False
     dropped: bool = False
     clash: "Site | None" = None
 
@@ -70,6 +83,14 @@ class Site(NamedTuple):
         return [zeros(leaf) if chosen else None for leaf, chosen in pairs]
 
 
+class Named(NamedTuple):
+    """A tag of an equation: its name inside the equation, and in the program that holds it."""
+
+    inner: str
+    full: str
+    site: Site
+
+
 @_jax.once
 def find(program: _jax.Jaxpr) -> dict[str, Site]:
     """Every tag in a program by its full name, in the order of the program.
@@ -77,35 +98,64 @@ def find(program: _jax.Jaxpr) -> dict[str, Site]:
     Each program is walked once as long as it lives: bodies are shared between calls and traces.
     """
     found: dict[str, Site] = {}
-    for equation in _jax.equations(program):
-        for name, site in _sites(equation):
-            first = found.setdefault(name, site)
-            if first is site:
-                continue
-            if site.repeats and site.uid == first.uid:
-                found[name] = first._replace(dropped=first.dropped and site.dropped)
-            else:
-                found[name] = first._replace(clash=site)
+    for _, name, site in (named for row in names(program) for named in row):
+        first = found.setdefault(name, site)
+        if first is site:
+            continue
+        if not (site.repeats and site.uid == first.uid):
+            found[name] = first._replace(clash=site)
+            continue
+        found[name] = first._replace(dropped=first.dropped and site.dropped)
+        uses = [n for n, s in found.items() if s.uid == site.uid] if site.numbered else [name]
+        if len(uses) > 1:  # one body called twice: which call is repeated cannot be told
+            found.update({n: found[n]._replace(clash=site) for n in uses})
     return found
 
 
-def scoped(equation: _jax.Equation, name: str) -> str:
-    """What a name inside an equation, or of it, is called outside."""
-    return "/".join([*equation.scopes, name])
+@_jax.once
+def names(program: _jax.Jaxpr) -> list[list[Named]]:
+    """For each equation of a program the tags in it."""
+    rows = []
+    uses: dict[str, list[int]] = {}
+    for equation in _jax.equations(program):
+        row = []
+        for inner, site in _sites(equation):
+            full = "/".join([*equation.scopes, inner])
+            row.append(Named(inner, _numbered(full, site, uses) if site.numbered else full, site))
+        rows.append(row)
+    return rows
+
+
+def _numbered(full: str, site: Site, uses: dict[str, list[int]]) -> str:
+    """The name of the next use, `att` or `att#2`; of a recomputation, that of what it repeats."""
+    base = _NUMBER.sub("", full)
+    uids = uses.setdefault(base, [])
+    if site.repeats and site.uid in uids:
+        number = 1 + uids.index(site.uid)
+    else:
+        uids.append(site.uid)
+        number = len(uids)
+    return base if number == 1 else f"{base}#{number}"
+
+
+_NUMBER = re.compile(r"#\d+$")
 
 
 def _sites(equation: _jax.Equation) -> Iterable[tuple[str, Site]]:
     if equation.kind == TAG:
-        own = equation.own
-        leaves = tuple(Leaf(t.shape, t.dtype, _jax.varying(t), t) for t in equation.operand_types)
+        own, inside = equation.own, tuple(equation.operand_types)
         yield (
-            scoped(equation, own["name"]),
+            own["name"],
             Site(
-                leaves,
+                tuple(Leaf(t.shape, t.dtype, _jax.varying(t), t) for t in inside),
                 own["tree"],
                 own["where"],
+                inside,
+                batch=own["batch"],
                 repeats=equation.recomputes,
+                differentiated="jvp" in equation.transforms,
                 uid=own["uid"],
+                numbered=own["numbered"],
                 dropped=_jax.used(equation.program).isdisjoint(equation.makes),
             ),
         )
@@ -113,13 +163,21 @@ def _sites(equation: _jax.Equation) -> Iterable[tuple[str, Site]]:
     bodies = [found for program in equation.programs if (found := find(program))]
     if not bodies:
         return
+    differentiated = "jvp" in equation.transforms
     for name, site in _union(bodies).items():
-        site = site._replace(repeats=site.repeats or equation.recomputes)
+        site = site._replace(
+            repeats=site.repeats or equation.recomputes,
+            differentiated=site.differentiated or differentiated,
+        )
+        if not _jax.reenters(equation):
+            site = site._replace(sealed=site.sealed or equation.kind)
         if hides(equation):
             site = site._replace(blocked=site.blocked or equation.kind)
         else:
-            site = site._replace(leaves=tuple(_outside(equation, leaf) for leaf in site.leaves))
-        yield scoped(equation, name), site
+            leaves = tuple(_outside(equation, leaf) for leaf in site.leaves)
+            around = (*_jax.around(equation), *site.around)
+            site = site._replace(leaves=leaves, around=around)
+        yield name, site
 
 
 def hides(equation: _jax.Equation) -> bool:

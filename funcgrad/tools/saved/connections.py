@@ -89,7 +89,8 @@ def disconnected(
 
     def tapped(*inputs: Any) -> list[Any]:
         arrays, sinks = inputs[: len(moving)], inputs[len(moving) :]
-        return _taps.run(closed, arrays, jax.tree.unflatten(tree, sinks))[0]
+        acts = dict.fromkeys(taps, _taps.TAP)
+        return _taps.run(closed, arrays, acts, jax.tree.unflatten(tree, sinks))[0]
 
     program = jax.make_jaxpr(tapped)(*call.arrays, *leaves)
     reasons = _reasons(program, [*moving, *[True] * len(leaves)])
