@@ -4,6 +4,7 @@ import importlib as _importlib
 import typing as _typing
 
 from . import conventions as conventions
+from . import statistics as statistics
 from ._accumulate.accumulator import accumulate_grad as accumulate_grad
 from ._accumulate.accumulator import zero_grad as zero_grad
 from ._accumulate.microbatch import microbatch as microbatch
@@ -15,6 +16,9 @@ from ._grad.backward import Retained as Retained
 from ._grad.backward import grad as grad
 from ._grad.backward import value_and_grad as value_and_grad
 from ._grad.backward import vjp as vjp
+from ._grad.inside import capture as capture
+from ._grad.inside import with_hooks as with_hooks
+from ._grad.watch import watch as watch
 from ._loops.public import fori_loop as fori_loop
 from ._loops.public import while_loop as while_loop
 from ._tags import register_hook as register_hook

@@ -16,6 +16,7 @@ from .acts import TAP as TAP
 from .acts import Watching as Watching
 from .acts import hooked as hooked
 from .evaluate import Act as Act
+from .evaluate import Acts as Acts
 from .evaluate import run as run
 from .find import Leaf as Leaf
 from .find import Site as Site

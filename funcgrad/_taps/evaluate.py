@@ -104,7 +104,7 @@ class _Evaluation(NamedTuple):
                 results, made = self._at(
                     equations[piece.equation], operands, its_acts, given._replace(at=its)
                 )
-                every.update({inner[name]: x for name, x in made.items()})
+                every.update({inner[name]: x for name, x in (made or {}).items()})
             env.update(zip(piece.makes, results, strict=True))
         outputs = _jax.outputs(program)
         return [jnp.asarray(read(v)) if _jax.is_literal(v) else env[v] for v in outputs], every
