@@ -160,6 +160,13 @@ _RULES = (
     _Rule("TypeError", "Shapes must be 1D sequences of concrete values", _SHAPES),
     _Rule("NotImplementedError", r"array\.view\(\)", "write `x.reshape(shape)`"),
     _Rule(
+        "NotImplementedError",
+        "Closing over inputs to shard_map",
+        "on a mesh with explicit axes JAX lets nothing inside a `shard_map`, a hook of"
+        " `funcgrad.with_hooks` included, close over an array: hand it to the function in an"
+        " argument, or make the mesh with `axis_types=(jax.sharding.AxisType.Auto,)`",
+    ),
+    _Rule(
         "UnexpectedTracerError",
         "",
         "a value was put into a list, a global or an object from inside a function that was traced"

@@ -88,13 +88,14 @@ def retain_grad(y: T, name: str) -> T:
 def tag_output(y: T, name: str) -> T:
     """Tags the arrays in what a part of a model returns; further uses of the name are numbered."""
     leaves, tree = jax.tree.flatten(y)
+    whole: Any = tree
     chosen = [isinstance(leaf, jax.Array) for leaf in leaves]
     arrays = select(leaves, chosen)
     if not arrays:
         return y
-    seen = jax.tree.structure(scatter(tree, chosen, arrays))
+    seen = jax.tree.structure(scatter(whole, chosen, arrays))
     out = _tagged(arrays, name, seen, numbered=True)
-    return tree.unflatten(merge(chosen, out, select(leaves, inverted(chosen))))
+    return whole.unflatten(merge(chosen, out, select(leaves, inverted(chosen))))
 
 
 def _tagged(leaves: list[Any], name: str, tree: Any, *, numbered: bool) -> list[Any]:

@@ -198,8 +198,8 @@ def _finished(tag: _Tag, taps: list[Any], values: list[Any]) -> list[Any]:
     """
     grads = conjugate(taps)
     if tag.dtypes is not None:
-        leaves, tree = jax.tree.flatten(grads)
-        return tree.unflatten([x.astype(d) for x, d in zip(leaves, tag.dtypes, strict=True)])
+        dtypes = iter(tag.dtypes)
+        return jax.tree.map(lambda x: x.astype(next(dtypes)), grads)
     return [
         None if g is None else _jax.placed_like(g, jax.typeof(v))
         for g, v in zip(grads, values, strict=True)

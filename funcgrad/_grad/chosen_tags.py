@@ -83,8 +83,10 @@ def select(names: Pattern, sites: dict[str, Site], use: Use) -> dict[str, Site]:
         if site.clash is not None:
             raise TagError(_twice(name, site, site.clash))
         if around := site.blocked if use.rows else site.sealed:
-            what = "the gradient of an inner value cannot be told" if use.gradient else (
-                "an inner value cannot be reached"
+            what = (
+                "the gradient of an inner value cannot be told"
+                if use.gradient
+                else ("an inner value cannot be reached")
             )
             raise TagError(
                 f"`{use.function}` got {name!r} in `{use.keyword}`, tagged at {site.where}, inside"

@@ -161,8 +161,8 @@ def _by_name(
 def _check_reached(name: str, site: _taps.Site, act: _taps.Act) -> None:
     if site.differentiated:
         raise TagError(
-            f"`with_hooks` got {name!r}, tagged at {site.where}, through which a gradient inside the"
-            " function has gone already, without the hook; put the hooks around what is"
+            f"`with_hooks` got {name!r}, tagged at {site.where}, through which a gradient inside"
+            " the function has gone already, without the hook; put the hooks around what is"
             " differentiated there: jax.grad(funcgrad.with_hooks(inner, ...))"
         )
     if act.indexed and site.blocked:

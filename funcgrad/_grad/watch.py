@@ -15,7 +15,7 @@ Statistics = Statistic | Mapping[str, Statistic]
 def watch(
     value: Statistics | None = None, grad: Statistics | None = None, *, when: Any = None
 ) -> Watching:
-    """Asks for statistics of a named value and of its gradient: `retain={names: watch()}`.
+    """What `retain=` takes to ask for statistics of a named value and of its gradient.
 
     Stands for `wandb.watch` and for plots of the gradient flow. The statistics are computed where
     the value is, and where its gradient is, so that only they leave loops, and not whole arrays.
@@ -58,7 +58,7 @@ def watch(
 
 def _statistic(given: Any, keyword: str) -> Statistic | None:
     if given is None or callable(given):
-        return given  # type: ignore[no-any-return]
+        return given
     if isinstance(given, Mapping) and given and all(map(callable, given.values())):
         every = dict(given)
         return lambda x: {name: statistic(x) for name, statistic in every.items()}

@@ -1,5 +1,6 @@
 """What is done at a tag: its value is read, tapped, watched, or passed through hooks."""
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -58,9 +59,7 @@ def tagged(tag: _jax.Equation, operands: Sequence[Any]) -> list[Any]:
     return list(tag_p.bind(*operands, **tag.own))
 
 
-def hooked(
-    forward: Sequence[Callable[..., Any]], backward: Sequence[Callable[..., Any]]
-) -> Act:
+def hooked(forward: Sequence[Callable[..., Any]], backward: Sequence[Callable[..., Any]]) -> Act:
     """Passes the value through hooks, in order, then tags it; and the gradient that comes back.
 
     A gradient meets its hooks in order, and then the tag: what is retained there has passed them.
@@ -164,15 +163,9 @@ class Watching:
         return results, made
 
     def _statistics(self, statistic: Statistic | None, x: Any, axes: Sequence[Any]) -> Any:
-        def sampled(x: Any) -> Any:
-            if self._when is None:
-                return _arrays(statistic, x)
-            return jax.lax.cond(
-                self._when, lambda x: _arrays(statistic, x), lambda x: _nothing(statistic, x), x
-            )
-
         if statistic is None:
             return None
+        sampled: Statistic = functools.partial(_sampled, statistic, self._when)
         for axis in axes:
             sampled = _jax.vmap_like(axis, sampled, 0)
         return sampled(jnp.asarray(x))
@@ -198,6 +191,12 @@ class Watching:
 def _axes(batch: Sequence[Batch], place: int) -> list[Any]:
     """The axes of the `vmap`s around a tag that one of its leaves has, the innermost first."""
     return [axis for axis, batched in batch if batched[place]]
+
+
+def _sampled(statistic: Statistic, when: Any, x: Any) -> Any:
+    if when is None:
+        return _arrays(statistic, x)
+    return jax.lax.cond(when, lambda x: _arrays(statistic, x), lambda x: _nothing(statistic, x), x)
 
 
 def _arrays(statistic: Statistic, x: Any) -> Any:

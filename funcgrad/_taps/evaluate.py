@@ -38,10 +38,10 @@ Acts = Mapping[str, Act]
 
 
 class _Given(NamedTuple):
-    """What a body is given besides its inputs: for each act, and the index if one wants it."""
+    """What a body is given besides its inputs: for each act, and, if one asks, which row it is."""
 
     at: dict[str, Any]
-    index: tuple[Any, ...] = ()
+    rows: tuple[Any, ...] = ()
 
 
 def run(
@@ -119,7 +119,7 @@ class _Evaluation(NamedTuple):
                 stack.enter_context(jax.named_scope(scope))
             if equation.kind == TAG:
                 ((name, act),) = acts.items()
-                results, made = act.run(equation, operands, given.at.get(name), given.index)
+                results, made = act.run(equation, operands, given.at.get(name), given.rows)
                 return results, {} if act.absent is None else {name: made}
             _check_rows(equation, acts)
             inside = _Inside(self, tuple(acts.items()), _sites_of(equation))
@@ -159,35 +159,32 @@ class _Inside:
         acts = {name: act for name, act in self._acts if name in here}
         if body.role == _jax.TEST:
             acts = {name: act for name, act in acts.items() if act.absent is None}
-        results, made = self._evaluation.run(
-            body.program, inputs, acts, given or _Given({})
-        )
+        results, made = self._evaluation.run(body.program, inputs, acts, given or _Given({}))
         if body.role != _jax.BRANCH:
             return results, made
         # A value that only another branch has.
-        missing = {n: act for n, act in self._acts if act.absent and n not in made}
-        return results, {**made, **{n: act.absent(self._sites[n]) for n, act in missing.items()}}
+        absent = {name: act.absent for name, act in self._acts if name not in made}
+        zeros = {name: make(self._sites[name]) for name, make in absent.items() if make}
+        return results, {**made, **zeros}
 
 
 def _sites_of(equation: _jax.Equation) -> dict[str, Site]:
     """The tags in the bodies of an equation, as the bodies see them."""
-    return {
-        name: site for body in equation.bodies for name, site in find(body.program).items()
-    }
+    return {name: site for body in equation.bodies for name, site in find(body.program).items()}
 
 
 def _entering(equation: _jax.Equation, acts: Acts, given: _Given) -> _Given:
     """What the bodies of an equation are given, where the rows of a loop are numbered."""
     if not any(act.indexed for act in acts.values()):
-        return given._replace(index=())
-    index = given.index
+        return given._replace(rows=())
+    index = given.rows
     if equation.trips is not None:
         rows = equation.trips.length
         index = *(jnp.broadcast_to(i, (rows, *jnp.shape(i))) for i in index), jnp.arange(rows)
     if equation.kind == "shard_map":
         ones = (1,) * len(equation.bodies[0].axes)
         index = tuple(i.reshape(ones + jnp.shape(i)) for i in index)
-    return given._replace(index=index)
+    return given._replace(rows=index)
 
 
 def _varying(equation: _jax.Equation, given: _Given) -> _Given:
@@ -202,7 +199,7 @@ def _varying(equation: _jax.Equation, given: _Given) -> _Given:
         name: [of(leaf, x) for leaf, x in zip(sites[name].leaves, parts, strict=True)]
         for name, parts in given.at.items()
     }
-    return _Given(at, tuple(frozenset() for _ in given.index))
+    return _Given(at, tuple(frozenset() for _ in given.rows))
 
 
 def _check_rows(equation: _jax.Equation, acts: Acts) -> None:
