@@ -85,8 +85,38 @@ def retain_grad(y: T, name: str) -> T:
     return tree.unflatten(_tagged(leaves, name, tree, numbered=False))
 
 
+_LEAVE = "^"
+
+
+def leaving(scope: str) -> str:
+    """The part of a name that leaves a scope around it, which `settled` takes out of the name."""
+    return "/".join(_LEAVE + part for part in reversed(scope.split("/")))
+
+
+def settled(name: str) -> str:
+    """A name with its scopes, without those that it leaves.
+
+    >>> settled("decoder/step/" + leaving("decoder") + "/embed")
+    'embed'
+    """
+    if _LEAVE not in name:
+        return name
+    parts: list[str] = []
+    for part in name.split("/"):
+        scope = part.removeprefix(_LEAVE)
+        if scope == part or scope not in parts:
+            parts.append(part)
+            continue
+        while parts.pop() != scope:
+            pass
+    return "/".join(parts)
+
+
 def tag_output(y: T, name: str) -> T:
-    """Tags the arrays in what a part of a model returns; further uses of the name are numbered."""
+    """Tags the arrays in what a part of a model returns; further uses of the name are numbered.
+
+    The empty name stands for the `jax.named_scope` around the tag.
+    """
     leaves, tree = jax.tree.flatten(y)
     whole: Any = tree
     chosen = [isinstance(leaf, jax.Array) for leaf in leaves]

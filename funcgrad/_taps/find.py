@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from .. import _jax
-from .._tags import TAG
+from .._tags import TAG, settled
 
 Values = dict[str, list[Any]]
 """The leaves of each tagged value by name; in taps, `None` for a leaf that takes no gradient."""
@@ -120,7 +120,7 @@ def names(program: _jax.Jaxpr) -> list[list[Named]]:
     for equation in _jax.equations(program):
         row = []
         for inner, site in _sites(equation):
-            full = "/".join([*equation.scopes, inner])
+            full = settled("/".join([*equation.scopes, inner] if inner else equation.scopes))
             row.append(Named(inner, _numbered(full, site, uses) if site.numbered else full, site))
         rows.append(row)
     return rows
