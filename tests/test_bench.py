@@ -59,8 +59,8 @@ def test_each_model_has_each_idiom():
 def test_groups_sweeps_and_sizes():
     groups = {name.partition("/")[0] for name in CASES}
     assert groups == {
-        *("original", "models", "loops", "accumulation", "second-order", "checks", "sweeps"),
-        "tracing",
+        *("original", "models", "loops", "accumulation", "second-order", "checks", "inside"),
+        *("sweeps", "tracing"),
     }
     counted = {case.sweep for case in CASES.values() if case.sweep}
     assert counted == {"numbers", "width", "layers", "tags", "trips"}

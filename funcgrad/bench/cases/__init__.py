@@ -2,5 +2,5 @@
 
 import importlib
 
-for _name in ["original", "models", "loops", "accumulation", "second_order", "checks", "sweeps"]:
+for _name in ["original", "models", "loops", "accumulation", "second_order", "checks", "inside", "sweeps"]:
     importlib.import_module(f"{__name__}.{_name}")
