@@ -8,14 +8,16 @@ os.environ["XLA_FLAGS"] = (
 
 import jax
 import pytest
+import tiers
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 # A page of wrong calls, for type checkers: `--doctest-modules` would run it.
 collect_ignore = ["types_page.py"]
-TIERS = ("slow", "kernel", "site", "torch", "hosts", "nightly")
+TIERS = ("slow", "one_line", "kernel", "site", "torch", "hosts", "nightly")
 NIGHTLY = os.environ.get("FUNCGRAD_NIGHTLY") == "1"
+HALF = os.environ.get("FUNCGRAD_HALF")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks that `-m` asks for
@@ -25,10 +27,12 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker("torch")
         if not any(map(item.get_closest_marker, TIERS)):
             item.add_marker("quick")
-    left = [item for item in items if item.get_closest_marker("nightly") and not NIGHTLY]
+    left = {item for item in items if item.get_closest_marker("nightly") and not NIGHTLY}
+    if HALF:
+        left |= tiers.other_half(HALF, [item for item in items if item not in left])
     if left:
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=[*left])
+        items[:] = [item for item in items if item not in left]
 
 
 @pytest.fixture

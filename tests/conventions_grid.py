@@ -552,9 +552,17 @@ def compiled(functions, points):
     return jax.tree.map(np.asarray, every(points))
 
 
+KNOWN = {}
+
+
 def jax_gradients(kinks, *, ours, dtype=float, differentiate=jax.grad):
-    functions = [gradient(kink, ours=ours, differentiate=differentiate) for kink in kinks]
-    return compiled(functions, [arrays(kink, dtype) for kink in kinks])
+    """The gradient at each kink; what was asked for before is not computed again."""
+    keys = [(repr(kink), ours, dtype, differentiate, jax.config.jax_enable_x64) for kink in kinks]
+    new = {key: kink for key, kink in zip(keys, kinks, strict=True) if key not in KNOWN}
+    functions = [gradient(kink, ours=ours, differentiate=differentiate) for kink in new.values()]
+    points = [arrays(kink, dtype) for kink in new.values()]
+    KNOWN.update(zip(new, compiled(functions, points), strict=True))
+    return [KNOWN[key] for key in keys]
 
 
 def tensors(kink, dtype="float64"):

@@ -6,7 +6,6 @@ from pathlib import Path
 import anomaly_programs
 import pytest
 from anomaly_programs import PROGRAMS
-from tiers import slow_but
 
 import funcgrad as fg
 
@@ -27,14 +26,18 @@ def test_there_are_enough_programs():
     assert len(set(NAMES)) == len(PROGRAMS)
 
 
-CASES = [(program, mode) for program in PROGRAMS for mode in ("interpreted", "compiled")]
+def on_lines(number, mode):
+    """All are interpreted on each, and compiled on one; a third are compiled on the other too."""
+    return pytest.mark.slow if mode == "interpreted" or number % 3 == 1 else pytest.mark.one_line
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "mode"),
-    slow_but(lambda program, mode: mode == "interpreted" and program in PROGRAMS[::3], CASES),
-    ids=[f"{program.name}-{mode}" for program, mode in CASES],
+    [
+        pytest.param(program, mode, marks=on_lines(number, mode), id=f"{program.name}-{mode}")
+        for number, program in enumerate(PROGRAMS)
+        for mode in ("interpreted", "compiled")
+    ],
 )
 def test_the_planted_nan_is_located(program, mode):
     found = located(program, mode=mode)

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiers import slow_but
 
 import funcgrad as fg
 from funcgrad import cli
@@ -86,8 +85,12 @@ def computed(name, contender):
         return [np.asarray(leaf) for leaf in jax.tree.leaves(problem.view(run(*one.args)))]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", slow_but(lambda name: name.startswith("original/"), CASES))
+def on_lines(name):
+    """The original on each, other cases on one: `funcgrad bench` looks too, before it times."""
+    return pytest.mark.slow if name.startswith("original/") else pytest.mark.one_line
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=on_lines(name)) for name in CASES])
 def test_contenders_agree(name):
     problem = smallest(CASES[name])
     made = {contender: computed(name, contender) for contender in [*CONTENDERS, *problem.peers]}
@@ -437,7 +440,7 @@ def test_ratios_to_an_earlier_report():
     assert _report.differences(new, old) == ["jax: 1 then, 1.1 now"]
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @pytest.mark.parametrize("form", ["svg", "png", "pdf"])
 def test_a_plot_has_a_panel_for_each_case(form):
     figure = _plot.figure(made())
@@ -452,7 +455,7 @@ def test_every_contender_has_a_colour():
     assert set(_plot.COLORS) == set(CONTENDERS)
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 def test_nothing_to_draw_is_refused():
     with pytest.raises(BenchError, match="nothing was measured"):
         _plot.figure({"header": {}, "results": [{"case": "a", "size": "b", "error": "c"}]})

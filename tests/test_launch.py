@@ -57,7 +57,9 @@ def here():
 
 
 @pytest.mark.hosts
-@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
+@pytest.mark.parametrize(
+    ("processes", "devices"), [(2, 2), pytest.param(4, 1, marks=pytest.mark.nightly)]
+)
 def test_processes_with_a_part_of_the_batch_each_give_the_gradient_of_all(
     processes, devices, tmp_path, monkeypatch
 ):
@@ -150,7 +152,7 @@ def test_a_signal_gives_the_status_that_a_shell_gives(capfd):
     assert "`launch` got SIGKILL from process 0 of 1 after" in capfd.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 def test_processes_that_do_not_end_are_ended_also_those_that_do_not_listen(capfd, monkeypatch):
     monkeypatch.setattr(launch, "GRACE", 0.5)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)"
@@ -173,7 +175,7 @@ def until(holds):
     return holds()
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks processes up in /proc")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGQUIT", "SIGINT"])
 def test_a_signal_to_the_launcher_ends_its_processes_and_theirs(tmp_path, name):
@@ -198,7 +200,7 @@ def test_a_signal_to_the_launcher_ends_its_processes_and_theirs(tmp_path, name):
     assert until(lambda: all(map(ended, numbers)))
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks processes up in /proc")
 def test_what_a_failed_process_started_is_ended(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -243,7 +245,7 @@ def test_a_process_may_leave_something_behind_when_all_is_well(tmp_path, monkeyp
     os.kill(worker, signal.SIGKILL)
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 def test_the_command_line(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("import sys; sys.exit(int(sys.argv[1]))")

@@ -1,5 +1,7 @@
 """`while_loop` and `fori_loop`: every mode of autodiff, in every place, against a masked scan."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -165,10 +167,15 @@ MODES = {
 QUICK = {"xla_backend_optimization_level": 0}  # a third of the time to compile
 
 
-def compared(place, mode, dtype, mine=ours):
+@functools.cache
+def asked(loop, place, mode, dtype):
     w, x = (jnp.asarray(a, dtype) for a in (W, X))
-    both = [lambda w, x, loop=loop: place(loop, w, x) for loop in (mine, masked)]
-    got, want = (jax.jit(MODES[mode](f), compiler_options=QUICK)(w, x) for f in both)
+    fun = MODES[mode](lambda w, x: place(loop, w, x))
+    return jax.jit(fun, compiler_options=QUICK)(w, x)
+
+
+def compared(place, mode, dtype, mine=ours):
+    got, want = (asked(loop, place, mode, dtype) for loop in (mine, masked))
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert a.dtype == b.dtype == dtype
         yield np.asarray(a, np.float64), np.asarray(b, np.float64)

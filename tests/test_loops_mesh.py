@@ -1,6 +1,8 @@
 """Loops on meshes of explicit and automatic axes, with and without `jax.set_mesh`."""
 
 import contextlib
+import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from tiers import one_in, pairs_of
 
 import funcgrad as fg
 
@@ -70,6 +73,11 @@ MODES = {
 }
 
 
+@functools.cache
+def on_one_device(mode, program):
+    return jax.jit(MODES[mode](PROGRAMS[program]), compiler_options=QUICK)(W, X)
+
+
 def on_mesh(mode, program, kind, spec, within, compiled):
     mesh = jax.make_mesh((2, 2), ("d", "m"), axis_types=(kind,) * 2)
     w = jax.device_put(W, jax.NamedSharding(mesh, P(*spec[1:])))
@@ -77,24 +85,27 @@ def on_mesh(mode, program, kind, spec, within, compiled):
     f = MODES[mode](PROGRAMS[program])
     with jax.set_mesh(mesh) if within else contextlib.nullcontext():
         got = (jax.jit(f, compiler_options=QUICK) if compiled else f)(w, x)
-    want = jax.jit(f, compiler_options=QUICK)(W, X)
+    want = on_one_device(mode, program)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert np.all(np.isfinite(b))
         np.testing.assert_allclose(jax.device_get(a), b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("within", [False, True], ids=["", "set_mesh"])
-@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=lambda kind: kind.name)
-@pytest.mark.parametrize("mode", ["value", "jvp", "grad"])
-@pytest.mark.parametrize("program", PROGRAMS)
+KINDS, WITHIN = [AxisType.Explicit, AxisType.Auto], [False, True]
+
+
+@pytest.mark.parametrize(
+    ("program", "mode", "kind", "within"),
+    pairs_of([*PROGRAMS], ["value", "jvp", "grad"], KINDS, WITHIN),
+)
 def test_every_mode_on_every_kind_of_mesh(program, mode, kind, within):
     on_mesh(mode, program, kind, P("d"), within, True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("spec", [P(), P(None, "m"), P("d", "m")], ids=str)
-@pytest.mark.parametrize("program", PROGRAMS)
+PLACED = [*itertools.product(PROGRAMS, [P(), P(None, "m"), P("d", "m")])]
+
+
+@pytest.mark.parametrize(("program", "spec"), one_in(2, PLACED))
 def test_gradients_of_every_placement(program, spec):
     on_mesh("grad", program, AxisType.Explicit, spec, False, True)
 
@@ -105,9 +116,9 @@ def test_gradients_of_gradients_on_a_default_mesh(program):
     on_mesh("reverse over reverse", program, AxisType.Explicit, P("d"), False, True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("within", [False, True], ids=["", "set_mesh"])
-@pytest.mark.parametrize("mode", ["value", "jvp", "vjp"])
-@pytest.mark.parametrize("program", PROGRAMS)
+NOT_COMPILED = [*itertools.product(PROGRAMS, ["value", "jvp", "vjp"], WITHIN)]
+
+
+@pytest.mark.parametrize(("program", "mode", "within"), one_in(5, NOT_COMPILED))
 def test_every_mode_outside_jit_on_a_default_mesh(program, mode, within):
     on_mesh(mode, program, AxisType.Explicit, P("d"), within, False)

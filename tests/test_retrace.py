@@ -1,11 +1,13 @@
 """A second call with the same shapes traces nothing and compiles nothing; no tracer leaks."""
 
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
-from tiers import slow_but
+from tiers import one_in, slow_but
 
 import funcgrad as fg
 
@@ -94,12 +96,13 @@ def test_another_shape_is_traced_anew_and_the_first_stays_known():
     assert traces == [(3,), (2,)]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("checking_leaks")
-@few
-@pytest.mark.parametrize("around", [lambda f: f, jax.jit], ids=["eager", "jit"])
-def test_no_tracer_leaks(name, around):
-    assert jax.block_until_ready(around(TRANSFORMS[name](block))(X)) is not None
+@pytest.mark.parametrize(
+    ("name", "jitted"), one_in(3, [*itertools.product(TRANSFORMS, [False, True])])
+)
+def test_no_tracer_leaks(name, jitted):
+    fun = TRANSFORMS[name](block)
+    assert jax.block_until_ready((jax.jit(fun) if jitted else fun)(X)) is not None
 
 
 @pytest.mark.usefixtures("checking_leaks")

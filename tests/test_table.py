@@ -14,6 +14,7 @@ import pytest
 from closeness import assert_close
 from jax import lax
 from jax.sharding import PartitionSpec as P
+from tiers import one_in
 
 import funcgrad as fg
 
@@ -242,14 +243,14 @@ def check(idiom, transform, dtype, around):
 
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "complex64": jnp.complex64}
-CELLS = [
-    pytest.param(*cell, id="-".join(cell), marks=() if cell[2] == "float32" else pytest.mark.slow)
-    for cell in itertools.product(IDIOMS, OURS, DTYPES)
-    if cell[1:] not in [("shard_map", "bfloat16"), ("shard_map", "complex64")]
-]
+ALL = [*itertools.product(IDIOMS, OURS)]
+ELSEWHERE = [cell for cell in ALL if cell[1] != "shard_map"]
+SINGLE = [(*cell, "float32") for cell in ALL]
+# Each idiom and each transform in both, and at night all of them.
+OTHER = [(*cell, dtype) for cell in ELSEWHERE for dtype in ("bfloat16", "complex64")]
 
 
-@pytest.mark.parametrize(("idiom", "transform", "dtype"), CELLS)
+@pytest.mark.parametrize(("idiom", "transform", "dtype"), [*SINGLE, *one_in(3, OTHER)])
 def test_cell_equals_the_plain_loop(idiom, transform, dtype):
     check(idiom, transform, DTYPES[dtype], jax.jit)
 
@@ -258,19 +259,15 @@ def test_the_quick_tier_has_every_cell(quick_tests):
     name = f"{test_cell_equals_the_plain_loop.__name__}["
     calls = [test.callspec.params for test in quick_tests if test.name.startswith(name)]
     tested = {(call["idiom"], call["transform"]) for call in calls}
-    assert tested == {*itertools.product(IDIOMS, OURS)}
+    assert tested == {*ALL}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("transform", OURS)
-@pytest.mark.parametrize("idiom", IDIOMS)
+@pytest.mark.parametrize(("idiom", "transform"), one_in(2, ALL))
 def test_cell_not_compiled_equals_the_plain_loop(idiom, transform):
     check(idiom, transform, jnp.float32, lambda fun: fun)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("transform", [name for name in OURS if name != "shard_map"])
-@pytest.mark.parametrize("idiom", IDIOMS)
+@pytest.mark.parametrize(("idiom", "transform"), one_in(3, ELSEWHERE))
 def test_vmap_outside_equals_one_example_at_a_time(idiom, transform):
     p, c, xs = inputs(jnp.float32)
     batch = jnp.stack([c, 0.5 * c, -c])

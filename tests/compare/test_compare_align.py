@@ -168,7 +168,7 @@ def test_longest_common_subsequence_of_shapes(recorded, port, pairs):
     assert places(recorded, port) == pairs
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 def test_three_thousand_cells_of_which_one_is_missing():
     """No table of all pairs is made where the two ends agree."""
     recorded = [cell(None, place=i, text=f"{i}.5") for i in range(3000)]
@@ -176,7 +176,7 @@ def test_three_thousand_cells_of_which_one_is_missing():
     assert [pair.recorded[0].place for pair in pairs if not pair.port] == [2000]
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @given(st.text("abcdstuAS", max_size=8), st.text("abcdstuAT", max_size=8))
 @settings(max_examples=150, deadline=None)
 def test_nothing_is_lost_twice_used_or_crossed(recorded, port):

@@ -207,7 +207,7 @@ def test_errors_are_funcgrad_errors():
     assert issubclass(CompareError, ValueError)
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 def test_importing_loads_no_heavy_library():
     code = (
         "import sys, types; package = types.ModuleType('funcgrad');"
@@ -383,7 +383,7 @@ def test_a_cell_may_raise_where_it_is_tagged(tmp_path, notebook):
     assert compare(recorded, port).agrees
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 def test_a_very_long_cell_is_cut_and_counted(notebook, tmp_path):
     lines = [f"({i}) {i}.5" for i in range(2000)]
     recorded = notebook("a.ipynb", (1, "", new_output("stream", text="\n".join(lines))))
@@ -464,7 +464,7 @@ def test_a_size_above_the_limit_is_one_line(recording, stored, capsys):
         assert "Invalid value for '--max-size'" in line
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
 def test_what_goes_wrong_in_a_process_is_never_taken_for_a_difference(recording, stored, tmp_path):
     port = stored()

@@ -78,7 +78,7 @@ TEXTS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @pytest.mark.parametrize("name", TEXTS)
 def test_reading_a_text_export(name):
     read_all = lambda text: list(cells_of_export(text))
@@ -102,14 +102,14 @@ PRINTS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @pytest.mark.parametrize("name", PRINTS)
 def test_reading_the_values_of_a_cell(name):
     function = lambda text: contents_of(shows(text))
     assert grows_with(lambda n: (PRINTS[name] * n,), function) < MOST
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @pytest.mark.parametrize("version", [3, 4])
 def test_reading_a_notebook(tmp_path, version):
     def prepare(n):
@@ -128,7 +128,7 @@ def test_reading_a_notebook(tmp_path, version):
     assert grows_with(prepare, read) < MOST
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 def test_reading_a_map(tmp_path):
     def prepare(n):
         path = tmp_path / "a.toml"
@@ -143,7 +143,7 @@ def test_reading_a_map(tmp_path):
     assert grows_with(prepare, read_both) < MOST
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 def test_which_formats_the_code_of_a_notebook_has():
     code = "def log{0}(x):\n    print(f'{{x:.{1}f}}')\nlog{0}(1)"
     cells = lambda n: [shows("1", i, code.format(i, i % 9)) for i in range(n)]
@@ -162,7 +162,7 @@ CELLS = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @pytest.mark.parametrize("name", CELLS)
 def test_pairing_cells(name):
     assert grows_with(CELLS[name], pair_cells) < MOST
@@ -184,7 +184,7 @@ VALUES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @pytest.mark.parametrize("name", VALUES)
 def test_pairing_values(name, monkeypatch):
     """Beyond a stretch of bounded size no table of all pairs is made: it is made small here."""
@@ -210,7 +210,7 @@ def test_a_table_is_never_larger_than_its_bound(monkeypatch):
     assert max(made, default=0) <= sequence._MOST_PAIRS
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @pytest.mark.parametrize("name", ["all the same", "one line missing", "all wrong, one missing"])
 def test_judging_and_showing(name):
     def whole(theirs, ours):
@@ -220,7 +220,7 @@ def test_judging_and_showing(name):
     assert grows_with(VALUES[name], whole) < MOST
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 def test_one_line_more_blames_no_other_line():
     """3,000 lines, one of them left out, another one wrong far from it."""
     theirs, ours = parse(log(3000)).values, parse(log(3000, {1000}, {2000})).values

@@ -139,7 +139,7 @@ def test_report_of_a_difference():
     assert (found.recorded, found.actual) == (3.0, 3.3)
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @given(st.integers(-999_999, 999_999), st.sampled_from([-1, 1]))
 @settings(max_examples=100, deadline=None)
 def test_one_unit_in_the_last_place_is_caught_and_half_passes(thousandths, sign):
@@ -272,7 +272,7 @@ numbers = st.one_of(
 integers = st.one_of(st.integers(), st.just(10**400)).map(str)
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @given(
     st.one_of(st.tuples(numbers, numbers), st.tuples(integers, integers)),
     st.sampled_from([None, 1e-3]),

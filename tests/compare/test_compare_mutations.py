@@ -13,7 +13,7 @@ from funcgrad.compare.recorded.rounding import with_formats
 names = pytest.mark.parametrize("path", mutations.RECORDINGS, ids=lambda path: path.stem)
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @names
 def test_a_sample_of_mutations_is_seen_each_in_its_cell_alone(path):
     tried, missed = mutations.unseen(path, every=20, first=random.Random(path.stem).randrange(20))
@@ -76,7 +76,7 @@ FORMS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @pytest.mark.parametrize("kind", mutations.SEEN)
 def test_mutations_of_what_people_print_are_seen(kind):
     """Forms of public notebooks: logs, tables, bars, units, optimizers' states, other scripts."""
@@ -105,7 +105,7 @@ HARMLESS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @pytest.mark.parametrize("change", HARMLESS)
 def test_harmless_changes_stay_green(change):
     changed = 0

@@ -362,7 +362,7 @@ def work(text):
     return calls
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @given(
     st.one_of(st.text(min_size=1, max_size=12), st.text("[](){},.*+-='\"1eEjx: \n\\", min_size=1))
 )
@@ -386,7 +386,7 @@ tokens = st.sampled_from(
 )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @given(st.one_of(st.text(), st.lists(tokens, max_size=30).map("".join)))
 @settings(max_examples=400, deadline=None)
 @example("tensor([1.], size=('a',))")
@@ -428,7 +428,7 @@ def test_ten_thousand_brackets(text, numbers):
     assert [number for value in values for number in value.numbers] == numbers
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 def test_ten_megabytes():
     row = "[" + ", ".join(["-0.1234"] * 64) + "]"
     rows = 10_000_000 // len(row)
@@ -458,7 +458,7 @@ def test_reads_back_what_numpy_prints(array):
     assert value.dtype == "float32"
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=4), elements=floats))
 @settings(max_examples=40, deadline=None)
 def test_reads_back_what_jax_prints(array):

@@ -49,7 +49,7 @@ def folder(tmp_path, notebook):
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 def test_a_test_for_each_recorded_cell(folder):
     code, out = run_pytest(
         folder, "--funcgrad-recordings", ".", "--funcgrad-no-run", "-v", "-rs", "."
@@ -77,7 +77,7 @@ def test_a_test_for_each_recorded_cell(folder):
     assert "Traceback" not in out
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 def test_one_cell_by_its_name_and_strict(folder):
     cells = "good.ipynb::In [1]", "good.ipynb::In [2], cell 3"
     options = "--funcgrad-no-run", "--funcgrad-strict"
@@ -116,7 +116,7 @@ def test_a_port_that_cannot_run_is_an_error_of_one_line(folder):
     assert "Traceback" not in out
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 def test_faults_in_the_option_and_in_a_recording(folder):
     code, out = run_pytest(folder, "--funcgrad-recordings", "absent")
     assert (code, "--funcgrad-recordings: absent is not a folder" in out) == (4, True)
@@ -126,7 +126,7 @@ def test_faults_in_the_option_and_in_a_recording(folder):
     assert "broken.ipynb: not a notebook: it is not valid JSON" in out
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 def test_a_missing_library_is_an_error_of_one_line_that_names_the_extra(folder):
     (folder / "conftest.py").write_text("import sys\nsys.modules['nbformat'] = None\n")
     (folder / "old.ipynb").write_text('{"nbformat": 3, "worksheets": []}')
@@ -137,7 +137,7 @@ def test_a_missing_library_is_an_error_of_one_line_that_names_the_extra(folder):
     assert "_extras.py" not in out
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 def test_without_the_option_it_does_nothing_and_loads_nothing(folder):
     code, out = run_pytest(folder)
     assert (code, "1 passed" in out) == (0, True)

@@ -471,7 +471,7 @@ anything = st.recursive(
 )
 
 
-@pytest.mark.slow
+@pytest.mark.one_line
 @given(st.sampled_from([3, 4]), st.lists(st.dictionaries(keys, anything, max_size=6), max_size=3))
 @settings(max_examples=100, deadline=None)
 @example(4, [{"cell_type": "code", "source": "", "outputs": {"a": 1}, "metadata": {}}])
