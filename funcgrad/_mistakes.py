@@ -174,6 +174,13 @@ _RULES = (
         " `funcgrad.value_and_grad(fun, has_aux=True)`; the body of a loop returns it as a part of"
         " what it carries, and `jax.lax.scan` stacks what its body returns besides",
     ),
+    _Rule(
+        "ValueError",
+        "Length of device assignment .* size of the mesh",
+        "an array lies on a mesh of explicit axes, and JAX makes constants beside it, such as the"
+        " gradient 1 that a backward pass begins with, which outside `jax.jit` lie on one device:"
+        " make the call under `with jax.set_mesh(mesh):`, the mesh being `x.sharding.mesh`",
+    ),
     _Rule("TypeError", "do not support in-place item assignment", _NO_CHANGE),
     _Rule(
         "TypeError",

@@ -694,3 +694,19 @@ def test_a_reference_among_the_arguments_is_written_to_once(mode):
     ref = jax.new_ref(jnp.zeros(2))
     checked = fg.detect_anomaly(step, mode=mode)
     assert [float(checked(ref, jnp.ones(2))) for _ in range(3)] == [2.0, 4.0, 6.0]
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_a_reference_is_what_it_was_where_an_anomaly_is_raised(only):
+    ref = jax.new_ref(jnp.zeros(()))
+
+    def step(x):
+        ref[...] += 1
+        y = jnp.log(x)
+        ref[...] += 10
+        return y
+
+    checked = fg.detect_anomaly(step, only_if_reaches_output=only)
+    with pytest.raises(fg.AnomalyError, match=r"log\(-1.0\)"):
+        checked(-jnp.ones(()))
+    assert (checked(jnp.ones(())), ref[...]) == (0, 11)

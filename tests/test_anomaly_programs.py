@@ -84,9 +84,49 @@ def test_a_jitted_function_has_numbers_as_variables(number):
     assert traced(lambda x, n: x * n, number, True) == 1
 
 
+def scaled(x, n):
+    return jax.value_and_grad(lambda x: jnp.sum(jnp.sin(x) * n / (1 + n)))(x)
+
+
 @pytest.mark.parametrize("number", NUMBERS[:2])
-def test_another_function_has_floats_as_variables(number):
-    assert traced(lambda x, n: x * n, number, False) == 1
+def test_another_function_is_not_compiled_anew_for_a_float(number):
+    run = fg.detect_anomaly(scaled)
+    run(jnp.ones(3), number(1))
+    with compilations(0):
+        for i in range(2, 5):
+            value = run(jnp.ones(3), number(i))[0]
+    assert jnp.allclose(value, scaled(jnp.ones(3), number(4))[0])
+
+
+class Level(float):
+    pass
+
+
+@pytest.mark.parametrize("mode", ["compiled", "interpreted"])
+@pytest.mark.parametrize(
+    ("fun", "numbers"),
+    [
+        (lambda x, n: x * n if isinstance(n, float) else x, [1, 0.5, True, 1.0]),
+        (lambda x, n: x * (2 if isinstance(n, float) and n > 1 else 3), [0.5, 1.5]),
+        (lambda x, n: x / n, [0.0, -0.0]),
+        (lambda x, n: x * (n * 1e-30 * 1e30), [1e-10, 1e-12]),
+        (lambda x, n: x * round(n) + round(n), [0.5, 1.5, 2.5]),
+        (lambda x, n: [x] * len(f"{n}"), [0.5, 0.25]),
+        (lambda x, n: (n, n // 0.3, n**0.5, abs(n)), [0.5, 2, -1.0]),
+        (lambda x, n: jnp.full(2, n) + n, [1, 1.0, 1j]),
+        (lambda x, n: lax.fori_loop(0, 3, lambda i, y: y * n, x), [0.5, 0.25]),
+        (lambda x, n: jnp.arange(n) + n, [3, 3.0, 2.5]),
+        (lambda x, n: x * n if type(n) is Level else x, [0.5, Level(0.5)]),
+    ],
+)
+def test_another_function_has_the_numbers_that_a_plain_call_has(fun, numbers, mode):
+    run = fg.detect_anomaly(fun, mode=mode)
+    for number in [*numbers, *numbers]:
+        got, want = run(jnp.array([1.0, 2.0]), number), fun(jnp.array([1.0, 2.0]), number)
+        assert jax.tree.structure(got) == jax.tree.structure(want)
+        for ours, plain in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            assert jnp.array_equal(ours, plain)
+            assert jax.typeof(ours) == jax.typeof(plain)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +204,8 @@ def test_an_overflow_that_the_compiler_brings_about_has_a_place(loss):
         (lambda x, y: {"kept": jnp.ones(2), "made": x - y}, (float("inf"),) * 2, "inf - inf"),
     ],
 )
-def test_nan_that_python_would_make_of_numbers_is_found(fun, numbers, computed):
+@pytest.mark.parametrize("mode", ["compiled", "interpreted"])
+def test_nan_that_python_would_make_of_numbers_is_found(fun, numbers, computed, mode):
     with pytest.raises(fg.AnomalyError) as caught:
-        fg.detect_anomaly(fun)(*numbers)
+        fg.detect_anomaly(fun, mode=mode)(*numbers)
     assert caught.value.anomaly.computed == computed

@@ -501,6 +501,32 @@ def test_verdicts_are_pytorchs(case, torch):
             assert not verdict
 
 
+def off_at_zero(fun, off):
+    """`fun` with a rule whose derivative is off by `off`."""
+    made = jax.custom_jvp(fun)
+
+    @made.defjvp
+    def _(primals, tangents):
+        out, dot = jax.jvp(fun, primals, tangents)
+        return out, dot + off * tangents[0]
+
+    return made
+
+
+@pytest.mark.parametrize(
+    "fun",
+    [
+        lambda x: x * jnp.abs(x),
+        lambda x: jnp.sin(3 * x) + 50 * x * jnp.abs(x),
+        lambda x: jnp.where(x > 0, jnp.exp(x), 1 + x),
+    ],
+)
+def test_where_the_second_derivative_jumps_the_first_is_told(fun):
+    assert fg.gradcheck(off_at_zero(fun, 0.0), (np.zeros(1),), batched=False)
+    with pytest.raises(fg.GradcheckError, match="disagree"):
+        fg.gradcheck(off_at_zero(fun, 1e-6), (np.zeros(1),), batched=False)
+
+
 def test_slopes_that_agree_to_six_digits_are_no_kink():
     """As those of an adaptive solver, whose steps change with the arguments."""
     rough = lambda x: jnp.sin(x) + 1e-7 * jnp.abs(x - 0.5)

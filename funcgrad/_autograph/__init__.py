@@ -50,7 +50,8 @@ def autograph(
         checkpoints: as for [`while_loop`][funcgrad.while_loop].
         on_max_steps: what to do if there would be more steps, as for
             [`while_loop`][funcgrad.while_loop]: by default the loop's floating variables are NaN
-            and so are their gradients, and to use an integer or bool that it changes is an error.
+            and so are their gradients, and to use an integer or bool that it changes is an error,
+            under `jax.vmap` for an example too that does not take the branch the loop is in.
 
     Returns:
         A function of the same parameters. Where Python can look at a value it decides as Python

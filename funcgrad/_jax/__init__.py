@@ -8,6 +8,7 @@ modules are not used, here or elsewhere.
 
 from . import higher_order
 from .alike import compiled_once as compiled_once
+from .alike import once_compiled as once_compiled
 from .equations import BRANCH as BRANCH
 from .equations import CALL as CALL
 from .equations import CARRY as CARRY
@@ -105,7 +106,9 @@ from .trace import used as used
 from .trace import used_inputs as used_inputs
 from .trace import value_of as value_of
 from .trace import variables as variables
+from .trace import with_consts as with_consts
 from .trace import without_consts as without_consts
+from .trace import without_numbers as without_numbers
 from .traits import Trait as Trait
 from .traits import axes_lost as axes_lost
 from .traits import exponent as exponent

@@ -157,6 +157,51 @@ def without_consts(program: Jaxpr) -> Jaxpr:
     return core.ClosedJaxpr(jaxpr.replace(constvars=[], invars=invars), ())
 
 
+def with_consts(program: Jaxpr, consts: Sequence[Any]) -> Jaxpr:
+    """The same program with its leading inputs as constants again."""
+    jaxpr, count = opened(program), len(consts)
+    constvars, invars = jaxpr.invars[:count], jaxpr.invars[count:]
+    return core.ClosedJaxpr(jaxpr.replace(constvars=constvars, invars=invars), consts)
+
+
+def without_numbers(program: Jaxpr) -> tuple[Jaxpr, list[Any]]:
+    """The same program with the numbers that it holds as leading inputs, and these numbers.
+
+    Those that are finite, and no integers: these are indices and counts. What stands in a program
+    inside stays there.
+    """
+    jaxpr = opened(program)
+    numbers: list[Any] = []
+    instead: list[Any] = []
+
+    def read(atom: Any) -> Any:
+        number = _number(atom)
+        if number is None:
+            return atom
+        numbers.append(number)
+        instead.append(core.Var(atom.aval))
+        return instead[-1]
+
+    eqns = [eqn.replace(invars=[*map(read, eqn.invars)]) for eqn in jaxpr.eqns]
+    outvars = [*map(read, jaxpr.outvars)]
+    invars = [*instead, *jaxpr.invars]
+    moved = jaxpr.replace(constvars=jaxpr.constvars, invars=invars, outvars=outvars, eqns=eqns)
+    return core.ClosedJaxpr(moved, program.consts), numbers
+
+
+def _number(atom: Any) -> Any:
+    """The number of a literal as an argument of its very type; `None` where there is none."""
+    if not isinstance(atom, Literal):
+        return None
+    type_: Any = atom.aval
+    if not jax.numpy.issubdtype(type_.dtype, np.inexact):
+        return None
+    value = np.asarray(atom.val, type_.dtype)
+    number = value.item() if type_.weak_type else value
+    alike = jax.typeof(number) == type_ and np.isfinite(value)
+    return number if alike else None
+
+
 def part(jaxpr: Any, eqns: Sequence[Any], invars: Sequence[Any], outvars: Sequence[Any]) -> Jaxpr:
     """Some consecutive equations of a jaxpr as a program from `invars` to `outvars`.
 

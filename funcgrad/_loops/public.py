@@ -64,7 +64,9 @@ def while_loop(
             into them; to use another result that the steps change, an integer, a bool or a key,
             is an error, at run time where the loop is compiled, at once where it is not. `"nan"`:
             other results are what they are. `"raise"`: it is an error to use any result, or its
-            gradient. `"ignore"`: the values reached so far, for a cap that is meant.
+            gradient. `"ignore"`: the values reached so far, for a cap that is meant, and for a loop
+            in a branch under `jax.vmap`: it takes steps for the examples that do not take the
+            branch too, and is an error for these where it would be one for the others.
 
     Returns:
         The carry for which `cond_fun` is false.

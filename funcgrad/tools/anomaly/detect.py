@@ -1,7 +1,8 @@
 """`detect_anomaly`: which operation of a program made the first NaN, and where it stands."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -20,6 +21,7 @@ from .programs import Programs, programs
 from .values import Value, states
 from .walk import Walk
 
+Run = Callable[[Call], Returned]
 MODES = ("compiled", "interpreted")
 
 
@@ -42,9 +44,11 @@ def detect_anomaly(
     Args:
         fun: a function of arrays (and of anything else, which is taken as it is) to a pytree of
             arrays (and of anything else, likewise). It is traced once for each shape, as under
-            `jax.jit`: it may not look at values with Python's `if`, and what it closes over is as
-            it was then. Python's floats are variables, integers too where `fun` is jitted, unless
-            it looks at them with Python.
+            `jax.jit`: it may not look at values of arrays with Python's `if`, and what it closes
+            over is as it was then. Python's numbers are in both modes what they are in a plain
+            call: variables where `fun` is jitted, otherwise Python's own, so that `if rate > 0`
+            and `range(n)` work. `fun` is then traced anew for another number, and compiled anew
+            only where another program comes of it.
         check_inf: whether infinite values count as well, where finite ones went in.
         only_if_reaches_output: whether a bad value counts only if the results are bad because of
             it; one that is masked out on the way, by `where` for instance, is then passed over.
@@ -67,9 +71,12 @@ def detect_anomaly(
     package masks itself, or `vmap` computes for an example that does not take the branch or the
     step. What is not affected: any configuration of JAX, and results, up to the rounding that
     compilation changes. Objects of Flax NNX (a module, an optimizer) move as under `nnx.jit`, and
-    stay what they were where this raises. A function may write to references; it is evaluated
-    equation by equation then. Nothing is donated, as the arguments are needed for another look.
-    What has side effects (`jax.debug.print`) runs once more where something is looked into.
+    stay what they were where this raises; so do references. A function that writes to these is
+    evaluated equation by equation in both modes. Nothing is donated, as the arguments are needed
+    for another look. What has other effects (`jax.debug.print`, a callback) has them again, several
+    times, where it looks closer: the program runs once more, a loop or jitted function that a bad
+    value is in once more by itself, and the step of the loop again. Where the flag stays down,
+    effects come once.
 
     >>> import jax, jax.numpy as jnp, funcgrad as fg
     >>> loss = lambda x: jnp.sum(jnp.where(x > 0, jnp.sqrt(x), 0.0))
@@ -91,12 +98,8 @@ def detect_anomaly(
         raise UsageError(f"`detect_anomaly` got mode={mode!r}, and wants one of {MODES}")
     alone = pure(fun, "detect_anomaly")
     known = programs(fun, check_inf, only_if_reaches_output)
-    run = functools.partial(
-        {"compiled": _compiled, "interpreted": _interpreted}[mode],
-        known,
-        check_inf,
-        only_if_reaches_output,
-    )
+    ways = {"compiled": _compiled, "interpreted": _interpreted}
+    run = functools.partial(ways[mode], known, check_inf, only_if_reaches_output)
 
     @functools.wraps(fun)
     @explained
@@ -104,7 +107,7 @@ def detect_anomaly(
         with carried(fun, args, kwargs, "detect_anomaly") as carry:
             call = every_argument(alone, carry.args, carry.kwargs, function="detect_anomaly")
             _check_concrete([*call.arrays, jnp.zeros(())])
-            return carry.restore(run(call).whole)
+            return carry.restore(_whoever_computes(known, run, call).whole)
 
     return checked
 
@@ -116,6 +119,39 @@ def _check_concrete(arrays: Sequence[Any]) -> None:
             " and wants values to look at; put it outermost:"
             " detect_anomaly(jax.jit(fun))(x), not jax.jit(detect_anomaly(fun))(x)"
         )
+
+
+def _whoever_computes(known: Programs, run: Run, call: Call) -> Returned:
+    """The result of a call, in which Python may compute with numbers among the arguments.
+
+    What Python computes is not seen. So where it has made NaN, or an error, the numbers are made
+    arrays and it is looked at once more; what is found then is the cause.
+    """
+    tried = known.numbers_as_arrays(call)
+    if tried is None:
+        return run(call)
+    try:
+        result = run(call)
+        if known.holds_nan(call) and _bad(result, False):
+            _look_at(run, tried)
+        return result
+    except AnomalyError:
+        if known.holds_nan(call):
+            _look_at(run, tried)
+        raise
+    except ArithmeticError:  # of Python: 0.0 / 0.0
+        _look_at(run, tried)
+        raise
+
+
+def _look_at(run: Run, call: Call) -> None:
+    """Raises what is found in a call; whatever else Python makes of arrays is no concern."""
+    try:
+        run(call)
+    except AnomalyError:
+        raise
+    except Exception:
+        return
 
 
 def _compiled(known: Programs, check_inf: bool, only: bool, call: Call) -> Returned:
@@ -138,20 +174,35 @@ def _interpreted(known: Programs, check_inf: bool, only: bool, call: Call) -> Re
         raise report.input_error(*bad[0])
     closed, parts = known.traced(call)
     _check_concrete(closed.consts)
-    walk = functools.partial(Walk, check_inf, steps=known.steps)
-    held = [(x, x[...]) for x in (*closed.consts, *call.arrays) if _jax.is_reference(x)]
-    try:
-        values = _walked(closed, inputs, walk(count=len(bad), first=not only))
-        causes = sorted({value.cause for value in values if value.cause})
-    except Out as out:
-        causes = [out.cause]
-    if causes and causes[0] <= len(bad):
-        raise report.input_error(*bad[causes[0] - 1])
-    if causes:  # once more, to the event that counts: only now is it known which one does
+    walk = functools.partial(Walk, check_inf, steps=known.steps(call))
+    with _references([*closed.consts, *call.arrays]) as put_back:
+        try:
+            values = _walked(closed, inputs, walk(count=len(bad), first=not only))
+            causes = sorted({value.cause for value in values if value.cause})
+        except Out as out:
+            causes = [out.cause]
+        if causes and causes[0] <= len(bad):
+            raise report.input_error(*bad[causes[0] - 1])
+        if causes:  # once more, to the event that counts: only now is it known which one does
+            put_back()
+            _walked(closed, inputs, walk(stop=causes[0], count=len(bad)))
+    return Returned([jnp.asarray(value.array) for value in values], parts)
+
+
+@contextlib.contextmanager
+def _references(arrays: Sequence[Any]) -> Iterator[Callable[[], None]]:
+    """Gives what puts references back to what they held before; an error puts them back too."""
+    held = [(x, x[...]) for x in arrays if _jax.is_reference(x)]
+
+    def put_back() -> None:
         for reference, before in held:
             reference[...] = before
-        _walked(closed, inputs, walk(stop=causes[0], count=len(bad)))
-    return Returned([jnp.asarray(value.array) for value in values], parts)
+
+    try:
+        yield put_back
+    except AnomalyError:
+        put_back()
+        raise
 
 
 def _walked(

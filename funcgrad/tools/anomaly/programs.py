@@ -2,8 +2,8 @@
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,85 +13,116 @@ from ..._leaves import is_traced
 from ..._mistakes import explained
 from ..._objects import pure
 from . import flags
-from .values import states
 
-_NUMBERS = (int, float, complex)
+KEPT = 16
+"""Of how many calls that differ in what is no array the program is kept, those made last."""
+
+_INEXACT = (float, complex)
+
+
+class _Traced(NamedTuple):
+    """What is kept of a call.
+
+    Fields:
+        once: the function as one of arrays, to be traced.
+        steps: loops and steps of loops, compiled, by their equation.
+        compiled: its program as a function with a flag, compiled.
+    """
+
+    once: Any
+    steps: dict[Any, Any]
+    compiled: Callable[[_jax.Jaxpr], Callable[..., Any]]
 
 
 class Programs:
     """The programs of a function, and what of them is compiled.
 
-    Python's numbers are variables of them: all of them where the function is jitted and would make
-    variables of them itself; otherwise floats, as long as the function does not look at them with
-    Python, and integers are constants, as they mostly are sizes and exponents.
-
-    Attributes:
-        jitted: whether the function is jitted.
-        steps: loops and steps of loops, compiled, by their equation.
+    Python's numbers mean what they mean in a plain call. A jitted function makes variables of them
+    itself, so they are variables here. Otherwise Python computes with them while the function is
+    traced; the numbers that are then in the program are its inputs when it is compiled, so that
+    another float compiles nothing anew.
     """
 
     def __init__(
         self, fun: Callable[[], Any], jitted: bool, check_inf: bool, only_if_reaches_output: bool
     ):
-        self.jitted, self.steps = jitted, dict[Any, Any]()
-        self._fun, self._check_inf, self._output = fun, check_inf, only_if_reaches_output
+        self._fun, self._jitted = fun, jitted
+        self._options = check_inf, only_if_reaches_output
         self._looked_at: set[Any] = set()
-        self._once = jax.jit(self._returned, static_argnums=0)
+        self._known: dict[Any, _Traced] = {}
         self._flagged_once = jax.jit(self._flagged, static_argnums=0)
 
     def traced(self, call: Call) -> tuple[_jax.Jaxpr, Parts]:
         """The function as a program of arrays, and how the result is put together from its own."""
-        once = _hashable(self._once, call.parts)
-        if once is not self._once:
-            self.steps.clear()  # the equations that were met before are not met again
-        run = functools.partial(once, call.parts)
-        closed, result = jax.make_jaxpr(run, return_shape=True)(call.arrays)
+        once = self._of(call.parts).once
+        closed, result = jax.make_jaxpr(once, return_shape=True)(call.arrays)
         return closed, result.parts
 
+    def inside(self, call: Call) -> tuple[_jax.Jaxpr, Parts]:
+        """The same, but for the call of it that the program consists of."""
+        traced = self._of(call.parts).once.trace(call.arrays)
+        return traced.jaxpr, traced.out_info.parts
+
+    def steps(self, call: Call) -> dict[Any, Any]:
+        """Loops and steps of loops of a call, compiled, by their equation."""
+        return self._of(call.parts).steps
+
     def flagged(self, call: Call) -> tuple[Call, Returned | None, Any]:
-        """The call with numbers as variables, its result, and whether it is worth a look.
+        """The call with numbers as it has them, its result, and whether it is worth a look.
 
         There is no result where the function writes to references: nothing has run then.
-
-        A number that is a variable is rounded as arrays are. So what is worth a look is run once
-        more with numbers as they are, but for a jitted function, which has them so too.
         """
-        for tried in self._with_numbers(call):
+        if not any(map(_is_number, call.parts.rest)):
+            return call, *self._run(call)
+        kinds = ((int, float, complex), _INEXACT) if self._jitted else ()
+        for tried in (_as_arrays(call, k) for k in kinds):
             if tried.parts == call.parts or _key(tried.parts) in self._looked_at:
                 continue
             try:
-                result, up = self._run(tried)
+                return tried, *self._run(tried)
             except Exception:  # of any kind: what a function does with numbers, it does in Python
                 self._looked_at.add(_key(tried.parts))
-                continue
-            if self.jitted or not up:
-                return tried, result, up
-            return self._as_they_are(call) or (tried, result, up)
-        return call, *self._run(call)
+        return call, *self._run_alike(call)
 
-    def _as_they_are(self, call: Call) -> tuple[Call, Returned | None, Any] | None:
-        """The same with numbers as they are; `None` where Python may have made NaN of them itself.
+    def numbers_as_arrays(self, call: Call) -> Call | None:
+        """The call with arrays for the numbers that Python computes with; `None` without such."""
+        tried = None if self._jitted else _as_arrays(call, _INEXACT)
+        return tried and (None if tried.parts == call.parts else tried)
 
-        It may refuse to as well: 0.0 / 0.0.
-        """
-        try:
-            result, up = self._run(call)
-        except ArithmeticError:
-            return None
-        made = result is not None and any(s.nan for s in states(result.arrays))
-        return None if made else (call, result, up)
-
-    def _with_numbers(self, call: Call) -> Iterator[Call]:
-        """The call with numbers as variables: all that may be, then fewer."""
-        if not any(type(leaf) in _NUMBERS for leaf in call.parts.rest):
-            return
-        for kinds in (_NUMBERS, _NUMBERS[1:])[not self.jitted :]:
-            is_input = lambda leaf, kinds=kinds: is_traced(leaf) or type(leaf) in kinds  # noqa: E731
-            arrays, parts = take_apart(call.whole, is_input)
-            yield call._replace(arrays=arrays, parts=parts)
+    def holds_nan(self, call: Call) -> bool:
+        """Whether NaN is a number in the program of a call, which may be run once more."""
+        closed, _ = self.inside(call)
+        return not _writes(closed, call.arrays) and _holds_nan(closed)
 
     def _run(self, call: Call) -> tuple[Returned | None, Any]:
-        return _hashable(self._flagged_once, call.parts)(call.parts, call.arrays)
+        """Runs a call that is compiled for what is no array in it."""
+        try:
+            hash(call.parts)
+        except TypeError:
+            return self._run_alike(call)
+        return self._flagged_once(call.parts, call.arrays)
+
+    def _run_alike(self, call: Call) -> tuple[Returned | None, Any]:
+        """Runs a call that is compiled once for all that come to a program alike."""
+        closed, parts = self.inside(call)
+        if _writes(closed, call.arrays):
+            return None, True
+        run = self._of(call.parts).compiled(closed)
+        results, up = run(*closed.consts, *call.arrays)
+        return Returned(list(results), parts), up
+
+    def _of(self, parts: Parts) -> _Traced:
+        """What is kept of a call; nothing but for now where it cannot be a key."""
+        alike = _jax.once(functools.partial(_alike, self._options))
+        fresh = _Traced(jax.jit(functools.partial(self._returned, parts)), {}, alike)
+        key = parts.tree, parts.chosen, *map(_exactly, parts.rest)
+        try:
+            self._known[key] = self._known.pop(key, fresh)
+        except TypeError:
+            return fresh
+        if len(self._known) > KEPT:
+            del self._known[next(iter(self._known))]
+        return self._known[key]
 
     def _returned(self, parts: Parts, arrays: list[Any]) -> Returned:
         alone = pure(self._fun(), "detect_anomaly")
@@ -107,16 +138,71 @@ class Programs:
             raise
 
     def _flagged(self, parts: Parts, arrays: list[Any]) -> tuple[Returned | None, Any]:
-        run = functools.partial(_hashable(self._once, parts), parts)
-        closed, result = jax.make_jaxpr(run, return_shape=True)(arrays)
-        if any(map(_jax.is_reference, [*closed.consts, *arrays])):
-            return None, True  # what it writes would be written once more by a look
-        if self._output:
-            results = _jax.as_function(closed)(*arrays)
-            up = flags.outputs(results, check_inf=self._check_inf)
-        else:
-            results, up = flags.run(closed, arrays, check_inf=self._check_inf)
+        closed, result = jax.make_jaxpr(self._of(parts).once, return_shape=True)(arrays)
+        if _writes(closed, arrays):
+            return None, True
+        results, up = _flagging(closed, arrays, self._options)
         return Returned(list(results), result.parts), up
+
+
+def _as_arrays(call: Call, kinds: tuple[type, ...]) -> Call:
+    """The call with numbers of these kinds as arrays."""
+    arrays, parts = take_apart(call.whole, lambda x: is_traced(x) or type(x) in kinds)
+    return call._replace(arrays=arrays, parts=parts)
+
+
+@_jax.once
+def _holds_nan(closed: _jax.Jaxpr) -> bool:
+    read = [v for path in _jax.everywhere(closed) for v in path[-1].reads]
+    numbers = [_jax.value_of(v) for v in [*read, *_jax.outputs(closed)] if _jax.is_literal(v)]
+    return any(x != x for x in numbers)
+
+
+def _writes(closed: _jax.Jaxpr, arrays: list[Any]) -> bool:
+    """Whether a program may write to references: a look would write once more."""
+    return any(map(_jax.is_reference, [*closed.consts, *arrays]))
+
+
+def _flagging(
+    closed: _jax.Jaxpr, arrays: Sequence[Any], options: tuple[bool, bool]
+) -> tuple[Sequence[Any], Any]:
+    """The results of a program, and whether it is worth a look."""
+    check_inf, only_if_reaches_output = options
+    if not only_if_reaches_output:
+        return flags.run(closed, arrays, check_inf=check_inf)
+    results = _jax.as_function(closed)(*arrays)
+    return results, flags.outputs(results, check_inf=check_inf)
+
+
+def _alike(options: tuple[bool, bool], closed: _jax.Jaxpr) -> Callable[..., Any]:
+    """The same, compiled once for programs alike but for the numbers in them.
+
+    Flags depend on whose line an equation is, so that such programs have the same lines too.
+    """
+    program, numbers = _jax.without_numbers(closed)
+    count = len(closed.consts)
+    params = {
+        "program": _jax.without_consts(program),
+        "count": count,
+        "options": options,
+        "lines": [_line(path) for path in _jax.everywhere(program)],
+    }
+    run = _jax.once_compiled("detect_anomaly", _of_operands, params)
+    return lambda *arrays: run(*arrays[:count], *numbers, *arrays[count:])
+
+
+def _of_operands(
+    *operands: Any, program: _jax.Jaxpr, count: int, options: tuple[bool, bool], lines: Any
+) -> tuple[Sequence[Any], Any]:
+    del lines  # they tell apart what is compiled
+    inside = jax.jit(_jax.as_function(_jax.with_consts(program, operands[:count])))
+    return _flagging(jax.make_jaxpr(inside)(*operands[count:]), operands[count:], options)
+
+
+def _line(path: tuple[_jax.Equation, ...]) -> Any:
+    """The calls that say whether NaN that the last equation of a path makes is the user's."""
+    place = _jax.place(path)
+    return place and (place.own.key, place.through and place.through.key)
 
 
 _SHARED: "weakref.WeakKeyDictionary[Any, dict[Any, Programs]]" = weakref.WeakKeyDictionary()
@@ -141,11 +227,10 @@ def _key(parts: Parts) -> Any:
     return parts.tree, parts.chosen
 
 
-def _hashable(once: Callable[..., Any], parts: Parts) -> Callable[..., Any]:
-    """The jitted function; a fresh one where an argument that is no array cannot be a key."""
-    try:
-        hash(parts)
-    except TypeError:
-        fun = once.__wrapped__  # type: ignore[attr-defined]
-        return lambda parts, arrays: jax.jit(functools.partial(fun, parts))(arrays)
-    return once
+def _exactly(leaf: Any) -> Any:
+    """What a leaf is, equal for what Python computes the same with: 1, 1.0 and True are not."""
+    return type(leaf), repr(leaf) if isinstance(leaf, int | float | complex) else leaf
+
+
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, int | float | complex) and not isinstance(leaf, bool)

@@ -186,30 +186,48 @@ def _slope(plus: np.ndarray, minus: np.ndarray, steps: np.ndarray) -> np.ndarray
 def extrapolated(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
     """The derivative of each output in the direction sampled, and the estimate of its error.
 
+    Central differences are polynomials in the square of the step for a function that is smooth.
+    Where the second derivative jumps, as that of `x * abs(x)` does at 0, they are such in the step
+    itself, and so are the slopes to either side, which go to one number. These count where they
+    agree on it far better.
+    """
+    with np.errstate(all="ignore"):
+        here, steps, noise = samples.here, samples.steps, samples.noise
+        central, error = _limit(_slope(samples.plus, samples.minus, steps), steps, noise, 2)
+        right = _limit((samples.plus - here) / steps[:, None], steps, 2 * noise, 1)
+        left = _limit((here - samples.minus) / steps[:, None], steps, 2 * noise, 1)
+        apart = np.maximum(np.abs(right[0] - left[0]), np.maximum(right[1], left[1]))
+        sided = FAR * apart < error
+    return np.where(sided, (right[0] + left[0]) / 2, central), np.where(sided, apart, error)
+
+
+def _limit(
+    slopes: np.ndarray, steps: np.ndarray, noise: np.ndarray, power: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where slopes, polynomials in this power of the step, go, and the estimate of its error.
+
     `row` and `above` are rows of Ridders' extrapolation table. The error is infinite where the
     function is finite on too few steps to tell.
     """
-    with np.errstate(all="ignore"):
-        slopes = _slope(samples.plus, samples.minus, samples.steps)
-        best, error = slopes[-1], np.full(slopes.shape[1], np.inf)
-        above: list[np.ndarray] = []
-        for level, slope in enumerate(slopes):
-            # Long steps over many waves agree on a slope, too: that of none.
-            settled = np.ptp(slopes[max(0, level - 2) : level + 1], axis=0)
-            off = np.abs(slope - best)
-            elsewhere = (level > 1) & (settled < SETTLED * off)
-            elsewhere &= off > FAR * (error + samples.noise[level])
-            error = np.where(elsewhere, np.inf, error)
-            row = [slope]
-            for order in range(1, min(level, ORDERS) + 1):
-                ratio = samples.steps[level - order] / samples.steps[level]
-                old, coarse = above[order - 1], row[-1]
-                new = coarse + (coarse - old) / (ratio**2 - 1)
-                bound = np.maximum(np.abs(new - coarse), np.abs(new - old)) + samples.noise[level]
-                better = bound < error
-                best, error = np.where(better, new, best), np.where(better, bound, error)
-                row.append(new)
-            above = row
+    best, error = slopes[-1], np.full(slopes.shape[1], np.inf)
+    above: list[np.ndarray] = []
+    for level, slope in enumerate(slopes):
+        # Long steps over many waves agree on a slope, too: that of none.
+        settled = np.ptp(slopes[max(0, level - 2) : level + 1], axis=0)
+        off = np.abs(slope - best)
+        elsewhere = (level > 1) & (settled < SETTLED * off)
+        elsewhere &= off > FAR * (error + noise[level])
+        error = np.where(elsewhere, np.inf, error)
+        row = [slope]
+        for order in range(1, min(level, ORDERS) + 1):
+            ratio = steps[level - order] / steps[level]
+            old, coarse = above[order - 1], row[-1]
+            new = coarse + (coarse - old) / (ratio**power - 1)
+            bound = np.maximum(np.abs(new - coarse), np.abs(new - old)) + noise[level]
+            better = bound < error
+            best, error = np.where(better, new, best), np.where(better, bound, error)
+            row.append(new)
+        above = row
     return best, error
 
 

@@ -1,21 +1,14 @@
-"""`gradcheck` and `gradgradcheck`."""
+"""What is checked of a function and its derivatives, one check after another: `check`."""
 
 import contextlib
-import numbers
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._calls import check_arrays, from_front, read_argnums, replaced
-from ..._describe import describe
-from ..._grad.backward import vjp
-from ..._leaves import is_array, refuse_iterators, takes_gradient
-from ..._mistakes import explained
-from ..._objects import carried
-from ...errors import GradcheckError, UsageError
+from ...errors import GradcheckError
 from . import report
 from .analysis import (
     BATCHED,
@@ -28,8 +21,8 @@ from .analysis import (
     sides,
     traces_alike,
 )
-from .problem import DOUBLE, Problem, pose, widened
-from .slopes import Bases, Samples, array_like, bases, eighths, extrapolated, sampler
+from .problem import DOUBLE, Problem, widened
+from .slopes import Bases, Samples, array_like, bases, extrapolated, sampler
 from .verdict import (
     NUMERICAL,
     TRUST,
@@ -45,144 +38,7 @@ from .verdict import (
 NUDGES = 3
 
 
-def gradcheck(
-    fun: Callable[..., Any],
-    args: Any,
-    *,
-    argnums: int | Sequence[int] | None = None,
-    eps: float | None = None,
-    atol: float | None = None,
-    rtol: float | None = None,
-    modes: Sequence[str] = ("fwd", "rev"),
-    batched: bool = True,
-    fast: bool = False,
-    nondet_tol: float = 0.0,
-) -> bool:
-    """Checks the derivatives that JAX takes of `fun` against finite differences.
-
-    Stands for `torch.autograd.gradcheck(fun, args)`. Every entry of every output is differentiated
-    by every entry of every input, which suits small arrays; `fast` is for larger ones.
-
-    Args:
-        fun: a function of arrays or pytrees of them, returning the same; custom rules are checked
-            as they are used. Integers and bools are left alone, among arguments and results.
-        args: the tuple of its arguments, or its only argument if that is no tuple or list.
-        argnums: which arguments to differentiate by; `None` for all that hold floats.
-        eps: the longest step of the finite differences, of which eleven more are each half; `None`
-            to choose by the size of each entry and the dtype.
-        atol: derivatives may differ by `atol + rtol * abs(numerical)`, and by the estimated
-            error of the numerical one; `None` to choose by dtype: the same share as `rtol`, of
-            the largest derivative in the row, or less where rounding moves the row by less.
-        rtol: `None` to choose by dtype: the square root of its machine epsilon (1.5e-8 in float64).
-        modes: `"fwd"`, `"rev"` or both. Where there are both, one that JAX lacks for a part of
-            `fun` is left out: forward of a `custom_vjp`, reverse of a `lax.while_loop`.
-        batched: whether derivatives under `jax.vmap` must be those without.
-        fast: whether to compare along one random direction of each input and output only, always
-            the same; an error of a single entry then counts less.
-        nondet_tol: by how much results and derivatives may differ when they are computed again,
-            after the function was traced again.
-
-    Returns:
-        `True`. There is no `raise_exception`: what is wrong is in the error.
-
-    Raises:
-        GradcheckError: derivatives disagree, are not linear, differ from run to run, cannot be
-            taken, or finite differences cannot tell them; the error's `mismatches` say where. Or
-            the function returns something else where it is differentiated, or results of another
-            shape or dtype near the point.
-        UsageError: nothing to differentiate, or a call of a wrong form.
-
-    A function in less than float64 is evaluated in float64 too, at the same point, if it follows
-    the dtype of its arguments; finite differences are then as good as they are there, the rule
-    itself is checked to 1.5e-8, and the derivatives in its own dtype are held to that dtype's
-    precision and to what a last place of the arguments changes. If it does not, finite
-    differences are taken in its own dtype, with errors estimated for what they are there.
-
-    What is not affected: no flag of JAX is set, and 64 bits are enabled within the call only. A
-    module of Flax NNX is checked by its parameters, each time from the state that it is in, which
-    stays as it was: statistics do not move, and dropout draws the same mask every time.
-
-    >>> import jax.numpy as jnp, funcgrad as fg
-    >>> fg.gradcheck(lambda x, w: jnp.tanh(x @ w), (jnp.ones((2, 3)), jnp.ones(3)))
-    True
-    """
-    task = _task("gradcheck", fun, eps, atol, rtol, modes, batched, fast, nondet_tol)
-    args = _tuple(args, "gradcheck")
-    chosen = _argnums(argnums, args, "gradcheck")
-    with explained, carried(fun, args, {}, "gradcheck") as carry:
-        return _check(pose(carry.result, carry.args, chosen, "gradcheck"), task)
-
-
-def gradgradcheck(
-    fun: Callable[..., Any],
-    args: Any,
-    gradient: Any = None,
-    *,
-    argnums: int | Sequence[int] | None = None,
-    eps: float | None = None,
-    atol: float | None = None,
-    rtol: float | None = None,
-    modes: Sequence[str] = ("fwd", "rev"),
-    batched: bool = True,
-    fast: bool = False,
-    nondet_tol: float = 0.0,
-) -> bool:
-    """Checks second derivatives: those of what the backward pass of `fun` computes.
-
-    Stands for `torch.autograd.gradgradcheck(fun, args, grad_outputs)`. It is `gradcheck` of the
-    function from the arguments and the output's gradient to the gradients of the arguments, so
-    `modes` are forward over reverse and reverse over reverse.
-
-    Args:
-        fun: as for [`gradcheck`][funcgrad.gradcheck].
-        args: the same.
-        gradient: the output's gradient, a pytree like the output; `None` for random numbers, always
-            the same. In errors it is the last argument.
-        argnums: as for `gradcheck`.
-        eps: the same.
-        atol: the same.
-        rtol: the same.
-        modes: the same.
-        batched: the same.
-        fast: the same.
-        nondet_tol: the same.
-
-    Returns:
-        `True`.
-
-    Raises:
-        GradcheckError: as `gradcheck` does.
-        UsageError: the same.
-
-    A hook is part of what the backward pass computes. Where reverse mode goes through it a second
-    time it acts once more, which finite differences do not see; the error then names it.
-
-    >>> import jax.numpy as jnp, funcgrad as fg
-    >>> fg.gradgradcheck(lambda x: jnp.sum(x**3), jnp.arange(1.0, 4.0))
-    True
-    """
-    name = "gradgradcheck"
-    task = _task(name, fun, eps, atol, rtol, modes, batched, fast, nondet_tol)
-    args = _tuple(args, name)
-    chosen = _argnums(argnums, args, name)
-
-    def backward(*given: Any) -> Any:
-        *primals, cotangent = given
-
-        def of_chosen(*values: Any) -> Any:
-            return fun(*replaced(primals, chosen, values))
-
-        return vjp(of_chosen, *(primals[i] for i in chosen))[1](cotangent)
-
-    with explained:
-        if gradient is None:
-            with carried(fun, args, {}, name) as carry:
-                gradient = _random_like(carry.result(*carry.args))
-        with carried(backward, (*args, gradient), {}, name) as carry:
-            return _check(pose(carry.result, carry.args, (*chosen, len(args)), name), task)
-
-
-class _Task(NamedTuple):
+class Task(NamedTuple):
     """What was asked for; `modes` are `MODES` and `BATCHED` to take derivatives in."""
 
     function: str
@@ -192,37 +48,6 @@ class _Task(NamedTuple):
     modes: list[str]
     fast: bool
     nondet_tol: float
-
-
-def _task(
-    function: str,
-    fun: Any,
-    eps: Any,
-    atol: Any,
-    rtol: Any,
-    modes: Any,
-    batched: bool,
-    fast: bool,
-    nondet_tol: Any,
-) -> _Task:
-    """What was asked for, where it makes sense."""
-    if not callable(fun):
-        raise UsageError(
-            f"`{function}` got {describe(fun)}, and wants a function and the tuple of its"
-            f" arguments: {function}(fun, (x, w))"
-        )
-    if eps is not None and not (_is_real(eps) and 0 < eps < np.inf):
-        raise UsageError(f"`{function}` got eps={eps!r}, and wants a length, more than 0, or None")
-    for word, value in (("atol", atol), ("rtol", rtol), ("nondet_tol", nondet_tol)):
-        # A number less than 0 would let every difference pass.
-        if value is not None and not (_is_real(value) and value >= 0):
-            raise UsageError(f"`{function}` got {word}={value!r}, and wants a number, 0 or more")
-    found = _modes(modes, batched, function)
-    return _Task(function, eps, atol, rtol, found, fast, nondet_tol)
-
-
-def _is_real(x: Any) -> bool:
-    return isinstance(x, numbers.Real)
 
 
 class _Measured(NamedTuple):
@@ -268,7 +93,8 @@ class _Round(NamedTuple):
         return self.problem.eps > DOUBLE
 
 
-def _check(problem: Problem, task: _Task) -> bool:
+def check(problem: Problem, task: Task) -> bool:
+    """`True` where nothing is wrong; raises at the first check that finds something."""
     basis = bases(problem, task.fast)
     modes, analyse, first = _analysed(problem, basis, task)
     again = analyse if traces_alike(problem) else analyst(problem, basis, modes)
@@ -288,7 +114,7 @@ def _check(problem: Problem, task: _Task) -> bool:
     return True
 
 
-def _analysed(problem: Problem, basis: Bases, task: _Task) -> tuple[list[str], Run, Analysis]:
+def _analysed(problem: Problem, basis: Bases, task: Task) -> tuple[list[str], Run, Analysis]:
     try:
         analyse = analyst(problem, basis, task.modes)
         return task.modes, analyse, analyse(problem.point)
@@ -302,7 +128,7 @@ def _analysed(problem: Problem, basis: Bases, task: _Task) -> tuple[list[str], R
 
 
 def _repeated(
-    problem: Problem, basis: Bases, first: Analysis, again: Analysis, task: _Task
+    problem: Problem, basis: Bases, first: Analysis, again: Analysis, task: Task
 ) -> list[Mismatch]:
     """The derivatives that differ when they are computed a second time; the result must not."""
     with np.errstate(invalid="ignore"):
@@ -368,7 +194,7 @@ def _float64() -> Iterator[None]:
 
 
 def _wide(
-    own: _Round, basis: Bases, task: _Task, modes: list[str]
+    own: _Round, basis: Bases, task: Task, modes: list[str]
 ) -> tuple[list[_Round], _Measured] | None:
     """The rule in float64, then in its own dtype; `None` where the function is another there."""
     plain = [mode for mode in modes if mode in MODES.values()]
@@ -405,7 +231,7 @@ def _same_values(own: _Round, wide: np.ndarray) -> bool:
         return bool(np.all((value == wide) | (np.abs(value - wide) <= allowed)))
 
 
-def _measure(problem: Problem, basis: Bases, task: _Task) -> _Measured:
+def _measure(problem: Problem, basis: Bases, task: Task) -> _Measured:
     sample = sampler(problem, basis, task.eps)
     pairs = [extrapolated(sample(number)) for number in range(len(basis.inputs))]
     slopes, errors = (np.stack(part, axis=1) for part in zip(*pairs, strict=True))
@@ -413,7 +239,7 @@ def _measure(problem: Problem, basis: Bases, task: _Task) -> _Measured:
 
 
 def _disagreeing(
-    part: _Round, basis: Bases, measured: _Measured, task: _Task
+    part: _Round, basis: Bases, measured: _Measured, task: Task
 ) -> tuple[list[Mismatch], list[str]]:
     """What differs in one precision, and the checks that found nothing."""
     found: list[Mismatch] = []
@@ -427,7 +253,7 @@ def _disagreeing(
 
 
 def _comparisons(
-    part: _Round, basis: Bases, measured: _Measured, task: _Task
+    part: _Round, basis: Bases, measured: _Measured, task: Task
 ) -> Iterator[Comparison]:
     value, jacobians, eps = part.analysis.value, part.analysis.jacobians, part.problem.eps
     plain = [mode for mode in MODES.values() if mode in jacobians]
@@ -457,7 +283,7 @@ def _comparisons(
             yield Comparison((mode, MODES[key]), jacobians[mode], one, allowed(mode, one))
 
 
-def _same_results(part: _Round, basis: Bases, task: _Task) -> None:
+def _same_results(part: _Round, basis: Bases, task: Task) -> None:
     """Refuses a rule whose result is another than that of the function it stands for."""
     problem, value = part.problem, part.analysis.value
     size = np.abs(np.where(np.isfinite(value), value, 0.0))
@@ -474,7 +300,7 @@ def _same_results(part: _Round, basis: Bases, task: _Task) -> None:
             raise report.other_result(task.function, problem, mode, value, other, ~same)
 
 
-def _linear(part: _Round, basis: Bases, task: _Task) -> None:
+def _linear(part: _Round, basis: Bases, task: Task) -> None:
     """Refuses a derivative of a combination of directions that is none of their derivatives."""
     problem, eps = part.problem, part.problem.eps
     limit = min(float(jnp.finfo(leaf.dtype).max) for leaf in problem.inputs) / 16
@@ -499,45 +325,3 @@ def _linear(part: _Round, basis: Bases, task: _Task) -> None:
         found = nonlinear(problem, basis, mode, comparison, [*said])
         if found:
             raise report.not_linear(task.function, problem, found)
-
-
-def _modes(modes: Any, batched: bool, function: str) -> list[str]:
-    single = isinstance(modes, str) or not isinstance(modes, Iterable)
-    named = [modes] if single else list(modes)
-    if not named or not all(key in list(MODES) for key in named):
-        raise UsageError(
-            f'`{function}` got modes={modes!r}, and wants "fwd", "rev" or both: ("fwd", "rev")'
-        )
-    plain = [MODES[key] for key in MODES if key in named]
-    return [*plain, *(BATCHED[key] for key in MODES if batched and key in named)]
-
-
-def _tuple(args: Any, function: str) -> tuple[Any, ...]:
-    refuse_iterators(args, function)
-    return tuple(args) if isinstance(args, tuple | list) else (args,)
-
-
-def _argnums(argnums: Any, args: tuple[Any, ...], function: str) -> tuple[int, ...]:
-    if argnums is None:
-        return tuple(i for i, arg in enumerate(args) if any(map(_taken, jax.tree.leaves(arg))))
-    return from_front(read_argnums(argnums, function)[1], len(args), function)
-
-
-def _taken(leaf: Any) -> bool:
-    return is_array(leaf) and takes_gradient(leaf)
-
-
-def _random_like(out: Any) -> Any:
-    """Random numbers like the output; `None` at leaves that take no gradient."""
-    check_arrays(out, "gradgradcheck")
-    draw = np.random.default_rng(2)
-
-    def like(leaf: Any) -> Any:
-        if not takes_gradient(leaf):
-            return None
-        x = jnp.asarray(leaf)
-        real = eighths(draw, x.shape)
-        values = real + 1j * eighths(draw, x.shape) if jnp.iscomplexobj(x) else real
-        return array_like(np.asarray(values), x)
-
-    return jax.tree.map(like, out)
