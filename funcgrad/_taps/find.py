@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from .. import _jax
-from .._tags import TAG
+from .._tags import TAG, settled
 
 Values = dict[str, list[Any]]
 """The leaves of each tagged value by name; in taps, `None` for a leaf that takes no gradient."""
@@ -91,7 +91,7 @@ def find(program: _jax.Jaxpr) -> dict[str, Site]:
 
 def scoped(equation: _jax.Equation, name: str) -> str:
     """What a name inside an equation, or of it, is called outside."""
-    return "/".join([*equation.scopes, name])
+    return settled("/".join([*equation.scopes, name]))
 
 
 def _sites(equation: _jax.Equation) -> Iterable[tuple[str, Site]]:
