@@ -41,7 +41,7 @@ def kind_of(base: Any, path: str) -> type:
     # As the class itself was made, where that is not what its bases say.
     pytree = base._pytree__is_pytree
     inherits = issubclass(base, _nnx().Object) or pytree
-    return paths.subclass(base, path, **({} if inherits else {"pytree": pytree}))
+    return paths.subclass(base, path, kind_of, **({} if inherits else {"pytree": pytree}))
 
 
 def view(x: Any, path: str, part: Part, seen: dict[int, Any]) -> Any:

@@ -29,10 +29,12 @@ class Made(NamedTuple):
     Fields:
         base: the module's own class.
         path: its path in the model; empty for the model itself.
+        kind_of: makes the class of the two.
     """
 
     base: type
     path: str
+    kind_of: Callable[[type, str], type]
 
 
 _MADE: weakref.WeakKeyDictionary[type, Made] = weakref.WeakKeyDictionary()
@@ -59,6 +61,7 @@ def origin(kind: type) -> type:
 def subclass(
     base: type,
     path: str,
+    kind_of: Callable[[type, str], type],
     *,
     register: Callable[[type], None] | None = None,
     bare: Callable[[Any], Any] | None = None,
@@ -70,6 +73,7 @@ def subclass(
     Args:
         base: the module's own class, with a `__call__`.
         path: where the module is; empty for the model itself.
+        kind_of: the function of a module that makes the class of a base and a path with this one.
         register: is told of a new class, once.
         bare: takes the class's `__call__`, and gives the one to run.
         namespace: further attributes of the class.
@@ -82,7 +86,7 @@ def subclass(
             given = inspect.getattr_static(base, "__call__")
             call = _call(bare(given) if bare else given, path)
             kind = _class(base, {**(namespace or {}), "__call__": call}, options)
-            _MADE[kind] = Made(base, path)
+            _MADE[kind] = Made(base, path, kind_of)
             if register is not None:
                 register(kind)
             classes[path] = kind
@@ -112,19 +116,22 @@ def _call(given: Any, path: str) -> Callable[..., Any]:
     return __call__
 
 
-def _reduce(self: Any, protocol: Any) -> Any:
+def _reduce(self: Any, protocol: int) -> Any:
     """As the module's own class pickles, with the class as what it was made of."""
-    kind = type(self)
-    fun, args, *rest = super(kind, self).__reduce_ex__(protocol)  # type: ignore[misc]
-    base, path = _MADE[kind]
-    args = tuple(base if arg is kind else arg for arg in args)
-    return (_rebuilt, (base, path, fun, args), *rest)
+    kind, made = next((k, _MADE[k]) for k in type(self).__mro__ if k in _MADE)
+    fun, args, *rest = super(kind, self).__reduce_ex__(protocol)
+    args = tuple(made.base if arg is kind else arg for arg in args)
+    return (_rebuilt, (*made, fun, args), *rest)
 
 
-def _rebuilt(base: type, path: str, fun: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    from . import pytrees  # knows how the class of each library is made
-
-    return as_kind(fun(*args), pytrees.kind_of(base, path))
+def _rebuilt(
+    base: type,
+    path: str,
+    kind_of: Callable[[type, str], type],
+    fun: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> Any:
+    return as_kind(fun(*args), kind_of(base, path))
 
 
 def as_kind(x: Any, kind: type) -> Any:

@@ -6,6 +6,7 @@ calls. Nothing is called to make it, neither `__init__` nor a converter.
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import sys
 import types
@@ -27,7 +28,9 @@ def is_model(x: Any) -> bool:
     """Whether something can be named here: a pytree that is no leaf, or a function."""
     if isinstance(x, _LEAVES):
         return False
-    return nnx.is_model(x) or _one_level(x) is not None or hasattr(x, "__name__")
+    if nnx.is_model(x) or _one_level(x) is not None:
+        return True
+    return callable(x) and hasattr(x, "__name__")
 
 
 def named(model: Any) -> Any:
@@ -35,6 +38,7 @@ def named(model: Any) -> Any:
     if isinstance(model, types.MethodType) and is_model(model.__self__):
         return _method(model)
     if nnx.is_model(model) or _one_level(model) is not None:
+        _check_parts(model)
         return _part(model, "", _is_plain(model), {})
     name = model.__name__
     if not name.isidentifier():
@@ -43,6 +47,15 @@ def named(model: Any) -> Any:
             ' tag its output by: def it, or name it in a dict, named({"name": fun})'
         )
     return paths.function(model, name, alone=True)
+
+
+def _check_parts(model: Any) -> None:
+    if nnx.is_model(model) or any(map(callable, jax.tree.leaves(model, is_leaf=callable))):
+        return
+    raise UsageError(
+        f"`named` got a {type(model).__name__} with no module and no function in it, and wants a"
+        " model: a module, or modules and functions in dicts, lists and tuples"
+    )
 
 
 def _method(method: types.MethodType) -> Any:
@@ -57,11 +70,12 @@ def kind_of(base: Any, path: str) -> type:
     if nnx.is_kind(base):
         return nnx.kind_of(base, path)
     if _is_equinox(base):
-        return paths.subclass(base, path, bare=_without_scope)
+        return paths.subclass(base, path, kind_of, bare=_without_scope)
     if issubclass(base, tuple):
-        return paths.subclass(base, path)  # JAX knows a named tuple by its fields
+        return paths.subclass(base, path, kind_of)  # JAX knows a named tuple by its fields
+    # A subclass of Flax's struct would be made a dataclass again, and be registered by that.
     flag = {"_flax_dataclass": True} if hasattr(base, "_flax_dataclass") else None
-    return paths.subclass(base, path, register=_registering(base), namespace=flag)
+    return paths.subclass(base, path, kind_of, register=_registering(base), namespace=flag)
 
 
 def _part(x: Any, path: str, plain: bool, seen: dict[int, Any]) -> Any:
@@ -86,12 +100,24 @@ def _part(x: Any, path: str, plain: bool, seen: dict[int, Any]) -> Any:
     if level := _one_level(x):
         return _node(x, level, path, seen)
     if plain and callable(x):
-        return paths.function(x, path)
+        return paths.function(_runs_by_itself(x, path), path)
     return x
 
 
 def _is_plain(x: Any) -> bool:
     return isinstance(x, dict | list | tuple) and not callable(x)
+
+
+def _runs_by_itself(x: Any, path: str) -> Any:
+    """A callable leaf, if it is a function and no object that its library has more to do with."""
+    if not hasattr(x, "__name__") and not isinstance(x, functools.partial):
+        raise UsageError(
+            f"`named` got at {path!r} a {type(x).__qualname__} of {type(x).__module__}, which is no"
+            " pytree and no function, and wants the parts of a dict or list to be one: name the"
+            " object by itself, register its class with JAX, or put a function in its place that"
+            " calls it"
+        )
+    return x
 
 
 def _container(x: Any, path: str, plain: bool, seen: dict[int, Any]) -> Any:
@@ -194,8 +220,20 @@ def _registering(base: type) -> Callable[[type], None]:
             return paths.as_kind(x, kind) if type(x) is base else x
 
         jax.tree_util.register_pytree_with_keys(kind, with_keys, made, without)
+        if hasattr(base, "_flax_dataclass"):
+            _register_state(kind, lambda x: _copied(x, base, {}))
 
     return register
+
+
+def _register_state(kind: Any, plain: Callable[[Any], Any]) -> None:
+    """Tells Flax how to save and restore a class of its own: as the one that it was made of."""
+    states = sys.modules["flax.serialization"]
+    states.register_serialization_state(
+        kind,
+        lambda x: states.to_state_dict(plain(x)),
+        lambda x, state: paths.as_kind(states.from_state_dict(plain(x), state), kind),
+    )
 
 
 # Equinox.
