@@ -87,7 +87,7 @@ def rows(mode, wanted):
 
 
 def sharded(layer):
-    mesh = jax.make_mesh((DEVICES,), ("d",), devices=jax.devices()[:DEVICES])
+    mesh = jax.sharding.Mesh(jax.devices()[:DEVICES], ("d",))
     spec = PartitionSpec("d")
     return jax.shard_map(lambda x: layer(x), mesh=mesh, in_specs=spec, out_specs=spec)
 
@@ -98,7 +98,7 @@ MODES = {
     "jit": lambda layer: jax.jit(lambda x: layer(x)),
     "vmap": jax.vmap,
     "remat": lambda layer: jax.checkpoint(lambda x: layer(x)),
-    "cond": lambda layer: lambda x: lax.cond(x[0, 0] < 9, layer, lambda x: x, x),
+    "cond": lambda layer: lambda x: lax.cond(x[0, 0] < 9, lambda x: layer(x), lambda x: x, x),
     "shard_map": sharded,
     "scan": None,
 }

@@ -149,6 +149,8 @@ def _fields(x: Any, path: str, seen: dict[int, Any]) -> Any:
     }
     kind = kind_of(base, path) if callable(x) and not wraps and not _shares(base) else base
     if kind is type(x) and all(new[name] is old[name] for name in old):
+        if wraps:
+            _check_wrapped(x, path)
         return x
     return _copied(x, kind, new)
 
@@ -251,6 +253,16 @@ def _is_equinox(base: type) -> bool:
 def _wraps(base: type) -> bool:
     """Whether a class stands for another function: a method, `filter_jit(fun)` and the like."""
     return isinstance(inspect.getattr_static(base, "__wrapped__", None), property)
+
+
+def _check_wrapped(x: Any, path: str) -> None:
+    """Refuses what keeps a model in pieces, as `filter_jit` does."""
+    inside = x.__wrapped__
+    if _part(inside, path, False, {}) is not inside:
+        raise UsageError(
+            f"`named` got what `equinox.filter_jit` made of a {type(inside).__name__}, in which the"
+            " model is no part any more, and wants the model before: filter_jit(named(model))"
+        )
 
 
 def _shares(base: type) -> bool:

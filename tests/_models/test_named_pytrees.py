@@ -350,7 +350,9 @@ def test_the_scopes_of_equinox_are_no_part_of_names(eqx):
     assert names_of(fg.named(model), X[0]) == want
     assert names_of(jax.vmap(fg.named(model)), X) == want
     assert names_of(eqx.filter_jit(fg.named(model)), X[0]) == want
-    assert names_of(fg.named(eqx.filter_jit(model)), X[0]) == want
+    assert names_of(fg.named(eqx.filter_vmap(model)), X) == want
+    with pytest.raises(fg.UsageError, match=r"filter_jit.*filter_jit\(named\(model\)\)"):
+        fg.named(eqx.filter_jit(model))
     mlp = eqx.nn.MLP(3, 3, 3, 2, key=keys[0])
     assert names_of(fg.named([mlp])[0], X[0]) == [*(f"0/layers/{n}" for n in range(3)), "0"]
 
