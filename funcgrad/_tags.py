@@ -340,11 +340,12 @@ def settled(name: str) -> str:
 
 def tag_output(y: T, name: str) -> T:
     """A module's output with its arrays tagged as one value; all else in it is left as it is."""
-    leaves, tree = jax.tree.flatten(y, is_leaf=is_object)
+    structure: Any
+    leaves, structure = jax.tree.flatten(y, is_leaf=is_object)
     chosen = [isinstance(leaf, jax.Array) for leaf in leaves]
     if not any(chosen):
         return y
     arrays = select(leaves, chosen)
-    shape = jax.tree.structure(scatter(tree, chosen, arrays))
+    shape = jax.tree.structure(scatter(structure, chosen, arrays))
     out = tag_p.bind(*arrays, name=name, tree=shape, where=caller(), uid=next(_UIDS))
-    return tree.unflatten(merge(chosen, out, select(leaves, inverted(chosen))))
+    return structure.unflatten(merge(chosen, out, select(leaves, inverted(chosen))))

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
+from models import normal
 
 import funcgrad as fg
-from models import normal
 
 WIDTH, BATCH, DEVICES = 3, 4, 2
 X = normal(0, BATCH, WIDTH)

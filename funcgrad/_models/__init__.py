@@ -54,9 +54,9 @@ def named(model: T) -> T:
         if kind.is_model(model):
             return kind.named(model)
     raise UsageError(
-        f"`named` got {_what(model)}, and wants a model: a module of Flax or Equinox, an object of a"
-        " class that is registered with JAX as a pytree, dicts and lists of these and of functions,"
-        " or a function with a name"
+        f"`named` got {_what(model)}, and wants a model: a module of Flax or Equinox, an object of"
+        " a class that is registered with JAX as a pytree, dicts and lists of these and of"
+        " functions, or a function with a name"
     )
 
 
@@ -64,7 +64,9 @@ def _what(model: Any) -> str:
     if isinstance(model, type):
         return f"the class {model.__qualname__}, not an object of it"
     module = type(model).__module__
-    if any(f"{base.__module__}.{base.__name__}".startswith("torch.nn.") for base in type(model).__mro__):
+    if any(
+        f"{base.__module__}.{base.__name__}".startswith("torch.nn.") for base in type(model).__mro__
+    ):
         return f"a module of PyTorch ({type(model).__name__}), which JAX cannot run"
     described = describe(model)
     return described if module == "builtins" or "[" in described else f"{described} of {module}"

@@ -54,7 +54,7 @@ def view(x: Any, path: str, part: Part, seen: dict[int, Any]) -> Any:
         seen: the views made so far by the identity of what they are of: a shared module has one.
     """
     base = paths.origin(type(x))
-    made = object.__new__(kind_of(base, path) if callable(x) else base)
+    made: Any = object.__new__(kind_of(base, path) if callable(x) else base)
     seen[id(x)] = made
     vars(made).update(
         (name, value if name.startswith(_INTERNAL) else part(value, paths.join(path, name)))

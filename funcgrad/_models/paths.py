@@ -118,6 +118,7 @@ def _call(given: Any, path: str) -> Callable[..., Any]:
 
 def _reduce(self: Any, protocol: int) -> Any:
     """As the module's own class pickles, with the class as what it was made of."""
+    kind: Any
     kind, made = next((k, _MADE[k]) for k in type(self).__mro__ if k in _MADE)
     fun, args, *rest = super(kind, self).__reduce_ex__(protocol)
     args = tuple(made.base if arg is kind else arg for arg in args)

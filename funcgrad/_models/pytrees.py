@@ -129,9 +129,7 @@ def _container(x: Any, path: str, plain: bool, seen: dict[int, Any]) -> Any:
         out.update(new)
         return out
     keys = getattr(x, "_fields", None) or range(len(x))
-    parts = [
-        _part(v, paths.join(path, key), plain, seen) for key, v in zip(keys, x, strict=True)
-    ]
+    parts = [_part(v, paths.join(path, key), plain, seen) for key, v in zip(keys, x, strict=True)]
     if all(one is other for one, other in zip(parts, x, strict=True)):
         return x
     return type(x)._make(parts) if hasattr(x, "_make") else type(x)(parts)
@@ -188,7 +186,7 @@ def _is_node(x: Any) -> bool:
 
 def _copied(x: Any, kind: type, new: dict[str, Any]) -> Any:
     """An object with the attributes of `x`, some of them replaced, of another class."""
-    made = object.__new__(kind)
+    made: Any = object.__new__(kind)
     with contextlib.suppress(TypeError):
         vars(made).update(vars(x))
     for name in _slots(x):

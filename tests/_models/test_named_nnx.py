@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-
-import funcgrad as fg
 from named_models import MODES, PARAMS, X, check, torch_names
 from tiers import slow_but
+
+import funcgrad as fg
 
 nnx = pytest.importorskip("flax.nnx", reason="Flax is not installed: pip install flax")
 
@@ -76,7 +76,8 @@ LIFTED = {
 def test_transformations_of_nnx_keep_names(way):
     run, model = LIFTED[way], net()
     grads, retained = fg.grad(lambda m: jnp.sum(run(m) ** 2), retain=...)(fg.named(model))
-    assert [*retained] == names_of(lambda m: m(X), fg.named(model)) and len(retained) == 7
+    assert [*retained] == names_of(lambda m: m(X), fg.named(model))
+    assert len(retained) == 7
     for ours, theirs in zip(
         jax.tree.leaves(grads),
         jax.tree.leaves(nnx.grad(lambda m: jnp.sum(m(X) ** 2))(model)),
@@ -100,9 +101,12 @@ def test_the_model_stays_what_it_was():
     model = net()
     printed, graph = repr(model), nnx.graphdef(model)
     named = fg.named(model)
-    assert (repr(model), nnx.graphdef(model)) == (printed, graph) and repr(named) == printed
-    assert isinstance(named, Net) and isinstance(named.layers[0], Block)
-    assert type(named.layers) is nnx.List and type(named.head).__qualname__ == "Linear"
+    assert (repr(model), nnx.graphdef(model)) == (printed, graph)
+    assert repr(named) == printed
+    assert isinstance(named, Net)
+    assert isinstance(named.layers[0], Block)
+    assert type(named.layers) is nnx.List
+    assert type(named.head).__qualname__ == "Linear"
     assert names_of(lambda m: m(X), model) == []
     assert named.head.kernel is model.head.kernel
     loaded, deep = pickle.loads(pickle.dumps(named)), copy.deepcopy(named)
@@ -134,8 +138,10 @@ def test_training_moves_the_model_and_the_named_one():
     train(alone, nnx.grad(total))
     got, want = (nnx.to_flat_state(nnx.state(m)) for m in (model, alone))
     for (path, ours), (_, theirs) in zip(got, want, strict=True):
-        np.testing.assert_array_equal(jax.random.key_data(ours[...]) if "key" in path else ours[...],
-            jax.random.key_data(theirs[...]) if "key" in path else theirs[...])  # fmt: skip
+        ours, theirs = (
+            jax.random.key_data(x[...]) if "key" in path else x[...] for x in (ours, theirs)
+        )
+        np.testing.assert_array_equal(ours, theirs)
     assert model.layers[0].drop.rngs.count[...] == 2
 
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-
-import funcgrad as fg
 from named_models import MODES, PARAMS, X, by_hand, check, loss, stacked, torch_names
 from tiers import slow_but
+
+import funcgrad as fg
 
 
 @jax.tree_util.register_dataclass
@@ -121,8 +121,10 @@ def test_the_model_stays_what_it_was(kind):
     model = KINDS[kind]("plain")
     before = jax.tree.flatten(model)
     named = fg.named(model)
-    assert jax.tree.flatten(model) == before and names_of(model, X) == []
-    assert isinstance(named, type(model)) and isinstance(named.layers[0], type(model.layers[0]))
+    assert jax.tree.flatten(model) == before
+    assert names_of(model, X) == []
+    assert isinstance(named, type(model))
+    assert isinstance(named.layers[0], type(model.layers[0]))
     assert repr(named) == repr(model)
     for name in ("__name__", "__module__", "__qualname__", "__doc__"):
         assert getattr(type(named.head), name) == getattr(type(model.head), name)
@@ -283,7 +285,8 @@ def test_state_of_flax_is_saved_and_restored():
     state = serialization.to_state_dict(named)
     assert state == {"0": {"by": 2.0}}
     restored = serialization.from_state_dict(named, {"0": {"by": jnp.float32(5)}})
-    assert restored[0].by == 5 and type(restored[0]) is type(named[0])
+    assert restored[0].by == 5
+    assert type(restored[0]) is type(named[0])
 
 
 def test_a_named_tuple_that_is_called_is_one():
@@ -363,7 +366,8 @@ def test_filtered_transformations_take_a_named_model(eqx):
     total = lambda m, x: jnp.sum(eqx.filter_vmap(m)(x) ** 2)
     want = eqx.filter_grad(total)(model, X)
     got = eqx.filter_jit(eqx.filter_grad(total))(named, X)
-    assert isinstance(got, eqx.nn.MLP) and type(got.layers[0]) is type(named.layers[0])
+    assert isinstance(got, eqx.nn.MLP)
+    assert type(got.layers[0]) is type(named.layers[0])
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     arrays, rest = eqx.partition(named, eqx.is_array)
@@ -386,7 +390,8 @@ def test_nothing_is_run_to_make_it_and_static_fields_are_kept(eqx):
 
     made = []
     named = fg.named([Careful(eqx.nn.Identity(), 1)])
-    assert len(made) == 1 and named[0].size == 2
+    assert len(made) == 1
+    assert named[0].size == 2
     assert names_of(lambda x: named[0](x), X) == ["0/inner", "0"]
 
 
