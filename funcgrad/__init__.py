@@ -39,6 +39,7 @@ if _typing.TYPE_CHECKING:
     from . import compare as compare
     from . import launch as launch
     from ._autograph import autograph as autograph
+    from ._models import named as named
     from ._saving import save_on_cpu as save_on_cpu
     from ._saving import saved_tensors_hooks as saved_tensors_hooks
     from .tools.anomaly import Anomaly as Anomaly
@@ -57,6 +58,7 @@ if _typing.TYPE_CHECKING:
 # What looks on from outside is imported when it is first used, so that `import funcgrad` is quick.
 _LATER = {
     "autograph": "._autograph",
+    "named": "._models",
     "save_on_cpu": "._saving",
     "saved_tensors_hooks": "._saving",
     "Anomaly": ".tools.anomaly",

@@ -117,6 +117,12 @@ def _is_object(nnx: Any) -> Callable[[Any], bool]:
     return lambda x: isinstance(x, nnx.Variable) or nnx.graph.is_graph_node(x)
 
 
+def is_object(x: Any) -> bool:
+    """Whether something is an object that a function might change."""
+    nnx = _nnx()
+    return nnx is not None and _is_object(nnx)(x)
+
+
 def holds_objects(tree: Any) -> bool:
     """Whether there is an object that a function might change in a pytree."""
     nnx = _nnx()

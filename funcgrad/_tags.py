@@ -20,6 +20,7 @@ from ._describe import describe, differences, tensor_advice
 from ._leaves import adopt_dtypes, conjugate, is_array, refuse_iterators, takes_gradient
 from ._lists import inverted, merge, select
 from ._mistakes import explained
+from ._objects import is_object
 from .errors import TreeError, UsageError
 
 T = TypeVar("T")
@@ -380,3 +381,43 @@ inject_p = _jax.identity_primitive(
     transpose=_inject_transpose,
     batch=_inject_batch,
 )
+
+
+_LEAVE = "^"
+
+
+def leaving(scope: str) -> str:
+    """The part of a name that leaves a scope around it, which `settled` takes out of the name."""
+    return "/".join(_LEAVE + part for part in reversed(scope.split("/")))
+
+
+def settled(name: str) -> str:
+    """A name with its scopes, without those that it leaves.
+
+    >>> settled("decoder/step/" + leaving("decoder") + "/embed")
+    'embed'
+    """
+    if _LEAVE not in name:
+        return name
+    parts: list[str] = []
+    for part in name.split("/"):
+        scope = part.removeprefix(_LEAVE)
+        if scope == part or scope not in parts:
+            parts.append(part)
+            continue
+        while parts.pop() != scope:
+            pass
+    return "/".join(parts)
+
+
+def tag_output(y: T, name: str) -> T:
+    """A module's output with its arrays tagged as one value; all else in it is left as it is."""
+    structure: Any
+    leaves, structure = jax.tree.flatten(y, is_leaf=is_object)
+    chosen = [isinstance(leaf, jax.Array) for leaf in leaves]
+    if not any(chosen):
+        return y
+    arrays = select(leaves, chosen)
+    shape = jax.tree.structure(scatter(structure, chosen, arrays))
+    out = tag_p.bind(*arrays, name=name, tree=shape, where=caller(), uid=next(_UIDS))
+    return structure.unflatten(merge(chosen, out, select(leaves, inverted(chosen))))
