@@ -1,0 +1,1 @@
+"""`named`: the modules of other libraries, with the output of every submodule a tag."""
