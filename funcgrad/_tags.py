@@ -266,11 +266,13 @@ def _arrays(tree: Any, function: str) -> tuple[list[Any], Any]:
     return [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in leaves], structure
 
 
+_LIBRARIES = {__name__.partition(".")[0], "flax", "keras", "jax"}
+
+
 def caller() -> str:
-    """The `file:line` nearest on the call stack that lies outside funcgrad."""
-    package = __name__.partition(".")[0]
+    """The `file:line` nearest on the call stack outside funcgrad and the libraries of models."""
     frame: Any = sys._getframe()
-    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "an unknown place"
 
