@@ -267,11 +267,13 @@ def _arrays(tree: Any, function: str) -> tuple[list[Any], Any]:
     return [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in leaves], structure
 
 
+_LIBRARIES = {__name__.partition(".")[0], "flax", "keras", "jax"}
+
+
 def caller() -> str:
-    """The `file:line` nearest on the call stack that lies outside funcgrad."""
-    package = __name__.partition(".")[0]
+    """The `file:line` nearest on the call stack outside funcgrad and the libraries of models."""
     frame: Any = sys._getframe()
-    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "an unknown place"
 
@@ -381,43 +383,3 @@ inject_p = _jax.identity_primitive(
     transpose=_inject_transpose,
     batch=_inject_batch,
 )
-
-
-_LEAVE = "^"
-
-
-def leaving(scope: str) -> str:
-    """The part of a name that leaves a scope around it, which `settled` takes out of the name."""
-    return "/".join(_LEAVE + part for part in reversed(scope.split("/")))
-
-
-def settled(name: str) -> str:
-    """A name with its scopes, without those that it leaves.
-
-    >>> settled("decoder/step/" + leaving("decoder") + "/embed")
-    'embed'
-    """
-    if _LEAVE not in name:
-        return name
-    parts: list[str] = []
-    for part in name.split("/"):
-        scope = part.removeprefix(_LEAVE)
-        if scope == part or scope not in parts:
-            parts.append(part)
-            continue
-        while parts.pop() != scope:
-            pass
-    return "/".join(parts)
-
-
-def tag_output(y: T, name: str) -> T:
-    """A module's output with its arrays tagged as one value; all else in it is left as it is."""
-    structure: Any
-    leaves, structure = jax.tree.flatten(y, is_leaf=is_object)
-    chosen = [isinstance(leaf, jax.Array) for leaf in leaves]
-    if not any(chosen):
-        return y
-    arrays = select(leaves, chosen)
-    shape = jax.tree.structure(scatter(structure, chosen, arrays))
-    out = tag_p.bind(*arrays, name=name, tree=shape, where=caller(), uid=next(_UIDS))
-    return structure.unflatten(merge(chosen, out, select(leaves, inverted(chosen))))

@@ -4,10 +4,10 @@ from typing import Any, TypeVar
 
 from .._describe import describe
 from ..errors import UsageError
-from . import pytrees
+from . import keras, linen, pytrees
 
 T = TypeVar("T")
-_KINDS = (pytrees,)
+_KINDS = (linen, keras, pytrees)
 
 
 def named(model: T) -> T:
@@ -19,9 +19,9 @@ def named(model: T) -> T:
     its path: `retain_grad(h, "h")` in `layers/0` is `layers/0/h`.
 
     Args:
-        model: a module of Flax NNX or Equinox; a dataclass or another class that is registered with
-            JAX as a pytree; dicts, lists and tuples of these and of functions; or one function,
-            which is tagged by its own name.
+        model: a module of Flax NNX, Flax Linen or Equinox; a model of Keras on JAX; a dataclass or
+            another class that is registered with JAX as a pytree; dicts, lists and tuples of these
+            and of functions; or one function, which is tagged by its own name.
 
     Returns:
         A model of the same kind, which is used in the place of `model`: `isinstance` holds, and it
@@ -54,7 +54,7 @@ def named(model: T) -> T:
         if kind.is_model(model):
             return kind.named(model)
     raise UsageError(
-        f"`named` got {_what(model)}, and wants a model: a module of Flax or Equinox, an object of"
+        f"`named` got {_what(model)}, and wants a model: a module of Flax or Equinox, a model of Keras, an object of"
         " a class that is registered with JAX as a pytree, dicts and lists of these and of"
         " functions, or a function with a name"
     )
