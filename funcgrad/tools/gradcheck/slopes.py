@@ -27,6 +27,7 @@ ORDERS = 5
 SMALLEST = 2.0**-30
 SETTLED = 0.01  # how much better three slopes agree with each other than with an extrapolation
 ALIKE = 1e-5  # two slopes that differ by less are one
+LINEAR = 0.1  # by what share two changes of a slope over their steps may differ
 FAR = 20  # times its estimated error, for it to be that of something else
 # Nearly all the time goes into compiling programs that run once: 0.6 to 0.8 of it this way.
 QUICKLY = {"xla_backend_optimization_level": 0}
@@ -193,12 +194,23 @@ def extrapolated(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
     """
     with np.errstate(all="ignore"):
         here, steps, noise = samples.here, samples.steps, samples.noise
-        central, error = _limit(_slope(samples.plus, samples.minus, steps), steps, noise, 2)
+        slopes = _slope(samples.plus, samples.minus, steps)
+        central, error = _limit(slopes, steps, noise, 2)
         right = _limit((samples.plus - here) / steps[:, None], steps, 2 * noise, 1)
         left = _limit((here - samples.minus) / steps[:, None], steps, 2 * noise, 1)
         apart = np.maximum(np.abs(right[0] - left[0]), np.maximum(right[1], left[1]))
-        sided = FAR * apart < error
+        sided = (FAR * apart < error) & _linear(slopes, steps, noise)
     return np.where(sided, (right[0] + left[0]) / 2, central), np.where(sided, apart, error)
+
+
+def _linear(slopes: np.ndarray, steps: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Whether slopes are linear in the step, the shortest at which rounding does not matter."""
+    rises = np.diff(slopes, axis=0)
+    clear = np.abs(rises) > FAR * noise[1:]
+    rises = rises / np.diff(steps)[:, None]
+    alike = np.abs(rises[1:] - rises[:-1]) < LINEAR * np.abs(rises[1:])
+    last = len(clear) - 2 - np.argmax(clear[:0:-1], axis=0)
+    return np.any(clear[1:], axis=0) & np.take_along_axis(alike, last[None], 0)[0]
 
 
 def _limit(
