@@ -20,7 +20,6 @@ from ._describe import describe, differences, tensor_advice
 from ._leaves import adopt_dtypes, conjugate, is_array, refuse_iterators, takes_gradient
 from ._lists import inverted, merge, select
 from ._mistakes import explained
-from ._objects import is_object
 from .errors import TreeError, UsageError
 
 T = TypeVar("T")

@@ -54,9 +54,9 @@ def named(model: T) -> T:
         if kind.is_model(model):
             return kind.named(model)
     raise UsageError(
-        f"`named` got {_what(model)}, and wants a model: a module of Flax or Equinox, a model of Keras, an object of"
-        " a class that is registered with JAX as a pytree, dicts and lists of these and of"
-        " functions, or a function with a name"
+        f"`named` got {_what(model)}, and wants a model: a module of Flax or Equinox, a model of"
+        " Keras, an object of a class that is registered with JAX as a pytree, dicts and lists of"
+        " these and of functions, or a function with a name"
     )
 
 

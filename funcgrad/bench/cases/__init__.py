@@ -2,5 +2,6 @@
 
 import importlib
 
-for _name in ["original", "models", "loops", "accumulation", "second_order", "checks", "inside", "sweeps"]:
+_ORDER = "original models loops accumulation second_order checks inside sweeps"
+for _name in _ORDER.split():
     importlib.import_module(f"{__name__}.{_name}")

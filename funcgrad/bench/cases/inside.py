@@ -143,5 +143,3 @@ def named(size: Size) -> Problem:
 def arguments(size: Size) -> tuple[Any, ...]:
     """The weights, and what is decoded."""
     return weights(size), normal(9, size.rows, size.length, size.width)
-
-
