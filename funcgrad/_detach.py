@@ -5,7 +5,7 @@ import inspect
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from copy import copy as shallow
-from typing import Any, NamedTuple, NoReturn, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from . import _jax
 from ._describe import describe, differences
 from ._leaves import adopt_dtypes, is_array, refuse_iterators, takes_gradient
 from ._mistakes import explained
-from ._objects import carried
+from ._objects import Left, carried
 from ._tags import inject
 from ._types import Function, P, R
 from .errors import TreeError, UsageError
@@ -134,67 +134,32 @@ def no_grad(fun: Any = None) -> Any:
     def no_grad_fun(*args: Any, **kwargs: Any) -> Any:
         # Arguments are stopped so that nothing is differentiated inside; the result, because what
         # fun closes over cannot be seen from here.
-        with explained, carried(fun, args, kwargs, "no_grad") as carry:
+        with explained, carried(fun, args, kwargs, "no_grad", writes=True) as carry:
             from ._written import reached, written
 
             before = reached(fun, carry.args, carry.kwargs)
-            copies: list[_Copy] = []
-            given, named = _copied((carry.args, carry.kwargs), copies)
+            given, named = _copied((carry.args, carry.kwargs))
             left = carry.fun(*given, **named)
-            for copy in copies:
-                copy.write_back()
             about = [*jax.tree.leaves((carry.args, carry.kwargs)), *(s.value for s in before.slots)]
             if any(map(_jax.is_tracer, about)):
                 for slot in written(before, reached(fun, carry.args, carry.kwargs)):
                     _stop_in(slot)
-            objects, result = jax.tree.map(_stop, left.objects), _stopped(left.result, "no_grad")
-            return carry.restore(left._replace(objects=objects, result=result))
+            result, new = _stopped((left.result, left.written), "no_grad")
+            return carry.restore(Left(jax.tree.map(_stop, left.objects), result, new))
 
     return no_grad_fun
 
 
-class _Copy(NamedTuple):
-    """A list or dict among the arguments, with a copy of it in which gradients are stopped.
-
-    Fields:
-        original, copy: both.
-        before: the copy as the function got it.
-    """
-
-    original: Any
-    copy: Any
-    before: Any
-
-    def write_back(self) -> None:
-        """Gives the original what the function has written into its copy."""
-        items = (lambda x: x.items()) if isinstance(self.copy, dict) else enumerate
-        before = dict(items(self.before))
-        after = dict(items(self.copy))
-        if [*before] == [*after] and all(before[key] is after[key] for key in after):
-            return
-        same = {id(x): self.original[key] for key, x in before.items()}
-        new = {
-            key: same[id(x)] if id(x) in same else _stopped(x, "no_grad")
-            for key, x in after.items()
-        }
-        if isinstance(self.copy, dict):
-            self.original.clear()
-            self.original.update(new)
-        else:
-            self.original[:] = new.values()
-
-
-def _copied(tree: Any, copies: list[_Copy]) -> Any:
-    """A pytree in which gradients are stopped; `copies` gets its lists and dicts."""
+def _copied(tree: Any) -> Any:
+    """A pytree in which gradients are stopped, and the keys of dicts in their order."""
     kind = type(tree)
     if kind in (list, dict, OrderedDict, defaultdict):
         copy = shallow(tree)
         for key, inner in tree.items() if kind is not list else enumerate(tree):
-            copy[key] = _copied(inner, copies)
-        copies.append(_Copy(tree, copy, shallow(copy)))
+            copy[key] = _copied(inner)
         return copy
     if kind is tuple:
-        return tuple(_copied(inner, copies) for inner in tree)
+        return tuple(map(_copied, tree))
     return jax.tree.map(_stop, tree)
 
 
