@@ -15,6 +15,7 @@ from ._describe import describe, differences
 from ._leaves import adopt_dtypes, is_array, refuse_iterators, takes_gradient
 from ._mistakes import explained
 from ._objects import Left, carried
+from ._reached import Slot, reached, traced_inside, transformed, written
 from ._tags import inject
 from ._types import Function, P, R
 from .errors import TreeError, UsageError
@@ -56,7 +57,6 @@ def _stopped(y: T, function: str) -> T:
             )
         if is_array(leaf):
             continue
-        from ._hidden import traced_inside
 
         inside = traced_inside(leaf)
         if inside is not None:
@@ -102,8 +102,8 @@ def no_grad(fun: Any = None) -> Any:
     Stands for `with torch.no_grad():` and for the decorator of that name. Nothing that `fun`
     computes carries a gradient, neither from its arguments nor from what it closes over, in reverse
     or in forward mode. Its values are what they were. What it writes into lists, dicts, attributes
-    and variables carries none either, as far as these are among the first 10,000 objects that it
-    reaches, outside of libraries.
+    and variables carries none either: all that it reaches outside of libraries is looked at, before
+    and after, where JAX is tracing or differentiating.
 
     Args:
         fun: any function on pytrees; it may hold a `lax.while_loop` over differentiated values.
@@ -135,14 +135,13 @@ def no_grad(fun: Any = None) -> Any:
         # Arguments are stopped so that nothing is differentiated inside; the result, because what
         # fun closes over cannot be seen from here.
         with explained, carried(fun, args, kwargs, "no_grad", writes=True) as carry:
-            from ._written import reached, written
-
-            before = reached(fun, carry.args, carry.kwargs)
+            roots = fun, carry.args, carry.kwargs
+            before = reached(*roots) if transformed() else []
             given, named = _copied((carry.args, carry.kwargs))
             left = carry.fun(*given, **named)
-            about = [*jax.tree.leaves((carry.args, carry.kwargs)), *(s.value for s in before.slots)]
+            about = [*jax.tree.leaves((carry.args, carry.kwargs)), *(x.value for x in before)]
             if any(map(_jax.is_tracer, about)):
-                for slot in written(before, reached(fun, carry.args, carry.kwargs)):
+                for slot in written(before, reached(*roots)):
                     _stop_in(slot)
             result, new = _stopped((left.result, left.written), "no_grad")
             return carry.restore(Left(jax.tree.map(_stop, left.objects), result, new))
@@ -163,16 +162,16 @@ def _copied(tree: Any) -> Any:
     return jax.tree.map(_stop, tree)
 
 
-def _stop_in(slot: Any) -> None:
+def _stop_in(slot: Slot) -> None:
     """Stops the gradient of what a function wrote somewhere, instead of returning it."""
     inside = jax.tree.leaves(slot.value) if isinstance(slot.value, tuple) else [slot.value]
-    if not any(map(_jax.is_tracer, inside)):
+    if slot.write is None or not any(map(_jax.is_tracer, inside)):
         return
     try:
         slot.write(_stopped(slot.value, "no_grad"))
     except (AttributeError, TypeError) as error:
         raise UsageError(
-            f"`no_grad` got a function that writes a traced value to {slot.key!r} of"
+            f"`no_grad` got a function that writes a traced value to {slot.name} of"
             f" {describe(slot.owner)}, where its gradient cannot be stopped; return it"
         ) from error
 

@@ -93,8 +93,8 @@ def of_one_path(place: str) -> Iterator[None]:
             raise
         raise UsageError(
             f"`autograph` got {text_of(line_of(error))} inside the traced branch or loop at"
-            f" {place}, which fails: {type(error).__name__}: {error}. It is run while tracing, whether"
-            " it is taken or not, so it has to work where it is not"
+            f" {place}, which fails: {type(error).__name__}: {error}. It is run while tracing,"
+            " whether it is taken or not, so it has to work where it is not"
         ) from error
 
 

@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 from .. import _jax
+from .._reached import names_of
 from .._tags import caller
 from ..errors import FuncgradError, UsageError
 from ._contents import (
@@ -36,7 +37,6 @@ from ._contents import (
     is_cached,
     item_assigner,
     named,
-    names_of,
     stored_by,
 )
 from ._kinds import reach, shared_generators
