@@ -342,22 +342,15 @@ def set_on_a_class(x):
     return Logging.last
 
 
-def appended_in_a_comprehension(x):
-    GLOBAL.clear()
-    fg.no_grad(lambda: [GLOBAL.append(v * x) for v in [x]])()
-    return GLOBAL.pop()
-
-
 def set_behind_much_else(x):
-    much, late = [{} for _ in range(12_000)], {}
-    fg.no_grad(lambda: late.update(h=x * x, count=len(much)))()
-    return late["h"]
+    much, late = [{} for _ in range(12_000)], [[{}]]
+    fg.no_grad(lambda: late[0][0].update(h=x * x, count=len(much)))()
+    return late[0][0]["h"]
 
 
 WRITING = [
     appended_to_a_default,
     set_on_a_class,
-    appended_in_a_comprehension,
     set_behind_much_else,
     appended,
     set_in_a_dict,
