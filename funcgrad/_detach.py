@@ -15,7 +15,6 @@ from ._describe import describe, differences
 from ._leaves import adopt_dtypes, is_array, refuse_iterators, takes_gradient
 from ._mistakes import explained
 from ._objects import Left, carried
-from ._reached import Slot, reached, traced_inside, transformed, written
 from ._tags import inject
 from ._types import Function, P, R
 from .errors import TreeError, UsageError
@@ -57,6 +56,8 @@ def _stopped(y: T, function: str) -> T:
             )
         if is_array(leaf):
             continue
+
+        from ._reached import traced_inside
 
         inside = traced_inside(leaf)
         if inside is not None:
@@ -135,6 +136,8 @@ def no_grad(fun: Any = None) -> Any:
         # Arguments are stopped so that nothing is differentiated inside; the result, because what
         # fun closes over cannot be seen from here.
         with explained, carried(fun, args, kwargs, "no_grad", writes=True) as carry:
+            from ._reached import reached, transformed, written
+
             roots = fun, carry.args, carry.kwargs
             before = reached(*roots) if transformed() else []
             given, named = _copied((carry.args, carry.kwargs))
@@ -162,7 +165,7 @@ def _copied(tree: Any) -> Any:
     return jax.tree.map(_stop, tree)
 
 
-def _stop_in(slot: Slot) -> None:
+def _stop_in(slot: Any) -> None:
     """Stops the gradient of what a function wrote somewhere, instead of returning it."""
     inside = jax.tree.leaves(slot.value) if isinstance(slot.value, tuple) else [slot.value]
     if slot.write is None or not any(map(_jax.is_tracer, inside)):
