@@ -12,7 +12,7 @@ import threading
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -87,7 +87,7 @@ def _walk(roots: Any, parts: Callable[[Any], Iterator[Slot]]) -> Iterator[tuple[
             yield where, slot
             if id(slot.value) not in seen:
                 seen[id(slot.value)] = slot.value
-                if not _is(type(slot.value), jax.Array):
+                if not _is(cast(Any, type(slot.value)), jax.Array):
                     ahead.append((where + slot.name, slot.value))
 
 
@@ -112,10 +112,10 @@ def _held(thing: Any) -> Iterator[Slot]:
         yield from (Slot(thing, f".{x}", getattr(thing, x)) for x in ("func", "args", "keywords"))
     elif isinstance(thing, tuple | set | frozenset):
         yield from _full(Slot(thing, f"[{i}]", x) for i, x in enumerate(thing))
-    elif _is(type(thing), MutableMapping):
+    elif _is(cast(Any, type(thing)), MutableMapping):
         keys = [key for key in [*thing] if type(thing[key]) not in _ATOMS]
         yield from (_item(thing, key) for key in keys)
-    elif _is(type(thing), MutableSequence) and not isinstance(thing, bytearray):
+    elif _is(cast(Any, type(thing)), MutableSequence) and not isinstance(thing, bytearray):
         keys = [index for index, x in enumerate(thing) if type(x) not in _ATOMS]
         yield from (_item(thing, index) for index in keys)
     elif isinstance(thing, np.ndarray):
@@ -184,7 +184,7 @@ def _attributes(thing: Any) -> Iterator[Slot]:
     if isinstance(own, dict):
         for key in [key for key, x in own.items() if type(x) not in _ATOMS]:
             yield Slot(thing, f".{key}", own[key], functools.partial(own.__setitem__, key))
-    for name in _members(type(thing)):
+    for name in _members(cast(Any, type(thing))):
         if hasattr(thing, name):
             write = functools.partial(object.__setattr__, thing, name)
             yield Slot(thing, f".{name}", getattr(thing, name), write)
