@@ -72,7 +72,7 @@ def detect_anomaly(
     step. What is not affected: any configuration of JAX, and results, up to the rounding that
     compilation changes. Objects of Flax NNX (a module, an optimizer) move as under `nnx.jit`, lists
     and dicts among the arguments hold what `fun` writes into them, and all stay what they were
-    where this raises; so do references. A function that writes to these is
+    where this raises; so do references. A function that writes to references is
     evaluated equation by equation in both modes. Nothing is donated, as the arguments are needed
     for another look. What has other effects (`jax.debug.print`, a callback) has them again, several
     times, where it looks closer: the program runs once more, a loop or jitted function that a bad
