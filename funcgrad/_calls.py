@@ -26,6 +26,7 @@ from ._leaves import (
     takes_gradient,
 )
 from ._lists import inverted, merge, select
+from ._objects import parts_of
 from .errors import TreeError, UsageError
 
 
@@ -222,9 +223,10 @@ class Call(NamedTuple):
             UsageError: it changes an object in `whole`, of which it has a copy.
         """
         whole = self.parts.join(arrays)
-        before = _contents(whole)
+        before = parts_of(whole) if _holds_others(whole) else None
         result = self.fun(whole, *more)
-        _check_unchanged(before, whole, self.function)
+        if before is not None:
+            _check_unchanged(before, whole, self.function)
         return result
 
     def returned(self, arrays: Sequence[Any]) -> Returned:
@@ -241,70 +243,40 @@ class Call(NamedTuple):
         return [path[0].idx == 0 and path[1].idx in positions for path in paths]
 
 
-class _Contents(NamedTuple):
-    """What is in a pytree: its leaves by path, and its structure."""
-
-    leaves: dict[Any, Any]
-    tree: Any
-
-
-def _contents(whole: Any) -> _Contents:
-    pairs, tree = jax.tree_util.tree_flatten_with_path(whole)
-    return _Contents(dict(pairs), tree)
-
-
-def _changed(one: _Contents, other: _Contents) -> set[Any]:
-    """The paths at which there is another leaf."""
-    missing = object()
-    paths = one.leaves.keys() | other.leaves.keys()
-    return {
-        path
-        for path in paths
-        if one.leaves.get(path, missing) is not other.leaves.get(path, missing)
-    }
-
-
+_CONTAINERS = (tuple, type(None), *_objects.CONTAINERS)
 _IN_CONTAINERS = (jax.tree_util.DictKey, jax.tree_util.SequenceKey)
 
 
-def _check_unchanged(before: _Contents, whole: Any, function: str) -> None:
+def _holds_others(whole: Any) -> bool:
+    """Whether there are pytrees in a pytree that are no plain containers."""
+    outer = jax.tree.leaves(whole, is_leaf=lambda x: type(x) not in _CONTAINERS)
+    return not jax.tree_util.all_leaves(outer)
+
+
+def _check_unchanged(before: list[_objects.Part], whole: Any, function: str) -> None:
     """Refuses a change of an object; one of a dict or a list is the copy's own, as under JAX."""
-    after = _contents(whole)
-    changed = _changed(before, after)
-    if not changed and before.tree == after.tree:
+    # An object may make its parts anew each time that it is looked at.
+    old, new, again = ({x.path: x for x in y} for y in (before, parts_of(whole), parts_of(whole)))
+    objects, decided = [], set[Any]()
+    for path in sorted({*old, *new}, key=len):
+        was, now = old.get(path), new.get(path)
+        if path[:-1] in decided:
+            decided.add(path)
+        elif was and now and was.value is now.value:
+            if type(now.value) not in _CONTAINERS and was.structure != now.structure:
+                objects.append(f"what is no array in {describe(now.value)}")
+        elif not now or now.value is again[path].value:
+            decided.add(path)
+            if not isinstance(path[-1], _IN_CONTAINERS):
+                objects.append(jax.tree_util.keystr(path))
+    if not objects:
         return
-    # An object may make its leaves anew each time that it is looked at.
-    changed -= _changed(after, _contents(whole))
-    objects = [path for path in changed if path and not isinstance(path[-1], _IN_CONTAINERS)]
-    if not objects and (changed or before.tree == after.tree):
-        return
-    shown = ", ".join(sorted(map(jax.tree_util.keystr, objects))) or "what is no array"
     raise UsageError(
         f"`{function}` got a function that changes an object among its arguments in place, at"
-        f" {shown}; it has a copy of the object, so the change would be lost: return what is new"
-        " beside the output (has_aux=True), or make the object a module of Flax NNX, whose state"
-        " moves"
+        f" {', '.join(sorted(objects))}; it has a copy of the object, so the change would be lost:"
+        " return what is new beside the output (has_aux=True), or make the object a module of Flax"
+        " NNX, whose state moves"
     )
-
-
-def argument(place: int | str, inner: Sequence[Any] = ()) -> str:
-    """What a leaf of an argument is called.
-
-    Args:
-        place: the argument's position or keyword.
-        inner: the leaf's path in it.
-
-    >>> [(path, _)] = jax.tree_util.tree_leaves_with_path({"w": 1.0})
-    >>> argument(0, path), argument("params", path)
-    ("argument 0['w']", "argument params['w']")
-    """
-    return f"argument {place}{jax.tree_util.keystr(tuple(inner))}"
-
-
-def argument_at(path: Any) -> str:
-    """What a leaf of the pair `(args, kwargs)` is called, by its path in the pair."""
-    which, place, *inner = path
-    return argument(place.key if which.idx else place.idx, inner)
 
 
 def every_argument(

@@ -1,5 +1,7 @@
 """How values, types, numbers and the differences between two pytrees read in a message."""
 
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -79,3 +81,38 @@ def number(x: Any) -> str:
         return str(x)
     text = f"{float(x):.6g}"
     return text + ".0" if text.lstrip("-").isdigit() else text
+
+
+def argument(place: int | str, inner: Sequence[Any] = ()) -> str:
+    """What a leaf of an argument is called.
+
+    Args:
+        place: the argument's position or keyword.
+        inner: the leaf's path in it.
+
+    >>> import jax
+    >>> [(path, _)] = jax.tree_util.tree_leaves_with_path({"w": 1.0})
+    >>> argument(0, path), argument("params", path)
+    ("argument 0['w']", "argument params['w']")
+    """
+    import jax
+
+    return f"argument {place}{jax.tree_util.keystr(tuple(inner))}"
+
+
+def argument_at(path: Any) -> str:
+    """What a leaf of the pair `(args, kwargs)` is called, by its path in the pair."""
+    which, place, *inner = path
+    return argument(place.key if which.idx else place.idx, inner)
+
+
+def shown(fun: Callable[..., Any]) -> str:
+    """A function by its name and place.
+
+    >>> shown(len)
+    '<built-in function len>'
+    """
+    code = getattr(inspect.unwrap(fun), "__code__", None)
+    if code is None:
+        return repr(fun)
+    return f"`{code.co_qualname}` of {code.co_filename}:{code.co_firstlineno}"

@@ -5,7 +5,7 @@ import inspect
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from copy import copy as shallow
-from typing import Any, NamedTuple, NoReturn, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from . import _jax
 from ._describe import describe, differences
 from ._leaves import adopt_dtypes, is_array, refuse_iterators, takes_gradient
 from ._mistakes import explained
-from ._objects import carried
+from ._objects import Left, carried
 from ._tags import inject
 from ._types import Function, P, R
 from .errors import TreeError, UsageError
@@ -56,7 +56,8 @@ def _stopped(y: T, function: str) -> T:
             )
         if is_array(leaf):
             continue
-        from ._hidden import traced_inside
+
+        from ._reached import traced_inside
 
         inside = traced_inside(leaf)
         if inside is not None:
@@ -102,8 +103,8 @@ def no_grad(fun: Any = None) -> Any:
     Stands for `with torch.no_grad():` and for the decorator of that name. Nothing that `fun`
     computes carries a gradient, neither from its arguments nor from what it closes over, in reverse
     or in forward mode. Its values are what they were. What it writes into lists, dicts, attributes
-    and variables carries none either, as far as these are among the first 10,000 objects that it
-    reaches, outside of libraries.
+    and variables carries none either: all that it reaches outside of libraries is looked at, before
+    and after, where JAX is tracing or differentiating.
 
     Args:
         fun: any function on pytrees; it may hold a `lax.while_loop` over differentiated values.
@@ -134,80 +135,46 @@ def no_grad(fun: Any = None) -> Any:
     def no_grad_fun(*args: Any, **kwargs: Any) -> Any:
         # Arguments are stopped so that nothing is differentiated inside; the result, because what
         # fun closes over cannot be seen from here.
-        with explained, carried(fun, args, kwargs, "no_grad") as carry:
-            from ._written import reached, written
+        with explained, carried(fun, args, kwargs, "no_grad", writes=True) as carry:
+            from ._reached import reached, transformed, written
 
-            before = reached(fun, carry.args, carry.kwargs)
-            copies: list[_Copy] = []
-            given, named = _copied((carry.args, carry.kwargs), copies)
+            roots = fun, carry.args, carry.kwargs
+            before = reached(*roots) if transformed() else []
+            given, named = _copied((carry.args, carry.kwargs))
             left = carry.fun(*given, **named)
-            for copy in copies:
-                copy.write_back()
-            about = [*jax.tree.leaves((carry.args, carry.kwargs)), *(s.value for s in before.slots)]
+            about = [*jax.tree.leaves((carry.args, carry.kwargs)), *(x.value for x in before)]
             if any(map(_jax.is_tracer, about)):
-                for slot in written(before, reached(fun, carry.args, carry.kwargs)):
+                for slot in written(before, reached(*roots)):
                     _stop_in(slot)
-            objects, result = jax.tree.map(_stop, left.objects), _stopped(left.result, "no_grad")
-            return carry.restore(left._replace(objects=objects, result=result))
+            result, new = _stopped((left.result, left.written), "no_grad")
+            return carry.restore(Left(jax.tree.map(_stop, left.objects), result, new))
 
     return no_grad_fun
 
 
-class _Copy(NamedTuple):
-    """A list or dict among the arguments, with a copy of it in which gradients are stopped.
-
-    Fields:
-        original, copy: both.
-        before: the copy as the function got it.
-    """
-
-    original: Any
-    copy: Any
-    before: Any
-
-    def write_back(self) -> None:
-        """Gives the original what the function has written into its copy."""
-        items = (lambda x: x.items()) if isinstance(self.copy, dict) else enumerate
-        before = dict(items(self.before))
-        after = dict(items(self.copy))
-        if [*before] == [*after] and all(before[key] is after[key] for key in after):
-            return
-        same = {id(x): self.original[key] for key, x in before.items()}
-        new = {
-            key: same[id(x)] if id(x) in same else _stopped(x, "no_grad")
-            for key, x in after.items()
-        }
-        if isinstance(self.copy, dict):
-            self.original.clear()
-            self.original.update(new)
-        else:
-            self.original[:] = new.values()
-
-
-def _copied(tree: Any, copies: list[_Copy]) -> Any:
-    """A pytree in which gradients are stopped; `copies` gets its lists and dicts."""
+def _copied(tree: Any) -> Any:
+    """A pytree in which gradients are stopped, and the keys of dicts in their order."""
     kind = type(tree)
     if kind in (list, dict, OrderedDict, defaultdict):
         copy = shallow(tree)
         for key, inner in tree.items() if kind is not list else enumerate(tree):
-            copy[key] = _copied(inner, copies)
-        copies.append(_Copy(tree, copy, shallow(copy)))
+            copy[key] = _copied(inner)
         return copy
     if kind is tuple:
-        return tuple(_copied(inner, copies) for inner in tree)
+        return tuple(map(_copied, tree))
     return jax.tree.map(_stop, tree)
 
 
 def _stop_in(slot: Any) -> None:
     """Stops the gradient of what a function wrote somewhere, instead of returning it."""
     inside = jax.tree.leaves(slot.value) if isinstance(slot.value, tuple) else [slot.value]
-    if not any(map(_jax.is_tracer, inside)):
+    if slot.write is None or not any(map(_jax.is_tracer, inside)):
         return
     try:
         slot.write(_stopped(slot.value, "no_grad"))
     except (AttributeError, TypeError) as error:
         raise UsageError(
-            f"`no_grad` got a function that writes a traced value to {slot.key!r} of"
+            f"`no_grad` got a function that writes a traced value to {slot.name} of"
             f" {describe(slot.owner)}, where its gradient cannot be stopped; return it"
         ) from error
 

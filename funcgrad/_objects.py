@@ -4,18 +4,25 @@ A function of such objects is made one of pytrees: `carried` puts a `Node` of ar
 each, makes the objects anew inside, and hands out what the function left in them, for the caller's
 own objects to be set to at the end. So they move as they do under `nnx.grad` and `nnx.jit`. Flax is
 looked at only where somebody has imported it.
+
+Of lists and dicts, which are pytrees, a function that is traced gets copies. Where a caller stands
+for the plain call it asks for `writes`: what the function wrote into the copies is handed out too,
+and written into the caller's own.
 """
 
 import contextlib
 import functools
+import operator
 import sys
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 
-from ._leaves import refuse_iterators
+from ._describe import argument_at, shown
+from ._leaves import is_array, refuse_iterators
 from .errors import UsageError
 
 _TAG = "funcgrad"  # of the update context
@@ -66,6 +73,32 @@ class Kept:
     index: int
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Same:
+    """What was at this path of the pair `(args, kwargs)` before the call."""
+
+    path: tuple[Any, ...]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["path", "keys"]
+)
+@dataclass(frozen=True)
+class Written:
+    """A list or dict among the arguments that a call has written to.
+
+    Attributes:
+        path: where it is, in the pair `(args, kwargs)`.
+        keys: those of a dict.
+        values: what it holds now, with a `Same` for what was among the arguments before.
+    """
+
+    path: tuple[Any, ...]
+    keys: tuple[Any, ...] | None
+    values: list[Any]
+
+
 class Left(NamedTuple):
     """What a call leaves behind.
 
@@ -73,10 +106,12 @@ class Left(NamedTuple):
         objects: the nodes of its arguments afterwards, with a `Kept` for each array that is what it
             was, or `None` where there are none.
         result: what the function returned, with a node for each object in it.
+        written: the lists and dicts that it wrote to, where somebody asked for them.
     """
 
     objects: Any
     result: Any
+    written: tuple[Written, ...] = ()
 
 
 class Carried(NamedTuple):
@@ -134,7 +169,12 @@ def holds_objects(tree: Any) -> bool:
 
 @contextlib.contextmanager
 def carried(
-    fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], function: str
+    fun: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    function: str,
+    *,
+    writes: bool = False,
 ) -> Iterator[Carried]:
     """The call with its objects taken out, for as long as the context lasts.
 
@@ -143,28 +183,34 @@ def carried(
         args: its positional arguments.
         kwargs: those by keyword.
         function: the public function to name in errors.
+        writes: whether lists and dicts among the arguments are to hold what it writes into them.
     """
     refuse_iterators((args, kwargs), function)
-    run, nnx = pure(fun, function), _nnx()
-    if not holds_objects((args, kwargs)):
-        yield Carried(run, tuple(args), kwargs, lambda left: left.result)
+    run, nnx, own = pure(fun, function, writes), _nnx(), (tuple(args), kwargs)
+
+    def restore(left: Left) -> Any:
+        _write(left.written, own, fun, function)
+        return left.result
+
+    if not holds_objects(own):
+        yield Carried(run, *own, restore)
         return
     with nnx.update_context(_TAG):
-        taken, given = _nodes(nnx, (tuple(args), kwargs))
+        taken, given = _nodes(nnx, own)
         before = state_of((taken, given))
 
-        def restore(left: Left) -> Any:
+        def restore_all(left: Left) -> Any:
             objects = jax.tree.map(
                 lambda x: before[x.index] if is_kept(x) else x,
                 left.objects,
                 is_leaf=is_kept,
             )
-            return _objects(nnx, Left(objects, left.result), inner=False).result
+            return restore(_objects(nnx, left._replace(objects=objects), inner=False))
 
-        yield Carried(run, taken, given, restore)
+        yield Carried(run, taken, given, restore_all)
 
 
-def pure(fun: Callable[..., Any], function: str) -> Callable[..., Left]:
+def pure(fun: Callable[..., Any], function: str, writes: bool = False) -> Callable[..., Left]:
     """A function with nodes in the place of objects, and what it leaves: `fun` of the objects.
 
     Given nodes it is to be called in the context of `carried`.
@@ -173,23 +219,120 @@ def pure(fun: Callable[..., Any], function: str) -> Callable[..., Left]:
     @functools.wraps(fun)
     def of_nodes(*args: Any, **kwargs: Any) -> Left:
         nnx = _nnx()
-        if nnx is None:
-            return Left(None, fun(*args, **kwargs))
-        with _explained(nnx, function):
-            if not holds_nodes((args, kwargs)):
-                return Left(None, fun(*args, **kwargs))
-            before = state_of((args, kwargs))
-            args, kwargs = _objects(nnx, (args, kwargs), inner=True)
+        inside = nnx is not None and holds_nodes((args, kwargs))
+        before = state_of((args, kwargs)) if inside else []
+        with _explained(nnx, function) if nnx else contextlib.nullcontext():
+            if inside:
+                args, kwargs = _objects(nnx, (args, kwargs), inner=True)
+            written = _watched((args, kwargs)) if writes else tuple
             result = fun(*args, **kwargs)
+        if not inside:
+            return Left(None, result, written())
         is_object = _is_object(nnx)
         alone = jax.tree.map(
             lambda x: x if is_object(x) else None, (args, kwargs), is_leaf=is_object
         )
-        left = _nodes(nnx, Left(alone, result))
+        left = _nodes(nnx, Left(alone, result, written()))
         same = {id(x): Kept(index) for index, x in enumerate(before)}
         return left._replace(objects=jax.tree.map(lambda x: same.get(id(x), x), left.objects))
 
     return of_nodes
+
+
+CONTAINERS = (list, dict, OrderedDict, defaultdict)  # that change in place
+
+
+class Part(NamedTuple):
+    """A node or leaf of a pytree.
+
+    Fields:
+        path: where it is.
+        value: itself.
+        structure: that of it with its parts as leaves.
+    """
+
+    path: tuple[Any, ...]
+    value: Any
+    structure: Any
+
+
+def parts_of(tree: Any) -> list[Part]:
+    """All nodes and leaves of a pytree, the outer ones first; of an object, itself alone."""
+    nnx = _nnx()
+    is_object = _is_object(nnx) if nnx else lambda x: False
+    found: list[Part] = []
+    ahead: list[tuple[tuple[Any, ...], Any]] = [((), tree)]
+    while ahead:
+        path, one = ahead.pop()
+        inner: list[Any] = []
+        structure: Any = None
+        if not is_array(one) and not is_object(one):
+            is_inner = functools.partial(operator.is_not, one)
+            inner, structure = jax.tree_util.tree_flatten_with_path(one, is_leaf=is_inner)
+        found.append(Part(path, one, structure))
+        ahead += [((*path, *more), part) for more, part in inner if more]
+    return found
+
+
+def _held(container: Any) -> dict[Any, Any]:
+    return dict(container if isinstance(container, dict) else enumerate(container))
+
+
+def _watched(tree: Any) -> Callable[[], tuple[Written, ...]]:
+    """A function that tells which lists and dicts in a pytree have been written to since."""
+    parts = parts_of(tree)
+    before = [(path, x, _held(x)) for path, x, _ in parts if type(x) in CONTAINERS]
+
+    def written() -> tuple[Written, ...]:
+        known = {id(x): Same(path) for path, x, _ in reversed(parts)}
+        found = []
+        for path, x, old in before:
+            new = _held(x)
+            if [*old] == [*new] and all(old[key] is new[key] for key in new):
+                continue
+            values = jax.tree.map(
+                lambda x: known.get(id(x), x), [*new.values()], is_leaf=lambda x: id(x) in known
+            )
+            found.append(Written(path, tuple(new) if isinstance(x, dict) else None, values))
+        return tuple(found)
+
+    return written
+
+
+def _write(written: Sequence[Written], own: Any, fun: Any, function: str) -> None:
+    """Writes into the caller's lists and dicts what a call wrote into its copies of them.
+
+    Raises:
+        UsageError: two of the copies are of one list or dict, or it is made anew at each look.
+    """
+    if not written:
+        return
+    parts, again = ({x.path: x.value for x in parts_of(own)} for _ in range(2))
+    news = [
+        jax.tree.map(
+            lambda x: parts[x.path] if isinstance(x, Same) else x,
+            one.values,
+            is_leaf=lambda x: isinstance(x, Same),
+        )
+        for one in written
+    ]
+    for one in written:
+        owner = parts[one.path]
+        others = [path for path, x in parts.items() if x is owner and path != one.path]
+        if others or again[one.path] is not owner:
+            names = " and ".join(map(argument_at, (one.path, *others)))
+            held = "which are one, and copies of it" if others else "of which it has a copy"
+            raise UsageError(
+                f"`{function}` got {shown(fun)}, which writes into {names}, {held} in the function,"
+                " so that it would be lost: return what is new"
+            )
+    for one, values in zip(written, news, strict=True):
+        owner = parts[one.path]
+        if one.keys is None:
+            owner[:] = values
+        else:
+            owner.clear()
+            owner.update(zip(one.keys, values, strict=True))
 
 
 def state_of(tree: Any) -> list[Any]:

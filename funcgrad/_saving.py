@@ -58,6 +58,9 @@ def saved_tensors_hooks(
             is differentiated.
         GradientError: a second derivative through a `pack` that makes integers; see below.
 
+    What `fun` writes into a list or dict among its arguments is there after the call, as it is
+    without the hooks.
+
     Both are called once for each array while the function is traced. In a `scan` inside `fun` an
     array has a row for each step; around the body of a `scan` they are called for one step. Under
     `vmap` they see one example. What is not packed: values, integers and bools, PRNG keys,
@@ -176,7 +179,7 @@ def _call(
 ) -> Any:
     """Traces `fun` and binds the primitive."""
     chosen = from_front(argnums, len(args), "saved_tensors_hooks")
-    with carried(fun, args, kwargs, "saved_tensors_hooks") as carry:
+    with carried(fun, args, kwargs, "saved_tensors_hooks", writes=True) as carry:
         call = every_argument(carry.fun, carry.args, carry.kwargs, function="saved_tensors_hooks")
         return carry.restore(_bound(call, chosen, pack, unpack))
 

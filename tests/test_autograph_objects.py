@@ -648,7 +648,66 @@ def context_set(x):
     return CONTEXT.get()
 
 
+def row_of_an_array_of_numpy(x):
+    rows = {"first": np.zeros((2, 2))[0]}
+    if x > 0:
+        rows["first"][0] = 1.0
+    return x + rows["first"].sum()
+
+
+def view_in_a_list(x):
+    views = [np.zeros((2, 2)).T]
+    if x > 0:
+        views[0][0] = 1.0
+    return x
+
+
+def flax_count_in_a_branch(x):
+    nnx = pytest.importorskip("flax.nnx")
+    count = nnx.BatchStat(jnp.zeros(()))
+
+    def f(x):
+        if x > 0:
+            count[...] = count[...] + x
+        return x * count[...]
+
+    return jax.jit(fg.autograph(f))(x)
+
+
+def flax_attribute_in_a_loop(x):
+    nnx = pytest.importorskip("flax.nnx")
+    model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+
+    def f(x):
+        while x < 3:
+            model.steps = 1
+            x = x + 1
+        return x
+
+    return jax.jit(fg.autograph(f, max_steps=9))(x)
+
+
+def reference_in_a_while(x):
+    total = jax.new_ref(x)
+    while total[...] < 10:
+        total[...] = total[...] * 2
+    return total[...]
+
+
+def reference_in_a_traced_range(x):
+    total = jax.new_ref(x)
+    for _ in range(jnp.int32(x) + 2):
+        total[...] = total[...] * 2
+    return total[...]
+
+
 REFUSED = {
+    row_of_an_array_of_numpy: r"at \S*, a write into an array of NumPy .`rows\['first'\]`. from",
+    view_in_a_list: r"array of NumPy .`views\[0\]`.",
+    flax_count_in_a_branch: r"`count.* \+ x` at .* which changes an object of Flax NNX",
+    flax_attribute_in_a_loop: "`model.steps = 1` at .* which changes an object of Flax NNX",
+    reference_in_a_while: "Effect, of the reference `total` from outside",
+    reference_in_a_traced_range: "Effect, of the reference `total` from outside",
     written_through_a_memoryview: "changes `view`, which can be neither",
     written_through_flat: "array of NumPy .`flat`.|changes `flat`",
     array_of_the_standard_library: "a: another numbers",

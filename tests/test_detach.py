@@ -331,7 +331,27 @@ def deque_that_is_an_argument(x):
     return log[0]
 
 
+def appended_to_a_default(x):
+    log = []
+    fg.no_grad(lambda log=log: log.append(x * x))()
+    return log[0]
+
+
+def set_on_a_class(x):
+    fg.no_grad(lambda: setattr(Logging, "last", x * x))()
+    return Logging.last
+
+
+def set_behind_much_else(x):
+    much, late = [{} for _ in range(12_000)], [[{}]]
+    fg.no_grad(lambda: late[0][0].update(h=x * x, count=len(much)))()
+    return late[0][0]["h"]
+
+
 WRITING = [
+    appended_to_a_default,
+    set_on_a_class,
+    set_behind_much_else,
     appended,
     set_in_a_dict,
     set_by_nonlocal,
@@ -360,6 +380,15 @@ def test_what_is_not_written_to_keeps_its_gradient():
         return state["a"] * state["b"]
 
     assert float(jax.grad(fun)(3.0)) == 9.0
+
+
+def test_what_moves_in_a_list_or_dict_keeps_its_gradient():
+    def fun(x):
+        log, state = [2 * x], {"a": 3 * x}
+        fg.no_grad(lambda: (log.insert(0, x), state.update(b=state.pop("a"))))()
+        return log[1] + state["b"]
+
+    assert float(jax.grad(fun)(3.0)) == 5.0
 
 
 def test_a_dict_among_the_arguments_may_lose_items():

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import warnings
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -190,6 +191,23 @@ def test_a_change_of_an_object_that_would_be_lost_is_refused(function, kind):
         LOSING[function](fun, CHANGING[kind]())
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Logged:
+    w: jax.Array
+    log: list[jax.Array]
+
+
+@pytest.mark.parametrize("function", LOSING)
+def test_a_new_list_for_an_attribute_is_a_change_of_the_object(function):
+    def fun(m, x):
+        m.log = [m.w * 2]
+        return jnp.sum(m.w * x)
+
+    with pytest.raises(fg.UsageError, match=r"changes an object among its arguments.*\.log"):
+        LOSING[function](fun, Logged(WEIGHTS, [WEIGHTS]))
+
+
 def test_a_dict_may_be_changed_as_under_jax():
     def fun(p):
         p["h"] = p.pop("w") ** 2
@@ -355,3 +373,94 @@ def test_tools_take_equinox_as_it_is(eqx, mlp):
     ):
         np.testing.assert_allclose(ours, theirs, atol=1e-7)
     assert fg.saved_tensors(mean_square, mlp, X, argnums=0).total > 0
+
+
+def replaced_and_popped(state, x):
+    state["n"] = state.pop("w") * x
+    return jnp.sum(x**2)
+
+
+def nested_and_moved(state, x):
+    state["log"].append({"x": x, "old": state["w"], "none": None, "name": "text"})
+    state["again"] = state["log"]
+    return jnp.sum(x**2)
+
+
+def counted_and_inserted_first(state, x):
+    state["count"] = state["count"] + 1
+    state["log"].insert(0, (x, state["w"]))
+    return jnp.sum(x**2)
+
+
+def in_a_namedtuple(state, x):
+    state["pair"].second.append(x + state["pair"].first)
+    return jnp.sum(x**2)
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+def a_state():
+    return {"w": WEIGHTS, "log": [1.0], "count": 0, "pair": Pair(1.0, [])}
+
+
+STANDING = {
+    "detect_anomaly": fg.detect_anomaly,
+    "interpreted": lambda fun: fg.detect_anomaly(fun, mode="interpreted"),
+    "save_on_cpu": fg.save_on_cpu,
+    "no_grad": fg.no_grad,
+}
+WRITING = [replaced_and_popped, nested_and_moved, counted_and_inserted_first, in_a_namedtuple]
+
+
+@pytest.mark.parametrize("fun", WRITING, ids=lambda fun: fun.__name__)
+@pytest.mark.parametrize("function", STANDING)
+def test_what_is_written_into_an_argument_is_there_after_the_call(function, fun):
+    ours, theirs = a_state(), a_state()
+    log, run = ours["log"], STANDING[function](fun)
+    for _ in range(2 if "count" in fun.__name__ else 1):
+        assert_same(run(ours, X), fun(theirs, X))
+        assert_same(ours, theirs)
+    assert {*ours} == {*theirs}
+    assert ours["log"] is log
+
+
+def test_what_save_on_cpu_writes_into_an_argument_keeps_its_gradient():
+    def loss(wrapped, x):
+        state = {}
+        wrapped(lambda state, x: state.update(h=x**3))(state, x)
+        return jnp.sum(state["h"])
+
+    plain = jax.grad(functools.partial(loss, lambda fun: fun))(X)
+    assert_same(jax.jit(jax.grad(functools.partial(loss, fg.save_on_cpu)))(X), plain)
+
+
+def twice(one, other, x):
+    one.append(x)
+    return jnp.sum(x) * len(other)
+
+
+@pytest.mark.parametrize("function", STANDING)
+def test_a_write_into_one_list_that_is_two_arguments_is_refused(function):
+    log = [1.0]
+    with pytest.raises(fg.UsageError, match=r"`twice` of .*:\d+, .* argument 0 and argument 1"):
+        STANDING[function](twice)(log, log, X)
+    assert log == [1.0]
+
+
+def test_microbatch_refuses_a_write_into_what_it_does_not_split():
+    def fun(state, x):
+        state["h"] = x.pop("extra")
+        return jnp.mean(x["x"])
+
+    with pytest.raises(fg.UsageError, match=r"fun` of .*:\d+, which writes into argument 0"):
+        fg.microbatch(fun, 2)({}, {"x": jnp.ones(4), "extra": jnp.ones(4)})
+
+
+def test_a_part_of_the_batch_is_the_function_s_own():
+    fun = lambda x: jnp.mean(x.pop("x"))
+    batch = {"x": jnp.arange(4.0)}
+    assert float(fg.microbatch(fun, 2, batch_argnums=0)(batch)) == 1.5
+    assert "x" in batch

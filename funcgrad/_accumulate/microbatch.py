@@ -24,8 +24,8 @@ import numpy as np
 from jax import lax
 
 from .. import _jax
-from .._calls import Call, argument, from_front, path_of, read_argnums, replaced, take_apart
-from .._describe import describe, differences
+from .._calls import Call, from_front, path_of, read_argnums, replaced, take_apart
+from .._describe import argument, describe, differences, shown
 from .._grad.backward import Retained, shared
 from .._leaves import is_array, is_traced, takes_gradient
 from .._lists import select
@@ -93,7 +93,8 @@ def microbatch(
 
     Raises:
         UsageError: an argument of a wrong form, a mesh without that axis, `"mean"` of integers or
-            bools, a `weight` that is no real scalar.
+            bools, a `weight` that is no real scalar, a write into a list or dict among the
+            arguments that are not split.
         TreeError: leading axes that differ, fewer rows than `microbatches`, rows that the devices
             do not share evenly, a `reduce` that is no prefix, results that change shape with the
             size of the micro-batch.
@@ -135,10 +136,10 @@ def microbatch(
 
     @functools.wraps(fun)
     def micro_fun(*args: Any, **kwargs: Any) -> Any:
-        with explained, carried(asked.run, args, kwargs, "microbatch") as carry:
+        with explained, carried(asked.run, args, kwargs, "microbatch", writes=True) as carry:
             return carry.restore(of_nodes(carry.fun, carry.args, carry.kwargs))
 
-    def of_nodes(fun: Callable[..., Left], args: Any, kwargs: Any) -> Left:
+    def of_nodes(run: Callable[..., Left], args: Any, kwargs: Any) -> Left:
         chosen = from_front(
             batches + drawing,
             len(args),
@@ -154,10 +155,22 @@ def microbatch(
         def of_others(others: Any, batch: Any, keys: Any, share: Any) -> Left:
             args, kwargs = others
             try:
-                return fun(share, *replaced(args, chosen, [*batch, *keys]), **kwargs)
+                left = run(share, *replaced(args, chosen, [*batch, *keys]), **kwargs)
             except (TypeError, ValueError) as error:
                 _say_part(error, split, len(jax.tree.leaves(batch)[0]), parts.rows)
                 raise
+            refuse_writes(left, chosen)
+            return left
+
+        def refuse_writes(left: Left, own: tuple[int, ...]) -> None:
+            """A part of the batch and a key are the function's own, all else is the caller's."""
+            for which, place, *inner in (written.path for written in left.written):
+                if which.idx or place.idx - 1 not in own:
+                    name = argument(place.key if which.idx else place.idx - 1, inner)
+                    raise UsageError(
+                        f"`microbatch` got {shown(fun)}, which writes into {name}, of which each"
+                        " micro-batch has a copy, so that it would be lost: return what is new"
+                    )
 
         others = replaced(args, chosen, [None] * len(chosen)), kwargs
         call = Call(of_others, others, *take_apart(others, is_traced), "microbatch")

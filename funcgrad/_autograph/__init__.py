@@ -5,11 +5,11 @@ import types
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
+from .._describe import shown
 from .._extras import need
 from .._mistakes import explained
 from .._types import Function, P, R
 from ..errors import UsageError
-from ._source import shown
 
 
 @overload

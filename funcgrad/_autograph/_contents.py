@@ -159,13 +159,6 @@ def _size(value: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=4096)
-def names_of(code: types.CodeType) -> frozenset[str]:
-    """The names that code reads by name: of globals and of attributes."""
-    inner = (names_of(x) for x in code.co_consts if isinstance(x, types.CodeType))
-    return frozenset(code.co_names).union(*inner)
-
-
-@functools.lru_cache(maxsize=4096)
 def stored_by(code: types.CodeType) -> frozenset[str]:
     """The globals that code gives a value."""
     inner = (stored_by(x) for x in code.co_consts if isinstance(x, types.CodeType))

@@ -32,8 +32,9 @@ from malt.impl.api import PyToPy
 from malt.pyct import anno, cfg, naming, qual_names, templates, transformer
 from malt.pyct.static_analysis import activity, liveness, reaching_definitions, reaching_fndefs
 
+from .._describe import shown
 from ..errors import UsageError
-from ._source import find, shown
+from ._source import find
 
 # By code and file: code objects of two files may be equal.
 _CODES: "weakref.WeakKeyDictionary[types.CodeType, dict[str, types.CodeType]]"

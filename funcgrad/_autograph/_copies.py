@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._reached import names_of
 from .._tags import caller
 from ..errors import UsageError
-from ._contents import alike, names_of
+from ._contents import alike
 from ._snapshot import Snapshot
 from ._stage import Held, Value
 

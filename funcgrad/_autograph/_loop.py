@@ -84,6 +84,23 @@ class Step:
         self._carried = self._carry()
         self._test = None if test is None else self._traced_test(test)
 
+    def check_order(self) -> None:
+        """Refuses what has to happen in the order of the steps, which a `while` cannot keep.
+
+        Raises:
+            UsageError: it reads or writes a reference from outside, or prints or calls in order.
+        """
+        pieces = filter(None, (self._piece, self._test))
+        effect = next(filter(None, (_jax.ordered_effect(x.program) for x in pieces)), None)
+        if effect is not None:
+            names = ", ".join(self._snapshot.references)
+            raise UsageError(
+                f"`autograph` got a traced loop at {self.place} with the effect {effect}"
+                f"{names and f', of the reference {names} from outside'}, whose order it cannot"
+                " keep: keep what a reference holds in a variable, value = reference[...] before"
+                " and reference[...] = value after, and print and call back without ordered=True"
+            )
+
     def start(self) -> list[Any]:
         """The first carry."""
         return [_jax.varied(self._starts[i][j], self._axes) for i, j in self._carried]

@@ -241,6 +241,7 @@ class Operators:
         self._bounded("`while` on traced values")
         make = self._step(lambda _: body(), test, state, names, told, reached())
         step: Step = make()
+        step.check_order()
         limits: Any = {"max_steps": self._max_steps, **self._on_max_steps, **self._more}
         carry = while_loop(step.more, lambda c: step.next((), c), step.start(), **limits)
         step.finish(carry, functools.partial(step.more, carry))
@@ -324,6 +325,7 @@ class Operators:
     def _over_range(self, items: Range | Rows, make: Any, test: Any, most: int | None) -> None:
         first = jnp.asarray(0)  # weakly typed, as are the indices it makes of Python's ints
         step: Step = make(item=items.at(first))
+        step.check_order()
         limits: Any = {**self._more, **({} if most is None else {"max_steps": most})}
         # Of a known number of steps none is left over.
         limits |= {"on_max_steps": "ignore"} if known(items.length) else self._on_max_steps

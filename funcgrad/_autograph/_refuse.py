@@ -2,6 +2,7 @@
 
 import contextlib
 import linecache
+import sys
 import sysconfig
 from collections.abc import Iterator
 from typing import Any
@@ -35,7 +36,7 @@ def outermost() -> Iterator[None]:
         if isinstance(error, FuncgradError) or not all(x in str(error) for x in _UNHASHABLE):
             raise
         raise UsageError(
-            f"`autograph` got {_text(line_of(error))}, where a traced value would be a key of a"
+            f"`autograph` got {text_of(line_of(error))}, where a traced value would be a key of a"
             " dict or an element of a set, which have to be known while compiling; use an array and"
             " an index"
         ) from None
@@ -54,9 +55,9 @@ def _unknown(error: Exception) -> UsageError:
     place = line_of(error)
     kind = type("UsageError", (UsageError, type(error)), {"__init__": Exception.__init__})
     told: UsageError = kind(
-        f"`autograph` got {_text(place)}, where Python or a library has to look at a value that is"
-        " traced; autograph converts the statements and operators of your own source, and not what"
-        " operators, properties and functions of others do inside: write it with jax.numpy, as"
+        f"`autograph` got {text_of(place)}, where Python or a library has to look at a value that"
+        " is traced; autograph converts the statements and operators of your own source, and not"
+        " what operators, properties and functions of others do inside: write it with jax.numpy, as"
         f" jnp.where, jnp.sort, or as an `if`. JAX says: {str(error).splitlines()[0]}"
     )
     for note in getattr(error, "__notes__", ()):
@@ -69,17 +70,31 @@ def of_one_path(place: str) -> Iterator[None]:
     """Around a path that may or may not be taken: that it fails does not say that the program does.
 
     Raises:
-        UsageError: an item, attribute or quotient is asked for that is not there.
+        UsageError: an item, attribute or quotient is asked for that is not there, or an object of
+            Flax is changed.
     """
     try:
         yield
-    except _OF_ONE_PATH as error:
-        if isinstance(error, FuncgradError) or _of_an_array(error):
+    except Exception as error:
+        flax = getattr(sys.modules.get("flax.errors"), "TraceContextError", ())
+        if isinstance(error, flax):
+            raise UsageError(
+                f"`autograph` got {text_of(line_of(error))} inside the traced branch or loop at"
+                f" {place}, which changes an object of Flax NNX"
+                f" ({str(error).partition(' (http')[0]}): its state can be neither carried nor"
+                " chosen there. Keep it in a variable, and set the object after: count ="
+                " model.count[...] before, count = count + 1 inside, model.count[...] = count after"
+            ) from error
+        if (
+            not isinstance(error, _OF_ONE_PATH)
+            or isinstance(error, FuncgradError)
+            or _of_an_array(error)
+        ):
             raise
         raise UsageError(
-            f"`autograph` got {_text(line_of(error))} inside the traced branch or loop at {place},"
-            f" which fails: {type(error).__name__}: {error}. It is run while tracing, whether it"
-            " is taken or not, so it has to work where it is not"
+            f"`autograph` got {text_of(line_of(error))} inside the traced branch or loop at"
+            f" {place}, which fails: {type(error).__name__}: {error}. It is run while tracing,"
+            " whether it is taken or not, so it has to work where it is not"
         ) from error
 
 
@@ -104,7 +119,8 @@ def line_of(error: BaseException) -> str:
     return place
 
 
-def _text(place: str) -> str:
+def text_of(place: str) -> str:
+    """A line of the user's code with its place."""
     file, _, line = place.rpartition(":")
     text = linecache.getline(file, int(line)).strip() if line.isdigit() else ""
     return f"`{text}` at {place}" if text else place

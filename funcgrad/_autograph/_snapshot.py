@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from .. import _jax
+from .._reached import names_of
 from .._tags import caller
 from ..errors import FuncgradError, UsageError
 from ._contents import (
@@ -35,11 +37,10 @@ from ._contents import (
     is_cached,
     item_assigner,
     named,
-    names_of,
     stored_by,
 )
 from ._kinds import reach, shared_generators
-from ._refuse import line_of, of_one_path
+from ._refuse import line_of, of_one_path, text_of
 from ._stage import INSIDE, Undefined
 
 _ATOMS = frozenset({int, float, complex, bool, str, bytes, range, slice, type(None), Undefined})
@@ -144,6 +145,12 @@ class Snapshot:
         """Whether there is something among it that cannot be put back, like an iterator."""
         return any(part.write is None for part in self._parts)
 
+    @property
+    def references(self) -> list[str]:
+        """The names of references to arrays among it."""
+        found = (x for x in self._seen.values() if _jax.is_tracer(x) or isinstance(x, jax.Ref))
+        return [f"`{self.name(x)}`" for x in found if _jax.is_reference(x)]
+
     def reaches(self, value: Any) -> bool:
         """Whether an object is among what the functions can reach."""
         return id(value) in self._seen
@@ -162,7 +169,7 @@ class Snapshot:
         for number, part in enumerate(self._parts):
             for key in _differing(part):
                 self._known.append((part, key))
-                name = self._name(part.owner, key)
+                name = self.name(part.owner, key)
                 if part.write is None:
                     if not positions or id(part.owner) in self.loose:
                         continue
@@ -226,13 +233,15 @@ class Snapshot:
         self._forget()
 
     def _written(self, error: BaseException) -> UsageError:
-        names = ", ".join(sorted({f"`{self._name(x, None)}`" for x in self.buffers})) or "it"
-        which = f"one of {names}" if ", " in names else names
+        bases = {id(x.base) for x in self.buffers}
+        found = {self.name(x) for x in self.buffers if id(x) not in bases} or {"it"}
+        names = ", ".join(f"`{name}`" for name in sorted(found))
+        which, line, place = f"one of {names}" if len(found) > 1 else names, line_of(error), _here()
         return UsageError(
-            f"`autograph` got a write into an array of NumPy ({which}) from outside the traced"
-            f" branch or loop at {_here()}: {line_of(error)}. Such an array cannot hold what is"
-            " traced; make it one of jax.numpy before, and assign a new value:"
-            " x = x.at[i].set(v), x = x + 1"
+            f"`autograph` got {text_of(line)}, a write into an array of NumPy ({which}) from"
+            f" outside the traced branch or loop{'' if line == place else f' at {place}'}. Such an"
+            " array cannot hold what is traced; make it one of jax.numpy before, and assign a new"
+            " value: x = x.at[i].set(v), x = x + 1"
         )
 
     # How it gets about.
@@ -242,10 +251,10 @@ class Snapshot:
         if type(value) in _ATOMS or id(value) in self._seen:
             return
         self._seen[id(value)] = value
+        self._sources[id(value)] = (parent, how, key)
         if isinstance(value, jax.Array):
             self.arrays.add(id(value))
             return
-        self._sources[id(value)] = (parent, how, key)
         self._waiting.append(value)
 
     def part(self, owner: Any, read: Any, write: Any, before: Any = None) -> None:
@@ -259,9 +268,10 @@ class Snapshot:
         """Notes a mutable object: wherever it is found in, it stays this very object."""
         self.held[id(owner)] = owner
 
-    def _name(self, owner: Any, key: Any) -> str:
+    def name(self, owner: Any, key: Any = None) -> str:
+        """What errors call an object, or the contents of a key of it."""
         parent, how, found = self._sources.get(id(owner), (None, "root", ""))
-        shown = str(found) if parent is None else self._name(parent, None) + _SUFFIXES[how](found)
+        shown = str(found) if parent is None else self.name(parent) + _SUFFIXES[how](found)
         if key is None:
             return shown
         cell = isinstance(owner, types.CellType | dict)
@@ -314,6 +324,10 @@ class Snapshot:
         alone = _references(cell) <= _ALONE
         value = cell_contents(cell, name).get(name)
         if alone and name in self._unread and _has_parts(value):
+            self._sources[id(cell)] = (None, "root", name)
+            if isinstance(value, dict | list | collections.deque):
+                for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+                    self.add(inner, "item", key, cell)
             for inner in gc.get_referents(value):
                 self.add(inner, "element", None, cell)
             return

@@ -11,6 +11,7 @@ import linecache
 import types
 from typing import NamedTuple, TypeAlias
 
+from .._describe import shown
 from ..errors import UsageError
 
 Function: TypeAlias = ast.FunctionDef | ast.Lambda
@@ -55,18 +56,6 @@ def find(fun: types.FunctionType) -> Found:
             " edited since it was imported, import it again"
         )
     return found[0]
-
-
-def shown(fun: object) -> str:
-    """A function by its name and place.
-
-    >>> shown(len)
-    '<built-in function len>'
-    """
-    code = getattr(fun, "__code__", None)
-    if code is None:
-        return repr(fun)
-    return f"`{code.co_qualname}` of {code.co_filename}:{code.co_firstlineno}"
 
 
 @functools.lru_cache(maxsize=32)

@@ -635,9 +635,9 @@ def _forward(
     call: Call, function: str, *, has_aux: bool, retain: Retain, tell_used: bool = False
 ) -> _Forward:
     def flat(leaves: list[Any]) -> tuple[Any, Any]:
-        objects, result = call.run(leaves)
-        out, aux = _pair(result, function) if has_aux else (result, None)
-        return out, (aux, objects)
+        left = call.run(leaves)
+        out, aux = _pair(left.result, function) if has_aux else (left.result, None)
+        return out, (aux, left.objects)
 
     if retain is None and not tell_used:
         program = plain(flat, call.arrays, function)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from ... import _jax
-from ..._calls import Call, Returned, argument_at, every_argument
-from ..._describe import describe
+from ..._calls import Call, Returned, every_argument
+from ..._describe import argument_at, describe
 from ..._mistakes import explained
 from ..._objects import carried, pure
 from ..._types import Function, P, R
@@ -70,8 +70,9 @@ def detect_anomaly(
     none until it is selected or computed with; nor is what a function of JAX or of an installed
     package masks itself, or `vmap` computes for an example that does not take the branch or the
     step. What is not affected: any configuration of JAX, and results, up to the rounding that
-    compilation changes. Objects of Flax NNX (a module, an optimizer) move as under `nnx.jit`, and
-    stay what they were where this raises; so do references. A function that writes to these is
+    compilation changes. Objects of Flax NNX (a module, an optimizer) move as under `nnx.jit`, lists
+    and dicts among the arguments hold what `fun` writes into them, and all stay what they were
+    where this raises; so do references. A function that writes to references is
     evaluated equation by equation in both modes. Nothing is donated, as the arguments are needed
     for another look. What has other effects (`jax.debug.print`, a callback) has them again, several
     times, where it looks closer: the program runs once more, a loop or jitted function that a bad
@@ -96,7 +97,7 @@ def detect_anomaly(
         )
     if mode not in MODES:
         raise UsageError(f"`detect_anomaly` got mode={mode!r}, and wants one of {MODES}")
-    alone = pure(fun, "detect_anomaly")
+    alone = pure(fun, "detect_anomaly", writes=True)
     known = programs(fun, check_inf, only_if_reaches_output)
     ways = {"compiled": _compiled, "interpreted": _interpreted}
     run = functools.partial(ways[mode], known, check_inf, only_if_reaches_output)

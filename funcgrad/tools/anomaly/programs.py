@@ -125,7 +125,7 @@ class Programs:
         return self._known[key]
 
     def _returned(self, parts: Parts, arrays: list[Any]) -> Returned:
-        alone = pure(self._fun(), "detect_anomaly")
+        alone = pure(self._fun(), "detect_anomaly", writes=True)
         call = every_argument(alone, *parts.join(arrays), function="detect_anomaly")
         try:
             with explained:

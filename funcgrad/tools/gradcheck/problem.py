@@ -15,8 +15,8 @@ import numpy as np
 from jax import lax
 
 from ... import _jax
-from ..._calls import argument, check_arrays, differentiated
-from ..._describe import describe
+from ..._calls import check_arrays, differentiated
+from ..._describe import argument, describe
 from ..._leaves import takes_gradient
 from ...errors import GradcheckError, UsageError
 

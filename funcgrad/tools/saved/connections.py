@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from ... import _jax, _taps
-from ..._calls import argument_at
+from ..._describe import argument_at
 from ..._jax.dataflow import Dataflow, Vertex
 from ..._leaves import takes_gradient
 from ..._lists import inverted, merge, select, split_at

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import _jax
-from ..._calls import argument_at
-from ..._describe import describe
+from ..._describe import argument_at, describe
 from ..._jax.dataflow import Dataflow, Vertex
 from ..._mistakes import explained
 from ...errors import TagError
