@@ -92,7 +92,8 @@ CELLS = [(k, m) for k in KINDS for m in MODES if (k, m) != ("functions", "scan")
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode"), slow_but(lambda k, m: k == "dataclass" and m in ("plain", "scan", "jit"), CELLS)
+    ("kind", "mode"),
+    slow_but(lambda k, m: k == "dataclass" and m in ("plain", "scan", "jit"), CELLS),
 )
 def test_values_and_gradients_at_modules_are_those_by_hand(kind, mode):
     inside = ("/up", "/down") if kind == "functions" else ()
