@@ -124,6 +124,7 @@ class Stateful(nnx.Module):
         return self.drop(self.norm(x))
 
 
+@pytest.mark.slow
 def test_training_moves_the_model_and_the_named_one():
     model, alone = nnx.Sequential(Stateful(nnx.Rngs(0))), nnx.Sequential(Stateful(nnx.Rngs(0)))
     named = fg.named(model)

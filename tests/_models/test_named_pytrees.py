@@ -92,7 +92,8 @@ CELLS = [(k, m) for k in KINDS for m in MODES if (k, m) != ("functions", "scan")
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode"), slow_but(lambda k, m: k == "dataclass" or m == "plain", CELLS)
+    ("kind", "mode"),
+    slow_but(lambda k, m: k == "dataclass" and m in ("plain", "scan", "jit"), CELLS),
 )
 def test_values_and_gradients_at_modules_are_those_by_hand(kind, mode):
     inside = ("/up", "/down") if kind == "functions" else ()
@@ -345,6 +346,7 @@ def eqx():
     return pytest.importorskip("equinox")
 
 
+@pytest.mark.slow
 def test_the_scopes_of_equinox_are_no_part_of_names(eqx):
     keys = jax.random.split(jax.random.key(0), 2)
     linears = [eqx.nn.Linear(3, 3, key=key) for key in keys]
@@ -360,6 +362,7 @@ def test_the_scopes_of_equinox_are_no_part_of_names(eqx):
     assert names_of(fg.named([mlp])[0], X[0]) == [*(f"0/layers/{n}" for n in range(3)), "0"]
 
 
+@pytest.mark.slow
 def test_filtered_transformations_take_a_named_model(eqx):
     model = eqx.nn.MLP(3, 1, 4, 1, key=jax.random.key(0))
     named = fg.named(model)
@@ -395,6 +398,7 @@ def test_nothing_is_run_to_make_it_and_static_fields_are_kept(eqx):
     assert names_of(lambda x: named[0](x), X) == ["0/inner", "0"]
 
 
+@pytest.mark.slow
 def test_shared_modules_and_state_of_equinox(eqx):
     class Stateful(eqx.Module):
         norm: eqx.nn.BatchNorm
