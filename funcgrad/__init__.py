@@ -4,7 +4,6 @@ import importlib as _importlib
 import typing as _typing
 
 from . import conventions as conventions
-from . import statistics as statistics
 from ._accumulate.accumulator import accumulate_grad as accumulate_grad
 from ._accumulate.accumulator import zero_grad as zero_grad
 from ._accumulate.microbatch import microbatch as microbatch
@@ -16,9 +15,6 @@ from ._grad.backward import Retained as Retained
 from ._grad.backward import grad as grad
 from ._grad.backward import value_and_grad as value_and_grad
 from ._grad.backward import vjp as vjp
-from ._grad.inside import capture as capture
-from ._grad.inside import with_hooks as with_hooks
-from ._grad.watch import watch as watch
 from ._loops.public import fori_loop as fori_loop
 from ._loops.public import while_loop as while_loop
 from ._tags import register_hook as register_hook
@@ -38,7 +34,11 @@ __version__ = "0.1.0"
 if _typing.TYPE_CHECKING:
     from . import compare as compare
     from . import launch as launch
+    from . import statistics as statistics
     from ._autograph import autograph as autograph
+    from ._grad.inside import capture as capture
+    from ._grad.inside import with_hooks as with_hooks
+    from ._grad.watch import watch as watch
     from ._models import named as named
     from ._saving import save_on_cpu as save_on_cpu
     from ._saving import saved_tensors_hooks as saved_tensors_hooks
@@ -58,6 +58,9 @@ if _typing.TYPE_CHECKING:
 # What looks on from outside is imported when it is first used, so that `import funcgrad` is quick.
 _LATER = {
     "autograph": "._autograph",
+    "capture": "._grad.inside",
+    "with_hooks": "._grad.inside",
+    "watch": "._grad.watch",
     "named": "._models",
     "save_on_cpu": "._saving",
     "saved_tensors_hooks": "._saving",
@@ -75,7 +78,7 @@ _LATER = {
     "saved_tensors": ".tools.saved",
 }
 # Modules that `import funcgrad` leaves out, and names that JAX has.
-_PACKAGES = ("compare", "launch")
+_PACKAGES = ("compare", "launch", "statistics")
 _IN_JAX = ("checkpoint", "custom_vjp", "hessian", "jacfwd", "jacrev", "jit", "jvp", "vmap")
 
 
