@@ -8,7 +8,7 @@ way. `_leaves` says which leaf is an array for what.
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from ._leaves import (
     is_sparse,
     is_traced,
     refuse_iterators,
+    settings,
     takes_gradient,
 )
 from ._lists import inverted, merge, select
@@ -54,6 +55,8 @@ def read_argnums(
         found = tuple(map(operator.index, given))
     except TypeError:
         found = ()
+    if any(type(i).__name__ == "DiffState" for i in given):  # Flax's
+        advice = "; the filter of a `DiffState` goes into requires_grad=, the integer here"
     if len(found) < max(least, len(given)) or any(isinstance(i, bool) for i in given):
         raise UsageError(
             f"`{function}` got {keyword}={argnums!r}, and wants an integer or a"
@@ -263,7 +266,9 @@ def _check_unchanged(before: list[_objects.Part], whole: Any, function: str) -> 
         if path[:-1] in decided:
             decided.add(path)
         elif was and now and was.value is now.value:
-            if type(now.value) not in _CONTAINERS and was.structure != now.structure:
+            if now.structure is _objects.SPENT:
+                decided.add(path)
+            elif type(now.value) not in _CONTAINERS and was.structure != now.structure:
                 objects.append(f"what is no array in {describe(now.value)}")
         elif not now or now.value is again[path].value:
             decided.add(path)
@@ -293,7 +298,10 @@ def every_argument(
     """
     whole = tuple(args), kwargs or {}
     refuse_iterators(whole, function)
-    return Call(functools.partial(_spread, fun), whole, *take_apart(whole, is_input), function)
+    leaves, tree = jax.tree.flatten(whole)
+    pairs = zip(leaves, settings(whole), strict=True)
+    arrays, parts = _part(tree, leaves, [is_input(leaf) and not setting for leaf, setting in pairs])
+    return Call(functools.partial(_spread, fun), whole, arrays, parts, function)
 
 
 def _spread(fun: Callable[..., Any], whole: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
@@ -351,7 +359,8 @@ def parameters(whole: Any, function: str, requires_grad: Any = None) -> tuple[li
     leaves, tree = jax.tree.flatten(whole)
     mask = _mask(whole, function, requires_grad)
     chosen = [m and _can_move(leaf) for m, leaf in zip(mask, leaves, strict=True)]
-    arrays, parts = _part(tree, leaves, chosen)
+    given, parts = _part(tree, leaves, chosen)
+    arrays = [x if isinstance(x, jax.ShapeDtypeStruct) else as_output(x) for x in given]
     _check_gradients(whole, arrays, parts, function)
     return arrays, parts
 
@@ -385,7 +394,7 @@ def _array_of(leaf: Any) -> str:
         return "; it is the type of an array: jax.eval_shape says what a gradient would be"
     if isinstance(leaf, jax.Ref):
         return "; or differentiate with respect to what the reference holds, ref[...]"
-    return tensor_advice(leaf)
+    return tensor_advice(leaf) or _objects.advice(leaf)
 
 
 def _check_gradients(whole: Any, arrays: list[Any], parts: Parts, function: str) -> None:
@@ -437,7 +446,8 @@ def _mask(whole: Any, function: str, requires_grad: Any) -> list[bool]:
     """For each leaf whether the caller wants its gradient."""
     leaves = _objects.leaves_of(whole)
     if requires_grad is None:
-        return [*map(_objects.by_default, leaves)]
+        pairs = zip(leaves, settings(whole), strict=True)
+        return [_objects.by_default(leaf) and not setting for leaf, setting in pairs]
     if keep := _objects.as_filter(requires_grad):
         mask: list[Any] = [*map(keep, leaves)]
     elif callable(requires_grad) and not _is_mask(requires_grad):
@@ -478,11 +488,11 @@ def _takes_leaf_alone(predicate: Callable[..., Any]) -> bool:
 def _broadcast(whole: Any, function: str, prefix: Any) -> list[Any]:
     """A mask that is a prefix of the whole, leaf by leaf."""
     is_node = _objects.is_node
-    mask = _objects.as_mask(prefix) if _objects.holds_nodes(whole) else prefix
+    mask = _thawed(_objects.as_mask(prefix) if _objects.holds_nodes(whole) else prefix)
     try:
         said = jax.tree.leaves(mask)
         shape: Any = jax.tree.structure(mask)
-        under = shape.flatten_up_to(whole)
+        under = shape.flatten_up_to(_thawed(whole))
     except ValueError as error:
         raise TreeError(
             f"`{function}` got a `requires_grad` that is not a prefix of the differentiated"
@@ -497,3 +507,20 @@ def _broadcast(whole: Any, function: str, prefix: Any) -> list[Any]:
         for x in jax.tree.leaves(part, is_leaf=is_node)
         for value in (_objects.mask_of(x, mask) if is_node(x) else [mask])
     ]
+
+
+def _thawed(tree: Any) -> Any:
+    """A pytree with a dict for each other mapping of the same leaves, as Flax's `FrozenDict` is."""
+
+    def is_other(x: Any) -> bool:
+        return isinstance(x, Mapping) and not isinstance(x, dict)
+
+    def thawed(x: Any) -> Any:
+        if not is_other(x):
+            return x
+        inner = dict(x.items())
+        pairs = [*map(jax.tree.leaves, (inner, x))]
+        same = len(pairs[0]) == len(pairs[1]) and all(map(operator.is_, *pairs))
+        return _thawed(inner) if same else x
+
+    return jax.tree.map(thawed, tree, is_leaf=is_other)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from . import _jax
 from ._describe import describe, differences
-from ._leaves import adopt_dtypes, is_array, refuse_iterators, takes_gradient
+from ._leaves import adopt_dtypes, as_output, is_array, refuse_iterators, takes_gradient
 from ._mistakes import explained
 from ._objects import Left, carried
 from ._tags import inject
@@ -71,7 +71,8 @@ def _stopped(y: T, function: str) -> T:
 
 
 def _stop(leaf: Any) -> Any:
-    return jax.lax.stop_gradient(leaf) if is_array(leaf) and takes_gradient(leaf) else leaf
+    able = is_array(leaf) and takes_gradient(leaf)
+    return jax.lax.stop_gradient(as_output(leaf)) if able else leaf
 
 
 class _NoGrad:

@@ -5,6 +5,7 @@
 | array of JAX or NumPy, floating or complex | yes | yes | yes |
 | array of integers, bools or PRNG keys | yes | yes | no |
 | Python's float and complex | yes | as a variable | yes |
+| the same in a module of Equinox | yes | no | where it is asked for |
 | Python's int and bool | yes | no | no |
 | `jax.ShapeDtypeStruct` | no | as a variable | by its dtype |
 | anything else: a function, a string, an object | no | no | no |
@@ -96,6 +97,28 @@ def is_variable(leaf: Any) -> bool:
     (True, False, False)
     """
     return is_traced(leaf) or isinstance(leaf, float | complex | jax.ShapeDtypeStruct)
+
+
+def settings(tree: Any) -> list[bool]:
+    """For each leaf of a pytree whether it is a Python number that a module of Equinox holds.
+
+    Such a number is a setting, as a rate of dropout is: `eqx.filter_grad` does not differentiate
+    it, `eqx.filter_jit` compiles for it, and Python may decide by it.
+
+    >>> settings({"w": 1.0})
+    [False]
+    """
+    module = getattr(sys.modules.get("equinox"), "Module", ())
+    found = []
+    for x in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, module)):
+        held = isinstance(x, module)
+        found += [held and _is_plain(leaf) for leaf in jax.tree.leaves(x)]
+    return found
+
+
+def _is_plain(x: Any) -> bool:
+    """Whether something is a number of Python's own, not one of NumPy's."""
+    return isinstance(x, int | float | complex) and not isinstance(x, np.generic)
 
 
 def takes_gradient(leaf: Any) -> bool:

@@ -28,7 +28,8 @@ from .errors import UsageError
 _TAG = "funcgrad"  # of the update context
 _NO_SPLIT = (
     "split the object yourself: graphdef, state = nnx.split(model), then nnx.merge(graphdef, state)"
-    " inside the function, which returns nnx.state(model)"
+    " inside the function, which returns nnx.state(model); in a loop or a checkpoint inside the"
+    " function take Flax's, nnx.fori_loop or nnx.remat, with the object among what it gets"
 )
 
 
@@ -158,6 +159,19 @@ def is_object(x: Any) -> bool:
     return nnx is not None and _is_object(nnx)(x)
 
 
+def advice(x: Any) -> str:
+    """What to do about a model that is no pytree and holds its parameters; else nothing."""
+    if isinstance(x, getattr(sys.modules.get("keras"), "Layer", ())):
+        return (
+            "; what it learns are its variables: pass [v.value for v in model.trainable_variables]"
+            " and call model.stateless_call"
+        )
+    linen = getattr(sys.modules.get("flax.linen"), "Module", ())
+    if isinstance(x, linen) and x.scope is not None:
+        return "; what it learns is bound to it: pass its variables and call module.apply"
+    return ""
+
+
 def holds_objects(tree: Any) -> bool:
     """Whether there is an object that a function might change in a pytree."""
     nnx = _nnx()
@@ -256,6 +270,11 @@ class Part(NamedTuple):
     structure: Any
 
 
+# The structure of a node that says itself that it must not be used again, as a `State` of Equinox
+# does once a layer has used it.
+SPENT: Any = object()
+
+
 def parts_of(tree: Any) -> list[Part]:
     """All nodes and leaves of a pytree, the outer ones first; of an object, itself alone."""
     nnx = _nnx()
@@ -268,7 +287,10 @@ def parts_of(tree: Any) -> list[Part]:
         structure: Any = None
         if not is_array(one) and not is_object(one):
             is_inner = functools.partial(operator.is_not, one)
-            inner, structure = jax.tree_util.tree_flatten_with_path(one, is_leaf=is_inner)
+            try:
+                inner, structure = jax.tree_util.tree_flatten_with_path(one, is_leaf=is_inner)
+            except Exception:  # whatever a node raises that refuses to be looked at
+                structure = SPENT
         found.append(Part(path, one, structure))
         ahead += [((*path, *more), part) for more, part in inner if more]
     return found

@@ -369,3 +369,9 @@ def test_the_step_is_compiled_once_in_compiled_mode():
         checked(net, X)
     assert len(traces) == 1
     assert int(net.calls[...]) == 3
+
+
+def test_a_state_to_differentiate_is_told_where_its_filter_goes():
+    state = nnx.DiffState(0, nnx.Param)
+    with pytest.raises(fg.UsageError, match=r"`grad` got argnums=DiffState.* requires_grad="):
+        fg.grad(loss, argnums=state)(Net(), X)

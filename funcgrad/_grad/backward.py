@@ -37,7 +37,7 @@ from .._calls import (
     scatter,
 )
 from .._describe import describe, differences
-from .._leaves import adopt_dtypes, conjugate, refuse_iterators, takes_gradient
+from .._leaves import adopt_dtypes, conjugate, refuse_iterators, settings, takes_gradient
 from .._mistakes import explained
 from .._objects import Left, carried
 from .._types import Function, Grads, P, R
@@ -620,6 +620,12 @@ class _Forward(NamedTuple):
     used: list[bool]
 
 
+_SETTINGS = (
+    "; a Python number that a module of Equinox holds is a setting and takes none, unless"
+    " `requires_grad` asks for it: make it an array"
+)
+
+
 def _check_any(call: Call, function: str) -> None:
     """Refuses a call of which nothing takes a gradient, unless it has no leaves at all."""
     if not call.arrays and call.parts.rest:
@@ -628,6 +634,8 @@ def _check_any(call: Call, function: str) -> None:
             f"`{function}` got {', '.join(map(describe, call.parts.rest))} to differentiate with"
             " respect to, and wants a floating leaf among them; make it floating (3.0,"
             " jnp.arange(4.0), x.astype(jnp.float32)), or name another argument with argnums="
+            + _SETTINGS
+            * any(settings(call.whole))
         )
 
 
