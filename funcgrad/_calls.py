@@ -234,7 +234,9 @@ class Call(NamedTuple):
 
     def returned(self, arrays: Sequence[Any]) -> Returned:
         """The same, taken apart."""
-        return returned(self.run(arrays))
+        result = self.run(arrays)
+        refuse_iterators(result, self.function)
+        return returned(result)
 
     def names(self, title: Callable[[Any], str]) -> list[str]:
         """What each array is called, by its path in `whole`."""

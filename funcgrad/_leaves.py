@@ -150,7 +150,7 @@ def adopt_dtype(value: Any, like: Any) -> Any:
     if not is_array(value):
         return value
     value = jnp.asarray(value)
-    strong = value.weak_type and not getattr(like, "weak_type", False)
+    strong = getattr(value, "weak_type", False) and not getattr(like, "weak_type", False)
     if strong and _rank(value.dtype) <= _rank(like.dtype):
         return jax.lax.convert_element_type(value, like.dtype)
     return value

@@ -63,6 +63,8 @@ def retain_grad(y: T, name: str) -> T:
       rows past an example's last step in a `funcgrad.while_loop` under a `vmap`.
     - A value that all devices of a `shard_map` share has the whole gradient in each row; with
       `check_vma=False` JAX does not know that it is shared, and the rows add up to it.
+    - Inside a gradient that the function itself takes, JAX takes out of a `scan` what is the same
+      in each step, and the tag with it: such a value has no axis for the steps.
     - Inside a function that a `custom_jvp` or `custom_vjp` rule replaces, and in a
       `lax.while_loop`, asking raises. In the rule itself a tag is not seen.
 
@@ -137,6 +139,7 @@ def _tagged(leaves: list[Any], name: str, tree: Any, *, numbered: bool) -> list[
         uid=next(_UIDS),
         numbered=numbered,
         batch=(),
+        differentiated=False,
     )
 
 
@@ -233,7 +236,7 @@ def replacement(new: Any, got: Any, function: str, what: str) -> list[Any]:
 
 
 def _along(new: Any, old: Any, function: str, what: str) -> Any:
-    """A new value that varies along the mesh axes that the old one varies along."""
+    """A new value that is sharded as the old one, and varies along the same mesh axes."""
     have, want = _jax.varying(jax.typeof(new)), _jax.varying(jax.typeof(old))
     if have - want:
         raise TreeError(
@@ -241,7 +244,7 @@ def _along(new: Any, old: Any, function: str, what: str) -> Any:
             f" the mesh axes {sorted(have - want)}, for a value that is the same on all of them;"
             " reduce it in the hook (jax.lax.psum, pmean), or hook a value that differs"
         )
-    return _jax.varied(new, want)
+    return _jax.placed_like(_jax.varied(new, want), jax.typeof(old))
 
 
 def inject(value: T, sink: T) -> T:
@@ -291,7 +294,7 @@ class Batch(NamedTuple):
 
 def _tag_jvp(primals: Any, tangents: Any, **params: Any) -> Any:
     # The tangents pass untagged: the name belongs to the primal value alone.
-    return tag_p.bind(*primals, **params), list(tangents)
+    return tag_p.bind(*primals, **{**params, "differentiated": True}), list(tangents)
 
 
 def _tag_batch(axis: Any, operands: Any, dims: Any, *, batch: Any, **params: Any) -> Any:

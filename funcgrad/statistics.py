@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._describe import describe
-from .errors import UsageError
+from ._describe import describe, differences
+from .errors import TreeError, UsageError
 
 
 def rms(x: Any) -> Any:
@@ -24,9 +24,11 @@ def rms(x: Any) -> Any:
     3.0
     """
     magnitude = _magnitude(x)
-    # Divided by the greatest first, so that squares neither overflow nor vanish.
+    # Divided by the greatest first, so that squares neither overflow nor vanish; by no number of
+    # which the reciprocal is subnormal, which compilers flush to zero.
+    tiny = float(jnp.finfo(magnitude.dtype).tiny)
     scale = jnp.max(magnitude, initial=0)
-    scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, jnp.ones_like(scale))
+    scale = jnp.where(jnp.isfinite(scale), jnp.clip(scale, tiny, 1 / tiny), jnp.ones_like(scale))
     return scale * jnp.sqrt(jnp.mean(jnp.square(magnitude / scale)))
 
 
@@ -47,7 +49,7 @@ def zero_fraction(x: Any) -> Any:
     >>> float(zero_fraction(jnp.array([0.0, 1.0, 0.0, 2.0])))
     0.5
     """
-    return jnp.mean(x == 0, dtype=jnp.float32)
+    return jnp.mean(_floating(x) == 0, dtype=jnp.float32)
 
 
 def nonfinite_count(x: Any) -> Any:
@@ -57,7 +59,7 @@ def nonfinite_count(x: Any) -> Any:
     >>> int(nonfinite_count(jnp.array([1.0, jnp.nan, jnp.inf])))
     2
     """
-    return jnp.sum(~jnp.isfinite(x), dtype=jnp.int32)
+    return jnp.sum(~jnp.isfinite(_floating(x)), dtype=jnp.int32)
 
 
 def histogram(edges: Sequence[float]) -> Callable[[Any], Any]:
@@ -76,15 +78,23 @@ def histogram(edges: Sequence[float]) -> Callable[[Any], Any]:
     >>> histogram([0, 1, 2])(jnp.array([0.5, 1.0, 2.0, 7.0]))
     Array([1, 2], dtype=int32)
     """
-    bounds = np.asarray(edges, dtype=float)
-    if bounds.ndim != 1 or bounds.size < 2 or not (np.diff(bounds) > 0).all():
+    try:
+        bounds = np.asarray(edges, dtype=float)
+    except (TypeError, ValueError):  # text, or traced numbers
+        bounds = np.zeros(0)
+    if bounds.ndim != 1 or bounds.size < 2 or not (bounds[1:] > bounds[:-1]).all():
         raise UsageError(
-            f"`histogram` got the edges {describe(edges)}, and wants two or more increasing numbers"
+            f"`histogram` got the edges {describe(edges)}, and wants two or more increasing"
+            " numbers, known when the function is traced"
         )
 
     def counts(x: Any) -> Any:
-        x = jnp.asarray(x).ravel()
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = _floating(x).ravel()
+        if jnp.iscomplexobj(x):
+            raise UsageError(
+                f"`histogram` got {describe(x)}, which has no order, and wants real numbers:"
+                " lambda x: histogram(edges)(jnp.abs(x))"
+            )
         limits = bounds.astype(x.dtype)
         below = jnp.stack([jnp.sum(x < limit, dtype=jnp.int32) for limit in limits[:-1]])
         return jnp.diff(below, append=jnp.sum(x <= limits[-1], dtype=jnp.int32))
@@ -102,11 +112,19 @@ def update_ratio(params: Any, updates: Any) -> Any:
     Returns:
         A pytree like `updates` of scalars: infinite or NaN where the parameter is zero.
 
+    Raises:
+        TreeError: the two are of different structures.
+
     >>> import jax.numpy as jnp
     >>> ratio = update_ratio({"w": jnp.array([2.0, 2.0])}, {"w": jnp.array([0.5, -0.5])})
     >>> float(ratio["w"])
     0.25
     """
+    if _structure(params) != _structure(updates):
+        raise TreeError(
+            "`update_ratio` got updates of another structure than the parameters:\n  "
+            + "\n  ".join(differences(updates, params))
+        )
     return jax.tree.map(
         lambda update, param: None if update is None else rms(update) / rms(param),
         updates,
@@ -126,6 +144,15 @@ def summary(x: Any) -> dict[str, Any]:
     return {statistic.__name__: statistic(x) for statistic in every}
 
 
+def _structure(tree: Any) -> Any:
+    return jax.tree.structure(tree, is_leaf=lambda x: x is None)
+
+
 def _magnitude(x: Any) -> Any:
-    size = jnp.abs(x)
-    return size.astype(jnp.promote_types(size.dtype, jnp.float32))
+    return jnp.abs(_floating(x))  # the least integer has no magnitude among the integers
+
+
+def _floating(x: Any) -> Any:
+    x = jnp.asarray(x)
+    wide = x.dtype in (jnp.float32, jnp.float64) or jnp.iscomplexobj(x)
+    return x if wide else x.astype(jnp.float32)

@@ -83,6 +83,62 @@ def test_retain_where_no_gradient_can_be_told(name):
         fg.grad(loss_of(name), retain=...)(X)
 
 
+@pytest.mark.parametrize("name", TOLD)
+def test_capture(name):
+    out, values = fg.capture(CARRIERS[name].fun(tagged), "t")(X)
+    assert_close(out, CARRIERS[name].plain(lambda i, x: tagged(x))(X))
+    assert_close(values, {"t": by_hand(name, X)[1].value})
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_watch(name):
+    asked = fg.watch(value={"max": jnp.max, "positive": lambda x: jnp.sum(x > 0)}, grad=jnp.min)
+    grad, (value, grads) = by_hand(name, X)
+    each = (lambda f: f) if CARRIERS[name].runs is None else jax.vmap
+    wanted = {"max": each(jnp.max)(value), "positive": each(lambda x: jnp.sum(x > 0))(value)}
+    got = fg.grad(loss_of(name), retain={"t": asked})(X)
+    assert_close(got, (grad, {"t": fg.Retained(wanted, each(jnp.min)(grads))}))
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_with_hooks(name):
+    """Hooks both ways; the one ahead closes over what is differentiated."""
+
+    def step(scale):
+        def run(i, x):
+            y = scale * jnp.sin(x) ** 2
+            return (THREE * y - lax.stop_gradient(TWO * y)) * TWO
+
+        return run
+
+    def hooked(x, scale):
+        hooks = {"forward": {"t": lambda v: scale * v**2}, "backward": {"t": lambda g: THREE * g}}
+        return jnp.sum(fg.with_hooks(CARRIERS[name].fun(tagged), **hooks)(x) ** 2)
+
+    wanted = lambda x, scale: jnp.sum(CARRIERS[name].plain(step(scale))(x) ** 2)
+    assert_close(jax.grad(hooked, (0, 1))(X, TWO), jax.grad(wanted, (0, 1))(X, TWO))
+
+
+def test_with_hooks_in_a_while():
+    fun = fg.with_hooks(CARRIERS["while"].fun(tagged), forward={"t": jnp.square})
+    plain = carriers.twice(lambda i, x: jnp.sin(x) ** 2 * TWO)
+    assert_close(jax.jvp(fun, (X,), (X,)), jax.jvp(plain, (X,), (X,)))
+
+
+@pytest.mark.parametrize("name", ["while", *RULES])
+def test_capture_where_no_value_can_be_reached(name):
+    match = f"`capture` got 't' in `names`, tagged at .*, inside `{CARRIERS[name].kind}`"
+    with pytest.raises(fg.TagError, match=match):
+        fg.capture(CARRIERS[name].fun(tagged), "t")(X)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_with_hooks_in_what_a_rule_replaces(name):
+    match = f"`with_hooks` got 't' in `forward`, tagged at .*, inside `{CARRIERS[name].kind}`"
+    with pytest.raises(fg.TagError, match=match):
+        fg.with_hooks(CARRIERS[name].fun(tagged), forward={"t": jnp.square})(X)
+
+
 @pytest.mark.parametrize("name", [*TOLD, *RULES])
 def test_register_hook(name):
     def step(i, x):

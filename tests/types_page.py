@@ -135,6 +135,22 @@ doubled(x)  # error: call-arg reportCallIssue
 doubled(x, limit="5")  # error: arg-type reportArgumentType
 fg.autograph(loss, max_step=3)  # error: call-overload reportCallIssue
 
+# What is inside a function keeps its call.
+reveal_type(
+    fg.capture(loss, "square")
+)  # (x: Array, scale: float = ...) -> tuple[Array, dict[str, Any]]
+reveal_type(fg.capture(Model(), ...)(x))  # tuple[Array, dict[str, Any]]
+reveal_type(
+    fg.with_hooks(loss, forward={"square": jnp.sin})
+)  # (x: Array, scale: float = ...) -> Array
+reveal_type(fg.with_hooks(Model(), backward={...: [lambda g: 2 * g]})(x))  # Array
+asked = {"square": fg.watch(grad={"max": jnp.max}), "other*": ...}
+reveal_type(fg.grad(loss, retain=asked)(x))  # tuple[Any, dict[str, Retained]]
+fg.capture(loss)  # error: call-arg reportCallIssue
+fg.capture(3.0, "x")  # error: arg-type reportArgumentType
+fg.with_hooks(loss, forward={"square": 3})  # error: dict-item reportArgumentType
+fg.with_hooks(loss)("x")  # error: arg-type reportArgumentType
+
 # Loops return a carry.
 reveal_type(fg.while_loop(lambda x: jnp.sum(x) < 9, lambda x: 2 * x, x, max_steps=9))  # Array
 reveal_type(fg.fori_loop(0, 3, lambda i, carry: (carry[1], x), (x, x)))  # tuple[Array, Array]

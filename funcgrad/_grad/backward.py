@@ -84,7 +84,7 @@ class _Tag(NamedTuple):
     data_fields=["pull", "values", "indices"],
     meta_fields=["function", "out", "out_tree", "tree", "chosen", "tags"],
 )
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pullback(Generic[Pulled]):
     """Pulls a gradient of the output back to the inputs: the second result of `vjp`.
 

@@ -1,11 +1,12 @@
 """What is inside a function, reached from outside: `capture` reads it, `with_hooks` changes it."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .. import _jax, _taps
-from .._calls import Returned, every_argument
+from .._calls import Parts, every_argument
 from .._describe import describe
 from .._mistakes import explained
 from .._objects import Left, carried, holds_objects
@@ -102,7 +103,7 @@ def with_hooks(
             in a loop without rows while a hook takes `index`; a gradient inside `fun` has gone
             through it, or it holds no floating array for a backward hook.
         TreeError: a hook returns another structure, shape or dtype.
-        UsageError: a hook or `fun` cannot be called, or no hook is given.
+        UsageError: `fun` cannot be called, or a hook, with one value.
 
     >>> import jax, jax.numpy as jnp, funcgrad as fg
     >>> def f(x):
@@ -168,8 +169,8 @@ def _check_reached(name: str, site: _taps.Site, act: _taps.Act) -> None:
     if act.indexed and site.blocked:
         raise TagError(
             f"`with_hooks` got a hook with `index` for {name!r}, tagged at {site.where}, inside"
-            f" `{site.blocked}`, whose steps have no rows to number; use funcgrad.while_loop or"
-            " jax.lax.scan, or a hook without `index`"
+            f" `{site.blocked}`, whose steps have no rows to number; use jax.lax.scan, or"
+            " funcgrad.while_loop or fori_loop with max_steps=, or a hook without `index`"
         )
 
 
@@ -191,8 +192,25 @@ def _entries(hooks: Any, keyword: str) -> list[tuple[Any, list[Hook]]]:
                     " function of the value"
                     + (" or a list of such functions" if keyword == "forward" else "'s gradient")
                 )
+            _check_takes(hook, names, keyword)
         found.append((names, several))
     return found
+
+
+def _check_takes(hook: Hook, names: Any, keyword: str) -> None:
+    """Refuses a hook that cannot be called with one value, such as one of a module of PyTorch."""
+    index = {"index": ()} if _taps.takes_index(hook) else {}
+    try:
+        inspect.signature(hook).bind(None, **index)
+    except ValueError:
+        return  # nothing is known of some functions that are not of Python
+    except TypeError as error:
+        given = "value" if keyword == "forward" else "gradient"
+        raise UsageError(
+            f"`with_hooks` got a hook for {names!r} in `{keyword}` that cannot be called with the"
+            f" {given} alone ({error}), and wants a function of one argument, the {given} (no"
+            " module and no inputs), and of `index` if it likes: lambda value: ..."
+        ) from error
 
 
 class _Made(NamedTuple):
@@ -214,16 +232,17 @@ def _evaluated(
         return _evaluated(_called, (fun, *args), kwargs, function, acts)
     with carried(fun, args, kwargs, function) as carry:
         call = every_argument(carry.fun, carry.args, carry.kwargs, function=function)
-        seen: list[Returned] = []
+        seen: list[Parts] = []
 
         def arrays(*leaves: Any) -> list[Any]:
-            seen.append(call.returned(leaves))
-            return seen[-1].arrays
+            whole = call.returned(leaves)
+            seen.append(whole.parts)
+            return whole.arrays
 
         program = _jax.trace(arrays, call.arrays)
         sites = _taps.find(program)
         results, made = _taps.run(program, call.arrays, acts(sites))
-        left: Left = seen[-1].parts.join(results)
+        left: Left = seen[-1].join(results)
         return carry.restore(left), _Made(made, sites)
 
 

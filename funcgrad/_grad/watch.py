@@ -3,7 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
 from .._describe import describe
+from .._leaves import is_array
 from .._taps import Watching
 from ..errors import UsageError
 from ..statistics import summary
@@ -26,7 +29,8 @@ def watch(
         grad: the same for the gradient. With neither, both are `statistics.summary`: the root mean
             square, the greatest magnitude, the share of zeros, the count of non-finite numbers.
         when: a bool, traced or not (`step % 100 == 0`): whether anything is computed. Where it is
-            false, statistics are NaN, and those of integers -1.
+            false, statistics are NaN; integers are -1, or the greatest there is of an unsigned
+            kind, and bools false.
 
     Returns:
         What `retain=` takes in a dict: names (a name, a tuple, a pattern, `...`) to `watch(...)`,
@@ -40,7 +44,8 @@ def watch(
     float32, exact to 16,777,216.
 
     Raises:
-        UsageError: `value` or `grad` is not a function or a dict of functions.
+        UsageError: `value` or `grad` is not a function or a dict of functions, or gives what is no
+            number; `when` is not one bool.
 
     >>> import jax, jax.numpy as jnp, funcgrad as fg
     >>> def f(w):
@@ -53,6 +58,11 @@ def watch(
     """
     if value is None and grad is None:
         value = grad = summary
+    if when is not None and not (is_array(when) and jnp.ndim(when) == 0):
+        raise UsageError(
+            f"`watch` got {describe(when)} as `when`, and wants one bool, traced or not:"
+            " when=step % 100 == 0"
+        )
     return Watching(_statistic(value, "value"), _statistic(grad, "grad"), when)
 
 

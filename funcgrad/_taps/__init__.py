@@ -15,6 +15,7 @@ from .acts import SHARED_TAP as SHARED_TAP
 from .acts import TAP as TAP
 from .acts import Watching as Watching
 from .acts import hooked as hooked
+from .acts import takes_index as takes_index
 from .evaluate import Act as Act
 from .evaluate import Acts as Acts
 from .evaluate import run as run

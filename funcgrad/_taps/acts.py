@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from .. import _jax
-from .._leaves import takes_gradient
+from .._describe import describe
+from .._leaves import is_array, refuse_iterators, takes_gradient
+from .._lists import select
 from .._mistakes import explained
 from .._tags import Batch, inject, register_hook, replacement, tag_p
+from ..errors import TreeError, UsageError
 from .evaluate import Act
 from .find import Site
 
@@ -75,49 +78,76 @@ def hooked(forward: Sequence[Callable[..., Any]], backward: Sequence[Callable[..
                 value = tree.unflatten(leaves)
             return leaves
 
-        def back(leaves: list[Any]) -> list[Any]:
-            value = tree.unflatten(leaves)
-            for hook in reversed(backward):
-                value = register_hook(value, _of_gradient(hook, index))
-            return jax.tree.leaves(value)
-
         if forward:
-            operands = _each_example(ahead, batch)(operands)
-        results = tagged(tag, operands)
-        return _each_example(back, batch)(results) if backward else results, None
+            operands = _each_example(ahead, batch, tag)(operands)
+        value = tree.unflatten(tagged(tag, operands))
+        for hook in reversed(backward):
+            value = register_hook(value, _of_gradient(hook, index, tag))
+        return jax.tree.leaves(value), None
 
-    return Act(run, indexed=any(map(_takes_index, [*forward, *backward])))
+    return Act(run, indexed=any(map(takes_index, [*forward, *backward])))
 
 
-def _of_gradient(hook: Callable[..., Any], index: Any) -> Callable[[Any], Any]:
+def _of_gradient(hook: Callable[..., Any], index: Any, tag: _jax.Equation) -> Callable[[Any], Any]:
+    """The hook on the gradients of all examples of the `vmap`s around a tag."""
+    chosen = [*map(takes_gradient, tag.operand_types)]
+    batch = [Batch(axis, tuple(select(batched, chosen))) for axis, batched in tag.own["batch"]]
+
     def on_gradient(g: Any) -> Any:
-        leaves = replacement(_asked(hook, g, index), g, "with_hooks", "gradient")
-        return jax.tree.unflatten(jax.tree.structure(g), leaves)
+        leaves, tree = jax.tree.flatten(g)
+        whole: Any = tree
+
+        def one(leaves: list[Any]) -> list[Any]:
+            g = whole.unflatten(leaves)
+            return replacement(_asked(hook, g, index), g, "with_hooks", "gradient")
+
+        return whole.unflatten(_each_example(one, batch, tag)(leaves))
 
     return on_gradient
 
 
 def _asked(hook: Callable[..., Any], value: Any, index: Any) -> Any:
     with explained:
-        return hook(value, index=index) if _takes_index(hook) else hook(value)
+        return hook(value, index=index) if takes_index(hook) else hook(value)
 
 
-def _takes_index(hook: Callable[..., Any]) -> bool:
-    """Whether a hook has a keyword `index`."""
+def takes_index(hook: Callable[..., Any]) -> bool:
+    """Whether a hook has a keyword `index` beside the value, that nobody has given it yet."""
+    if isinstance(hook, functools.partial) and "index" in hook.keywords:
+        return False
     try:
-        parameters = inspect.signature(hook).parameters.values()
+        parameters = [*inspect.signature(hook).parameters.values()]
     except (TypeError, ValueError):
         return False
+    if parameters and parameters[0].kind is not inspect.Parameter.KEYWORD_ONLY:
+        del parameters[0]  # the value, whatever it is called
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return any(p.name == "index" and p.kind in by_name for p in parameters)
 
 
-def _each_example(fun: Callable[[list[Any]], list[Any]], batch: Sequence[Batch]) -> Any:
+def _each_example(
+    fun: Callable[[list[Any]], list[Any]], batch: Sequence[Batch], tag: _jax.Equation
+) -> Callable[[list[Any]], list[Any]]:
     """A function of the leaves of one value, of those of all examples of the `vmap`s around it."""
     for axis, batched in batch:
         dims = [0 if has else None for has in batched]
-        fun = _jax.vmap_like(axis, fun, (dims,), dims)
-    return fun
+        if any(batched):
+            fun = _jax.vmap_like(axis, fun, (dims,), dims)
+
+    def run(leaves: list[Any]) -> list[Any]:
+        try:
+            return fun(leaves)
+        except ValueError as error:
+            if not str(error).startswith("vmap has mapped output"):
+                raise
+            raise TreeError(
+                f"`with_hooks` got a hook for {tag.own['name']!r}, tagged at {tag.own['where']},"
+                " that returns a different array for each example of a vmap where all examples"
+                " share one; reduce it in the hook (jax.lax.pmean over the axis_name of the vmap),"
+                " or put the hooks inside the vmap: jax.vmap(funcgrad.with_hooks(fun, ...))"
+            ) from error
+
+    return run
 
 
 class Watching:
@@ -163,7 +193,7 @@ class Watching:
         return results, made
 
     def _statistics(self, statistic: Statistic | None, x: Any, axes: Sequence[Any]) -> Any:
-        if statistic is None:
+        if statistic is None or not _is_number(x.dtype):  # of PRNG keys there is none
             return None
         sampled: Statistic = functools.partial(_sampled, statistic, self._when)
         for axis in axes:
@@ -175,6 +205,8 @@ class Watching:
             return [None] * len(site.leaves)
         return [
             self._zeros_of(statistic, site, leaf.varying, type_, len(_axes(site.batch, place)))
+            if _is_number(type_.dtype)
+            else None
             for place, (leaf, type_) in enumerate(zip(site.leaves, site.inside, strict=True))
         ]
 
@@ -196,26 +228,49 @@ def _axes(batch: Sequence[Batch], place: int) -> list[Any]:
 def _sampled(statistic: Statistic, when: Any, x: Any) -> Any:
     if when is None:
         return _arrays(statistic, x)
-    return jax.lax.cond(when, lambda x: _arrays(statistic, x), lambda x: _nothing(statistic, x), x)
+    trees: list[Any] = []
+
+    def leaves(x: Any) -> list[Any]:
+        found, tree = jax.tree.flatten(_arrays(statistic, x))
+        trees.append(tree)
+        return found
+
+    program = _jax.trace(leaves, [x])
+    types = _jax.output_types(program)
+    computed = _jax.as_function(program)
+    found = jax.lax.cond(when, lambda x: [*computed(x)], lambda x: [*map(_missing, types)], x)
+    return trees[-1].unflatten(found)
 
 
 def _arrays(statistic: Statistic, x: Any) -> Any:
     with explained:
-        return jax.tree.map(jnp.asarray, statistic(x))
+        found = statistic(x)
+    refuse_iterators(found, "watch")
+    return jax.tree.map(_number, found)
+
+
+def _is_number(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)
+
+
+def _number(x: Any) -> Any:
+    if not is_array(x) or not _is_number(jnp.asarray(x).dtype):
+        raise UsageError(
+            f"`watch` got a statistic that returns {describe(x)}, and wants a function of an array"
+            " to numbers, or to a pytree of numbers and small arrays"
+        )
+    return jnp.asarray(x)
 
 
 def _types(statistic: Statistic, x: Any) -> Any:
     return jax.eval_shape(lambda x: _arrays(statistic, x), x)
 
 
-def _nothing(statistic: Statistic, x: Any) -> Any:
-    """What stands for statistics that are not computed."""
-
-    def fill(like: Any) -> Any:
-        missing = jnp.nan if takes_gradient(like) else -1 if like.dtype != bool else False
-        return jnp.full(like.shape, missing, like.dtype)
-
-    return jax.tree.map(fill, _types(statistic, x))
+def _missing(like: Any) -> Any:
+    """What stands for a statistic that is not computed."""
+    missing = jnp.nan if takes_gradient(like) else False if like.dtype == bool else -1
+    x = jnp.full(like.shape, missing, like.dtype)
+    return _jax.placed_like(_jax.varied(x, _jax.varying(like)), like)
 
 
 def _as_float(x: Any) -> Any:

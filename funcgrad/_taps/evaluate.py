@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from .. import _jax
 from .._tags import TAG
-from ..errors import TagError
 from .find import Leaf, Site, find, names
 
 Made = dict[str, Any]
@@ -121,7 +120,6 @@ class _Evaluation(NamedTuple):
                 ((name, act),) = acts.items()
                 results, made = act.run(equation, operands, given.at.get(name), given.rows)
                 return results, {} if act.absent is None else {name: made}
-            _check_rows(equation, acts)
             inside = _Inside(self, tuple(acts.items()), _sites_of(equation))
             return _jax.reenter(
                 equation,
@@ -200,23 +198,3 @@ def _varying(equation: _jax.Equation, given: _Given) -> _Given:
         for name, parts in given.at.items()
     }
     return _Given(at, tuple(frozenset() for _ in given.rows))
-
-
-def _check_rows(equation: _jax.Equation, acts: Acts) -> None:
-    """Refuses acts for which a loop has no row."""
-    if equation.trips is None or equation.kind == "scan":
-        return
-    want = {n for n, act in acts.items() if act.absent or act.indexed}
-    step = equation.bodies[0]
-    tested = sorted(want - find(step.program).keys())
-    if tested:
-        raise TagError(
-            f"`retain_grad` got the name {tested[0]!r} in the condition of a loop, where no"
-            " gradient flows; tag the value in the body"
-        )
-    if want and equation.trips.length is None:
-        raise TagError(
-            f"`retain_grad` got the name {min(want)!r} in a loop whose number of steps is known at"
-            " run time only, and a tag needs room for a row of each step; use"
-            " funcgrad.while_loop, or funcgrad.fori_loop with max_steps="
-        )

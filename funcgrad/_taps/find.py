@@ -153,7 +153,7 @@ def _sites(equation: _jax.Equation) -> Iterable[tuple[str, Site]]:
                 inside,
                 batch=own["batch"],
                 repeats=equation.recomputes,
-                differentiated="jvp" in equation.transforms,
+                differentiated=own["differentiated"],
                 uid=own["uid"],
                 numbered=own["numbered"],
                 dropped=_jax.used(equation.program).isdisjoint(equation.makes),
@@ -163,15 +163,12 @@ def _sites(equation: _jax.Equation) -> Iterable[tuple[str, Site]]:
     bodies = [found for program in equation.programs if (found := find(program))]
     if not bodies:
         return
-    differentiated = "jvp" in equation.transforms
+    tested = _tested(equation)
     for name, site in _union(bodies).items():
-        site = site._replace(
-            repeats=site.repeats or equation.recomputes,
-            differentiated=site.differentiated or differentiated,
-        )
+        site = site._replace(repeats=site.repeats or equation.recomputes)
         if not _jax.reenters(equation):
             site = site._replace(sealed=site.sealed or equation.kind)
-        if hides(equation):
+        if hides(equation) or name in tested:
             site = site._replace(blocked=site.blocked or equation.kind)
         else:
             leaves = tuple(_outside(equation, leaf) for leaf in site.leaves)
@@ -183,9 +180,19 @@ def _sites(equation: _jax.Equation) -> Iterable[tuple[str, Site]]:
 def hides(equation: _jax.Equation) -> bool:
     """Whether gradients of values inside an equation cannot be told from outside.
 
-    A `while` of JAX has no room for a row of each step.
+    A loop whose number of steps is not bounded has no room for a row of each step.
     """
-    return not _jax.reenters(equation) or (equation.trips is not None and not equation.rows)
+    loop = equation.trips
+    return not _jax.reenters(equation) or (loop is not None and loop.length is None)
+
+
+def _tested(equation: _jax.Equation) -> set[str]:
+    """The tags in the condition of a loop alone, from which no gradient flows."""
+    tests = [body.program for body in equation.bodies if body.role == _jax.TEST]
+    if not any(map(find, tests)):
+        return set()
+    steps = [body.program for body in equation.bodies if body.role == _jax.STEP]
+    return {name for program in tests for name in find(program)}.difference(*map(find, steps))
 
 
 def _outside(equation: _jax.Equation, leaf: Leaf) -> Leaf:

@@ -90,7 +90,7 @@ def test_a_tag_inside_a_primitive_with_a_rule_is_retained(name):
 
 @pytest.mark.parametrize("name", BLOCKED)
 def test_asking_for_a_tag_inside_any_other_primitive_raises(name):
-    match = rf"(?s)'t' in `retain`, tagged at .*test_tag_gradients.py:\d+, inside `{name}`"
+    match = rf"(?s)'t' in `retain`, tagged at .*test_evaluate.py:\d+, inside `{name}`"
     with pytest.raises(fg.TagError, match=match):
         fg.grad(lambda x: jnp.sum(BLOCKED[name](x)), retain=...)(jnp.full(3, 0.5))
 
