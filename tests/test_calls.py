@@ -11,6 +11,7 @@ from tiers import one_in
 
 import funcgrad as fg
 from funcgrad import _calls as calls
+from funcgrad._describe import argument_at
 from funcgrad._leaves import is_variable
 
 X = jnp.array([1.0, 2.0])
@@ -29,7 +30,7 @@ CALL = calls.every_argument(
 
 def test_the_arrays_of_a_call_are_named():
     assert_same(CALL.arrays, [X, X, 2 * X])
-    names = CALL.names(calls.argument_at)
+    names = CALL.names(argument_at)
     assert names == ["argument 0['w']", "argument 1", "argument scale"]
 
 
@@ -132,6 +133,7 @@ RUNS = {
     "disconnected": lambda fun, leaf: fg.disconnected(fun, X, leaf),
     "hooks": lambda fun, leaf: fg.saved_tensors_hooks(fun, SAME, SAME)(X, leaf),
     "graph": lambda fun, leaf: fg.graph(fun, X, leaf),
+    "capture": lambda fun, leaf: fg.capture(fun, ...)(X, leaf),
     "detect_anomaly": lambda fun, leaf: fg.detect_anomaly(fun)(X, leaf),
     "detect_anomaly compiled": lambda fun, leaf: fg.detect_anomaly(fun, mode="compiled")(X, leaf),
     "microbatch": lambda fun, leaf: fg.microbatch(fun, 2, batch_argnums=0)(X, leaf),
@@ -146,8 +148,8 @@ OTHERS = {
     "dtype": jnp.float32,
     "NumPy strings": np.array(["a"]),
 }
-VARIABLES = {"saved_tensors", "disconnected", "graph", "detect_anomaly", "detect_anomaly compiled"}
-TRACED = {*VARIABLES, "hooks"}
+VARIABLES = {"saved_tensors", "disconnected", "graph"}
+TRACED = {*VARIABLES, "hooks", "capture", "detect_anomaly", "detect_anomaly compiled"}
 
 
 def received(run, leaf):
