@@ -1,7 +1,8 @@
 """Twenty steps in a library's own training loop, and in one that takes its gradients from here.
 
-Ours accumulates by `microbatch`, clips by a hook and freezes by `requires_grad`; theirs adds up the
-gradients of the parts, clips by a rule of its own and differentiates what is trained alone.
+Ours accumulates by `microbatch`, clips by a hook, freezes by `requires_grad` and watches a part of
+the named model; theirs adds up the gradients of the parts, clips by a rule of its own and
+differentiates what is trained alone.
 """
 
 import jax
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.slow
 X, Y = jax.random.normal(jax.random.key(0), (2, 8, 4))
 KEY = jax.random.key(1)
 STEPS, PARTS = 20, 2
+WATCHED = {"head": fg.watch()}
 LEAST = 0.02  # of a gradient that is clipped: some are, some are not
 
 
@@ -49,6 +51,14 @@ def total(results):
     return jax.tree.map(lambda *xs: sum(xs[1:], xs[0]), *results)
 
 
+def assert_watched(told, grads):
+    """That the gradient of the output of the head was seen: the bias has its sum over the rows."""
+    assert told["head"].value["rms"].shape == (PARTS,)
+    assert int(told["head"].grad["nonfinite_count"].sum()) == 0
+    rms, rows = told["head"].grad["rms"], len(X) // PARTS * Y.shape[1]
+    assert float(jnp.max(jnp.abs(grads))) <= float(jnp.sum(rms)) * rows
+
+
 def assert_trained(ours, theirs, start):
     """That both went the same way, and that the way was long."""
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
@@ -74,11 +84,14 @@ def test_nnx(sgd):
     def loss(net, x, y):
         return jnp.mean((net(x) - y) ** 2)
 
-    accumulated = fg.microbatch(fg.grad(loss, requires_grad=trained), PARTS, batch_argnums=(1, 2))
+    gradient = fg.grad(loss, requires_grad=trained, retain=WATCHED)
+    accumulated = fg.microbatch(gradient, PARTS, batch_argnums=(1, 2), reduce=("mean", "stack"))
 
     @nnx.jit
     def ours(net, optimizer):
-        optimizer.update(net, accumulated(net, X, Y))
+        grads, told = accumulated(net, X, Y)
+        optimizer.update(net, grads)
+        return told, grads["head"]["bias"][...]
 
     @nnx.jit
     def theirs(net, optimizer):
@@ -89,10 +102,12 @@ def test_nnx(sgd):
 
     nets = []
     for step, clip in ((ours, hooked), (theirs, clipped)):
-        net = Net(clip)
+        net = fg.named(Net(clip)) if step is ours else Net(clip)
         optimizer = nnx.Optimizer(net, sgd, wrt=trained)
         for _ in range(STEPS):
-            step(net, optimizer)
+            seen = step(net, optimizer)
+            if step is ours:
+                assert_watched(*seen)
         nets.append(net)
     start = Net(hooked)
     states = [nnx.state(net, (nnx.Param, nnx.BatchStat)) for net in (*nets, start)]
@@ -129,6 +144,7 @@ def test_equinox(sgd):
         return jnp.mean((out - y) ** 2), state
 
     start, state = eqx.nn.make_with_state(make)()
+    start = fg.named(start)
     mask = jax.tree.map(eqx.is_inexact_array, start)
     mask = eqx.tree_at(lambda net: net.body, mask, jax.tree.map(lambda _: False, start.body))
 
@@ -136,13 +152,14 @@ def test_equinox(sgd):
     def ours(net, state, moments):
         hooked_loss = lambda net, state, x, y, key: loss(net, state, x, y, key, hooked)
         accumulated = fg.microbatch(
-            fg.grad(hooked_loss, has_aux=True, requires_grad=mask),
+            fg.grad(hooked_loss, has_aux=True, requires_grad=mask, retain=WATCHED),
             PARTS,
             batch_argnums=(2, 3),
             key_argnums=4,
-            reduce=("mean", "stack"),
+            reduce=("mean", "stack", "stack"),
         )
-        grads, states = accumulated(net, state, X, Y, KEY)
+        grads, states, told = accumulated(net, state, X, Y, KEY)
+        assert told["head"].grad["rms"].shape == (PARTS, len(X) // PARTS)
         updates, moments = sgd.update(grads, moments)
         return eqx.apply_updates(net, updates), jax.tree.map(lambda x: x[-1], states), moments
 
@@ -183,13 +200,13 @@ def test_linen(sgd):
             h = nn.Dropout(0.5, deterministic=False)(clip(h))
             return nn.Dense(4, name="head")(h)
 
-    net = Net()
+    net, named = Net(), fg.named(Net())
     variables = net.init({"params": KEY, "dropout": KEY}, X, hooked)
     start, stats = variables["params"], variables["batch_stats"]
     mask = freeze({"body": False, "head": True, "norm": {"scale": True, "bias": True}})
 
     def loss(params, stats, x, y, key, clip):
-        out, moved = net.apply(
+        out, moved = (named if clip is hooked else net).apply(
             {"params": params, "batch_stats": stats},
             *(x, clip),
             rngs={"dropout": key},
@@ -201,12 +218,14 @@ def test_linen(sgd):
     def ours(params, stats, moments):
         hooked_loss = lambda params, stats, x, y, key: loss(params, stats, x, y, key, hooked)
         accumulated = fg.microbatch(
-            fg.grad(hooked_loss, has_aux=True, requires_grad=mask),
+            fg.grad(hooked_loss, has_aux=True, requires_grad=mask, retain=WATCHED),
             PARTS,
             batch_argnums=(2, 3),
             key_argnums=4,
+            reduce=("mean", "mean", "stack"),
         )
-        grads, stats = accumulated(params, stats, X, Y, KEY)
+        grads, stats, told = accumulated(params, stats, X, Y, KEY)
+        assert told["head"].grad["rms"].shape == (PARTS,)
         grads = {"head": grads["head"], "norm": grads["norm"]}
         updates, moments = sgd.update(grads, moments)
         moved = jax.tree.map(jnp.add, {name: params[name] for name in updates}, updates)
