@@ -33,6 +33,7 @@ import funcgrad as fg
 from funcgrad import _jax
 from funcgrad.bench._case import cases
 from funcgrad.bench.program import collectives, normalized
+from funcgrad.statistics import max_abs
 
 
 class Cost(NamedTuple):
@@ -131,6 +132,60 @@ def test_retaining_costs_what_zeros_added_by_hand_cost(program, by_hand, shapes)
     else:
         assert mine == theirs
     assert lines <= allowed
+
+
+def stack(block):
+    """The loss of a scanned stack of blocks, `(hidden, (weight, extra)) -> (hidden, row)`."""
+
+    def run(weights, x, extra=None):
+        x, rows = lax.scan(jax.checkpoint(block), x, (weights, extra))
+        return jnp.sum(x**2), rows
+
+    return run
+
+
+def named_block(h, each):
+    return fg.retain_grad(h + jnp.tanh(h @ each[0]), "h"), None
+
+
+def inside_by_hand(weights, x, scale):
+    @jax.custom_vjp
+    def probe(h, sink):
+        return h
+
+    probe.defvjp(lambda h, sink: (h, None), lambda _, g: (g, max_abs(g)))
+
+    def block(h, each):
+        h = (h + jnp.tanh(h @ each[0])) * scale
+        return probe(h, each[1]), max_abs(h)
+
+    run = jax.grad(stack(block), (0, 2), has_aux=True)
+    (grads, of_grads), of_values = run(weights, x, jnp.zeros(len(weights)))
+    return grads, of_values, of_grads
+
+
+@pytest.mark.slow
+def test_hooks_and_statistics_in_a_stack_cost_what_they_cost_by_hand():
+    def ours(weights, x, scale):
+        loss = lambda *args: stack(named_block)(*args)[0]
+        hooked = fg.with_hooks(loss, forward={"h": lambda v: v * scale})
+        asked = {"h": fg.watch(value=max_abs, grad=max_abs)}
+        grads, retained = fg.grad(hooked, retain=asked)(weights, x)
+        return grads, *retained["h"]
+
+    def captured(weights, x, scale):
+        (loss, _), values = fg.capture(stack(named_block), "h")(weights, x)
+        return loss, values["h"]
+
+    def returned(weights, x, scale):
+        return stack(lambda h, each: (named_block(h, each)[0],) * 2)(weights, x)
+
+    args = jnp.full((3, 8, 8), 0.1), jnp.ones((2, 8)), jnp.float32(0.5)
+    for mine, theirs in ((ours, inside_by_hand), (captured, returned)):
+        (cost_of_mine, cost_of_theirs), _, _ = both(mine, theirs, args)
+        assert cost_of_mine == cost_of_theirs
+        for a, b in zip(mine(*args), theirs(*args), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
 # What differs: one more operation on the integer that counts steps; and lines of the program that

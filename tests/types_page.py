@@ -136,15 +136,13 @@ doubled(x, limit="5")  # error: arg-type reportArgumentType
 fg.autograph(loss, max_step=3)  # error: call-overload reportCallIssue
 
 # What is inside a function keeps its call.
-reveal_type(
-    fg.capture(loss, "square")
-)  # (x: Array, scale: float = ...) -> tuple[Array, dict[str, Any]]
+captured = fg.capture(loss, "square")
+reveal_type(captured)  # (x: Array, scale: float = ...) -> tuple[Array, dict[str, Any]]
 reveal_type(fg.capture(Model(), ...)(x))  # tuple[Array, dict[str, Any]]
-reveal_type(
-    fg.with_hooks(loss, forward={"square": jnp.sin})
-)  # (x: Array, scale: float = ...) -> Array
+patched = fg.with_hooks(loss, forward={"square": jnp.sin})
+reveal_type(patched)  # (x: Array, scale: float = ...) -> Array
 reveal_type(fg.with_hooks(Model(), backward={...: [lambda g: 2 * g]})(x))  # Array
-asked = {"square": fg.watch(grad={"max": jnp.max}), "other*": ...}
+asked = {"square": fg.watch(grad={"max": jnp.max}), "sq*": ...}
 reveal_type(fg.grad(loss, retain=asked)(x))  # tuple[Any, dict[str, Retained]]
 fg.capture(loss)  # error: call-arg reportCallIssue
 fg.capture(3.0, "x")  # error: arg-type reportArgumentType

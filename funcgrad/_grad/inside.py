@@ -102,7 +102,8 @@ def with_hooks(
         TagError: a name is not there or was used twice, stands in a function with a custom rule, or
             in a loop without rows while a hook takes `index`; a gradient inside `fun` has gone
             through it, or it holds no floating array for a backward hook.
-        TreeError: a hook returns another structure, shape or dtype.
+        TreeError: a hook returns another structure, shape or dtype, or what differs between the
+            devices or the examples that share the value.
         UsageError: `fun` cannot be called, or a hook, with one value.
 
     >>> import jax, jax.numpy as jnp, funcgrad as fg
