@@ -68,10 +68,11 @@ def command(
 
     Exit status: 0 all agree, 1 some differ, 2 it could not run.
     """
-    if recording and not port:
+    if recording is not None and port is None:
         raise click.UsageError(f"got {recording} alone, and wants RECORDING and PORT, or neither")
-    recording = recording or str(default_file("original_outputs.ipynb"))
-    port = port or str(default_file("autograd.ipynb"))
+    if recording is None or port is None:
+        recording = str(default_file("original_outputs.ipynb"))
+        port = str(default_file("autograd.ipynb"))
     writers = [(json_file, as_json), (html_file, as_html)]
     for file, _ in writers:
         _check(file, recording, port, map_file)

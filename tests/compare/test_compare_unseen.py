@@ -405,3 +405,27 @@ def test_a_stream_of_only_devices_is_named_and_no_difference(notebook):
     report = compare(recorded, port, fresh=False)
     assert report.agrees
     assert "a device" in report.cells[0].rows[0].reason
+
+
+# --- what two outputs say apart ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recorded", "ours"),
+    [
+        ("{(0, 1): 0.5, (1, 1): 2.0}", "{(0, 2): 0.5, (1, 1): 2.0}"),
+        ("{frozenset({1}): 0.5}", "{frozenset({2}): 0.5}"),
+        ("loss: NaN", "loss: 0.5"),
+        ("loss: Infinity", "loss: -Infinity"),
+        ("   a    b\n0  1  NaN", "   a    b\n0  1  2.0"),
+    ],
+)
+def test_keys_of_tuples_and_nan_in_capitals_are_compared(recorded, ours):
+    assert "agree" in verdicts(recorded, recorded)
+    assert {"differ", "missing"} & set(verdicts(recorded, ours))
+
+
+def test_a_minus_sign_as_it_is_typeset_is_a_sign(notebook):
+    recorded = notebook("a.ipynb", (1, "x", new_output("stream", text="x = \u22120.5\n")))
+    port = notebook("b.ipynb", (1, "x", new_output("stream", text="x = 0.5\n")))
+    assert not compare(recorded, port, fresh=False).agrees

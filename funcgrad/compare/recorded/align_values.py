@@ -53,8 +53,9 @@ def pair_values(recorded: Sequence[Value], actual: Sequence[Value]) -> Rows:
     alone: tuple[list[_Item], list[_Item]] = [], []
     for i, j in line_up(theirs, ours, _alike, _near, _item_key):
         if i is not None and j is not None:
-            rows += _rows_alone(*alone)
-            alone = [], []
+            if any(alone):
+                rows += _rows_alone(*alone)
+                alone = [], []
             rows += _rows_of(theirs[i], ours[j])
         elif i is not None:
             alone[0].append(theirs[i])

@@ -112,6 +112,19 @@ def item(token: Any) -> Item | None:
     return scalar(token, full=True)
 
 
+def key_text(token: Any) -> str:
+    """A key of a dict as text; a tuple is written without the spaces that it was printed with."""
+    return _as_key(token.content) if token.type == "INNER" else str(token)
+
+
+def _as_key(one: Block | Item) -> str:
+    if isinstance(one, Container):
+        return f"{one.name}({','.join(_as_key(inner) for _, inner in one.items)})"
+    if isinstance(one, Value):
+        return one.text or str((*one.numbers, one.dtype))
+    return str(one.numbers)
+
+
 def _mixed(token: Any) -> Item:
     """A row of bools among numbers: a Python list of single values."""
     values = []

@@ -14,6 +14,7 @@ _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*+[ -/]*+[@-~]|\][^\x07\x1b]*+(?:\x07|\x1b\\)?+|[()*+].|[^\x1b])?+", re.DOTALL
 )
 _CONTROLS = dict.fromkeys([*range(9), 11, 12, *range(14, 32), *range(127, 160)])
+_PLAIN = {**_CONTROLS, 0x2212: "-"}  # a minus sign as it is typeset
 _MAGIC = re.compile(r"^([ \t]*+)[%!?].*+$", re.MULTILINE)
 
 
@@ -78,7 +79,7 @@ def clean(text: str) -> str:
     >>> clean("\x1b[31mred\x1b[0m\x07, \x1b]0;title\x07plain")
     'red, plain'
     """
-    return _ESCAPES.sub("", text).translate(_CONTROLS)
+    return _ESCAPES.sub("", text).translate(_PLAIN)
 
 
 def order_notes(cells: Iterable[Cell]) -> list[str]:

@@ -14,15 +14,16 @@ from .asked import allowed_by, is_random, widest
 from .cells import Cell, order_notes
 from .contents import contents_of
 from .files import MAX_SIZE, read
-from .judge import judge
+from .judge import Verdict, judge
 from .map import read_map, read_tolerances
 from .marks import spans
 from .report import CellReport, Report, Row
 from .rounding import with_formats
 from .run import DEFAULT_TIMEOUT, Progress, run
-from .values import Value
+from .values import JUDGED, Value
 
 _STATE = re.compile(r"\.(requires_grad|is_leaf|retains_grad|grad_fn|is_cuda|device)\b")
+_MOST_JUDGED = 2**14
 _LEFT_OUT = "the map says that the port has nothing for this"
 _SHOWS_NOTHING = "end each cell with what it is to show"
 _NOT_RUN = "run it afresh, without --no-run"
@@ -154,7 +155,9 @@ def _cell_report(pair: Pair, strict: bool, allowed: Mapping[int, Tolerance]) -> 
         "random": any(map(is_random, (*pair.recorded, *pair.port))),
         "tolerance": widest([*asked, *map(allowed_by, pair.port)]),
     }
-    rows = [_row(one, other, pair, options) for one, other in pair_values(recorded, ours)]
+    judged: dict[Any, Verdict] = {}
+    pairs = pair_values(recorded, ours)
+    rows = [_row(one, other, pair, options, judged) for one, other in pairs]
     if any(row.status in ("differ", "missing") for row in rows):
         said = _only_state(pair.recorded, recorded)
         rows = [row if row.status == "agree" else _with(row, said) for row in rows]
@@ -168,7 +171,13 @@ def _cell_report(pair: Pair, strict: bool, allowed: Mapping[int, Tolerance]) -> 
     )
 
 
-def _row(recorded: Value | None, ours: Value | None, pair: Pair, options: Mapping[str, Any]) -> Row:
+def _row(
+    recorded: Value | None,
+    ours: Value | None,
+    pair: Pair,
+    options: Mapping[str, Any],
+    judged: dict[Any, Verdict],
+) -> Row:
     if recorded is None:
         assert ours is not None
         where = "not in the recorded cell" if pair.recorded else "no recorded cell answers to this"
@@ -178,16 +187,29 @@ def _row(recorded: Value | None, ours: Value | None, pair: Pair, options: Mappin
             return Row(recorded.text, "", "note", recorded.label, reason=_LEFT_OUT)
         where = "the port's cell lacks this" if pair.port else "the port has no such cell"
         return Row(recorded.text, "", "missing", recorded.label, reason=where)
-    verdict = judge(recorded, ours, **options)
+    verdict = _verdict(recorded, ours, options, judged)
     status = "agree" if verdict.agrees else "differ"
     if verdict.agrees and verdict.reason:
         status = "note"
     reason = "; ".join(filter(None, (verdict.reason, verdict.hint)))
-    marks = (
-        spans(recorded, (one for one, _ in verdict.marks)),
-        spans(ours, (other for _, other in verdict.marks)),
-    )
+    marks: Any = ((), ())
+    if verdict.marks:
+        places = zip(*verdict.marks, strict=True)
+        marks = tuple(map(spans, (recorded, ours), places))
     return Row(recorded.text, ours.text, status, recorded.label, verdict, reason, marks)
+
+
+def _verdict(
+    recorded: Value, ours: Value, options: Mapping[str, Any], judged: dict[Any, Verdict]
+) -> Verdict:
+    """What `judge` says, which it is asked once of all single numbers that read alike in a cell."""
+    if len(recorded.numbers) != 1 or len(judged) >= _MOST_JUDGED:
+        return judge(recorded, ours, **options)
+    key = (*recorded[:JUDGED], recorded.text, *ours[:JUDGED], ours.text)
+    found = judged.get(key)
+    if found is None:
+        found = judged[key] = judge(recorded, ours, **options)
+    return found
 
 
 def _only_state(cells: Sequence[Cell], values: Sequence[Value]) -> str:

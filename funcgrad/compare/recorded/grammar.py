@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from ..._extras import need
-from .build import Inner, container, item, scalar, stacked, tensor_numbers
+from .build import Inner, container, item, key_text, scalar, stacked, tensor_numbers
 from .literals import Block, Unfit, literal
 from .printed_tensors import Keyword, called
 from .values import Container, Item, Value
@@ -92,8 +92,7 @@ class _Actions:
 
     @staticmethod
     def pair(tokens: list[Any]) -> tuple[str, Item | None]:
-        key = "" if tokens[0].type == "INNER" else str(tokens[0])
-        return key, item(tokens[1])
+        return key_text(tokens[0]), item(tokens[1])
 
     @staticmethod
     def parameter(tokens: list[Any]) -> Inner:

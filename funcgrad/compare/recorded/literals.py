@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from .values import Number
 
 MAX_RANK = 64
-UNSIGNED = r"(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++|inf|nan)(?:[eE][-+]?+[0-9]++)?+"
+UNSIGNED = r"(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++|inf|nan|NaN|Inf(?:inity)?+)(?:[eE][-+]?+[0-9]++)?+"
 _MAX_DIGITS = 4000  # Python itself refuses to read longer integers
 _NUMPY_DECIMALS = 8  # NumPy's and JAX's default precision; fewer decimals are the whole number
 _COMPLEX = re.compile(rf"\(?(?:([-+]?{UNSIGNED})\s*+(?=[-+]))?([-+]?{UNSIGNED})j\)?")
@@ -129,7 +129,7 @@ Literal(kind='float', number=-0.000826, precision=Precision(decimals=4, exponent
 def _float(text: str) -> float:
     """A float; one that was rounded up to beyond the largest, `1.7977e+308`, is the largest."""
     number = float(text)
-    if math.isinf(number) and "inf" not in text:
+    if math.isinf(number) and "inf" not in text.lower():
         return math.copysign(sys.float_info.max, number)
     return number
 

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 Number = bool | int | float | complex
+JUDGED = 9  # fields of a `Value`, from the first on, that tell what it is and not where it stands
 SIZE = "size of the whole"  # the suffix of the parts of a sparse tensor
 UNIT = "unit"  # the suffix of a number that was printed with its unit in one word, `2.5x`
 
