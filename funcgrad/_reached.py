@@ -104,7 +104,7 @@ def _held(thing: Any) -> Iterator[Slot]:
         yield from _full(slot for name, cell in cells for slot in _cell(name, cell))
         yield Slot(thing, ".__defaults__", thing.__defaults__)
         yield Slot(thing, ".__kwdefaults__", thing.__kwdefaults__)
-        yield from _attributes(thing)
+        yield from _of_dict(thing)
     elif isinstance(thing, types.MethodType | types.BuiltinMethodType):
         yield Slot(thing, ".self", thing.__self__)
         yield Slot(thing, ".func", getattr(thing, "__func__", None))
@@ -180,14 +180,18 @@ def _cell(name: str, cell: types.CellType) -> Iterator[Slot]:
 
 
 def _attributes(thing: Any) -> Iterator[Slot]:
-    own = getattr(thing, "__dict__", None)
-    if isinstance(own, dict):
-        for key in [key for key, x in own.items() if type(x) not in _ATOMS]:
-            yield Slot(thing, f".{key}", own[key], functools.partial(own.__setitem__, key))
+    yield from _of_dict(thing)
     for name in _members(cast(Any, type(thing))):
         if hasattr(thing, name):
             write = functools.partial(object.__setattr__, thing, name)
             yield Slot(thing, f".{name}", getattr(thing, name), write)
+
+
+def _of_dict(thing: Any) -> Iterator[Slot]:
+    own = getattr(thing, "__dict__", None)
+    if isinstance(own, dict):
+        for key in [key for key, x in own.items() if type(x) not in _ATOMS]:
+            yield Slot(thing, f".{key}", own[key], functools.partial(own.__setitem__, key))
 
 
 @functools.lru_cache(maxsize=4096)

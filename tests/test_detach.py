@@ -11,6 +11,7 @@ from closeness import assert_same
 from jax import lax
 
 import funcgrad as fg
+from funcgrad import _reached
 
 X = jnp.array([1.0, 2.0, 3.0])
 
@@ -410,6 +411,13 @@ def test_what_was_there_before_keeps_its_gradient_however_much_is_reached(count)
         return clears() + sum(one[0] for one in late)
 
     assert float(jax.grad(fun)(1.0)) == sum(range(50))
+
+
+def test_of_globals_only_what_a_function_names_is_reached():
+    double = lambda x: 2 * x
+    assert _reached.reached(double) == []
+    named = _reached.reached(lambda x: double(x) * X)
+    assert [slot.name for slot in named] == [".double", "['X']"]
 
 
 def test_a_global_that_was_not_there_before_carries_no_gradient():

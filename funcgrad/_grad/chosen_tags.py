@@ -102,7 +102,7 @@ _CUSTOM = (
 _ADVICE = {
     "while": "use funcgrad.while_loop, jax.lax.scan, or jax.lax.fori_loop with bounds known when"
     " tracing, or tag what goes into the loop or comes out of it",
-    "bounded_loop": "say max_steps=, so that there is room for each step, and tag the value in the"
+    "fori_loop": "pass max_steps=, so that there is room for each step, and tag the value in the"
     " body of the loop",
     "custom_jvp_call": _CUSTOM,
     "custom_vjp_call": _CUSTOM,

@@ -162,6 +162,7 @@ class Watching:
 
     def __init__(self, value: Statistic | None, grad: Statistic | None, when: Any):
         self._value, self._grad, self._when = value, grad, when
+        self._types = functools.cache(_types)  # values of one type have them alike
         self.act = Act(self._run, lambda site: self._zeros(value, site))
 
     def sinks(self, site: Site) -> list[Any]:
@@ -216,7 +217,7 @@ class Watching:
         front = (*site.around, *type_.shape[:count])
         return jax.tree.map(
             lambda x: _jax.varied(jnp.zeros((*front, *x.shape), x.dtype), varying),
-            _types(statistic, jax.ShapeDtypeStruct(type_.shape[count:], type_.dtype)),
+            self._types(statistic, jax.ShapeDtypeStruct(type_.shape[count:], type_.dtype)),
         )
 
 

@@ -167,9 +167,9 @@ def _sites(equation: _jax.Equation) -> Iterable[tuple[str, Site]]:
     for name, site in _union(bodies).items():
         site = site._replace(repeats=site.repeats or equation.recomputes)
         if not _jax.reenters(equation):
-            site = site._replace(sealed=site.sealed or equation.kind)
+            site = site._replace(sealed=site.sealed or _public(equation))
         if hides(equation) or name in tested:
-            site = site._replace(blocked=site.blocked or equation.kind)
+            site = site._replace(blocked=site.blocked or _public(equation))
         else:
             leaves = tuple(_outside(equation, leaf) for leaf in site.leaves)
             around = (*_jax.around(equation), *site.around)
@@ -184,6 +184,14 @@ def hides(equation: _jax.Equation) -> bool:
     """
     loop = equation.trips
     return not _jax.reenters(equation) or (loop is not None and loop.length is None)
+
+
+def _public(equation: _jax.Equation) -> str:
+    """The name by which users know the primitive of an equation.
+
+    A `while_loop` never hides a tag: it has a bound, and a tag in its condition is there twice.
+    """
+    return "fori_loop" if equation.kind == "bounded_loop" else equation.kind
 
 
 def _tested(equation: _jax.Equation) -> set[str]:

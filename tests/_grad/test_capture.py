@@ -103,7 +103,7 @@ def test_a_loop_has_rows_where_its_steps_are_bounded(bounds):
     fun = lambda x, n: fg.fori_loop(0, n, step, x, max_steps=most)
     captured = jax.jit(fg.capture(fun, "h"))
     if bounds == "dynamic":
-        match = r"`capture` got 'h' in `names`, .* inside `bounded_loop`, .* say max_steps="
+        match = r"`capture` got 'h' in `names`, .* inside `fori_loop`, .* pass max_steps="
         with pytest.raises(fg.TagError, match=match):
             captured(X, 2)
         return
