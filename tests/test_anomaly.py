@@ -114,7 +114,7 @@ ONCE = {
 
 
 @pytest.mark.parametrize("announced", [False, True])
-@pytest.mark.parametrize("name", slow_but(lambda name: name in ("while_loop", "scan"), ONCE))
+@pytest.mark.parametrize("name", slow_but("scan".__eq__, ONCE))
 def test_a_gradient_that_is_taken_once_is_one_backward_pass(name, announced):
     if announced and "checkpoint" not in name:
         pytest.skip("has no checkpoint")
@@ -135,6 +135,7 @@ def test_what_checkpoint_recomputes_is_told_apart():
     assert "recomputes" in str(found(jax.grad(block), jnp.array([1.0, 0.0])))
 
 
+@pytest.mark.slow
 def test_a_body_that_jax_reuses_leads_to_the_line_that_uses_it():
     double = jax.jit(lambda x: x * 2)
 
@@ -146,6 +147,7 @@ def test_a_body_that_jax_reuses_leads_to_the_line_that_uses_it():
     assert found(f, jnp.ones(2)).anomaly.source == "jnp.where(x > 5, x, jnp.nan)"
 
 
+@pytest.mark.slow
 def test_a_line_of_an_installed_package_is_shown_beside_the_users():
     optax = pytest.importorskip("optax", reason="optax is not installed: pip install optax")
     error = found(lambda x: optax.losses.cosine_similarity(x, x, epsilon=jnp.nan), jnp.ones(3))
@@ -209,6 +211,7 @@ def test_the_classics_get_a_hint(fun, x, hint):
     assert hint in found(fun, jnp.asarray(x)).anomaly.hint
 
 
+@pytest.mark.slow
 def test_the_side_of_where_gets_its_own_hint():
     assert "the other side of a `where`" in found(jax.grad(lambda x: jnp.sum(
         jnp.where(x > 0, jnp.sqrt(x), 0.0))), jnp.zeros(2)).anomaly.hint  # fmt: skip
@@ -242,6 +245,7 @@ def test_a_bad_input_is_reported_by_its_path(fun, mode):
     assert (error.anomaly.phase, error.anomaly.operation) == ("input", "argument 0['w']")
 
 
+@pytest.mark.slow
 def test_a_bad_keyword_and_a_bad_number_are_reported():
     with pytest.raises(fg.AnomalyError, match="argument scale, float32"):
         fg.detect_anomaly(lambda x, *, scale: x * scale)(jnp.ones(2), scale=jnp.float32(jnp.nan))
@@ -321,6 +325,7 @@ def test_a_bad_input_that_does_not_matter_is_passed_over_where_asked(mode):
         run(x, jnp.array([True, True]))
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize(
     "fun",
@@ -582,6 +587,7 @@ def test_sums_and_products_said_to_pass_nan_on_do():
     assert jnp.isnan(jax.jit(lambda x: jnp.cumprod(x, 1))(x))[1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lost",
     [
@@ -696,6 +702,7 @@ def test_a_reference_among_the_arguments_is_written_to_once(mode):
     assert [float(checked(ref, jnp.ones(2))) for _ in range(3)] == [2.0, 4.0, 6.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("only", [False, True])
 def test_a_reference_is_what_it_was_where_an_anomaly_is_raised(only):
     ref = jax.new_ref(jnp.zeros(()))

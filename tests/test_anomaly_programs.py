@@ -34,6 +34,7 @@ STEP = lambda w, xs: jax.value_and_grad(rows)(w, xs)
 ARGS = jnp.ones(3), jnp.ones((5, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["compiled", "interpreted"])
 def test_nothing_is_compiled_after_the_first_call(mode):
     run = fg.detect_anomaly(jax.jit(STEP), mode=mode)
@@ -43,6 +44,7 @@ def test_nothing_is_compiled_after_the_first_call(mode):
     jax.tree.map(assert_same, first, second)
 
 
+@pytest.mark.slow
 def test_one_program_is_compiled_by_default_and_shared_where_the_function_is_jitted():
     step = jax.jit(lambda w, xs: STEP(w, xs))
     args = jax.block_until_ready([x + 1 for x in ARGS])
@@ -52,6 +54,7 @@ def test_one_program_is_compiled_by_default_and_shared_where_the_function_is_jit
             fg.detect_anomaly(step)(*args)
 
 
+@pytest.mark.slow
 def test_programs_live_as_long_as_the_function():
     step = jax.jit(lambda x: x * 2)
     fg.detect_anomaly(step)(1.0)
@@ -129,6 +132,7 @@ def test_another_function_has_the_numbers_that_a_plain_call_has(fun, numbers, mo
             assert jax.typeof(ours) == jax.typeof(plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fun",
     [
@@ -143,6 +147,7 @@ def test_what_is_looked_at_with_python_stays_as_it_is(fun):
     assert traced(fun, float, False) >= 5
 
 
+@pytest.mark.slow
 def test_an_integer_of_a_function_that_is_not_jitted_stays_as_it_is():
     assert traced(lambda x, n: x**n, int, False) == 5
 

@@ -889,6 +889,7 @@ def test_tag_in_a_loop_has_a_row_for_each_step(fun, around):
     assert kept["y"].grad.tolist() == [4.0, 2.0, 1.0, 0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_tag_along_an_array_has_a_row_for_each_row():
     def fun(xs):
         total = 0.0
@@ -1019,6 +1020,7 @@ def test_variable_that_only_the_first_step_sets():
     assert f"{HERE}:{line_of(traced, 'if k == 0')}" in message
 
 
+@pytest.mark.slow
 def test_taking_items_in_a_traced_loop():
     def stack(x):
         rest = [1.0, 2.0, 3.0]

@@ -620,6 +620,7 @@ def test_the_corpus_is_large_enough():
     assert len(INTEGERS) + len(FLOATS) >= 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", INTEGERS, ids=named)
 def test_integers_compiled(case):
     compiled = jax.jit(fg.autograph(case.fun, max_steps=150))
@@ -627,6 +628,7 @@ def test_integers_compiled(case):
         assert compiled(*inputs) == case.fun(*inputs), inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", INTEGERS, ids=named)
 def test_integers_batched(case):
     batched = jax.jit(jax.vmap(fg.autograph(case.fun, max_steps=150)))

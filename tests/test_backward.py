@@ -88,6 +88,7 @@ def test_pytrees_in_and_out():
     assert_same(got, {"a": (jnp.float32(9), None), "b": jnp.float32(12)})
 
 
+@pytest.mark.slow
 def test_integers_bools_and_keys_get_none():
     p = {"x": X, "n": 2, "m": jnp.array([True, False, True]), "k": jax.random.key(0)}
 
@@ -185,6 +186,7 @@ def test_name_docstring_and_signature_of_the_result():
     assert_same(jax.jit(fg.grad(loss), static_argnames="scale")(X, scale=2.0), jnp.full(3, 2.0))
 
 
+@pytest.mark.slow
 def test_partial_functions_and_callable_objects():
     assert_same(fg.grad(functools.partial(jnp.dot, X))(X), X)
     assert_same(fg.grad(jax.jit(square), retain=...)(X), (GRADS, {}))
@@ -281,18 +283,21 @@ def through_cond(a, b):
     return jnp.sum(lax.cond(a[0] > 0, lambda a, b: a * 2, lambda a, b: a, a, b))
 
 
+SLOW = pytest.mark.slow
 UNUSED = [
     pytest.param(lambda a, b: jnp.sum(a), id="plain"),
     pytest.param(lambda a, b: jnp.sum(a * fg.detach(b)), id="detach"),
     pytest.param(lambda a, b: jnp.sum(a + fg.no_grad(lambda: b * 2)()), id="no_grad"),
     pytest.param(lambda a, b: jnp.sum(jax.jit(lambda a, b: (a, b))(a, b)[0]), id="jit"),
-    pytest.param(lambda a, b: jnp.sum(a * b.astype(jnp.int32).astype(jnp.float32)), id="integer"),
-    pytest.param(lambda a, b: jnp.sum(jnp.where(b > 0, a, -a)), id="comparison"),
+    pytest.param(
+        lambda a, b: jnp.sum(a * b.astype(jnp.int32).astype(jnp.float32)), id="integer", marks=SLOW
+    ),
+    pytest.param(lambda a, b: jnp.sum(jnp.where(b > 0, a, -a)), id="comparison", marks=SLOW),
     pytest.param(lambda a, b: jnp.sum(jnp.where(a > 0, fg.set_data(a, b), a)), id="set_data"),
-    pytest.param(through_scan, id="scan"),
-    pytest.param(through_cond, id="cond"),
+    pytest.param(through_scan, id="scan", marks=SLOW),
+    pytest.param(through_cond, id="cond", marks=SLOW),
     pytest.param(lambda a, b: jnp.sum(jax.checkpoint(lambda a, b: a)(a, b)), id="checkpoint"),
-    pytest.param(lambda a, b: jnp.sum(jax.vmap(lambda a, b: a * 2)(a, b)), id="vmap"),
+    pytest.param(lambda a, b: jnp.sum(jax.vmap(lambda a, b: a * 2)(a, b)), id="vmap", marks=SLOW),
 ]
 
 
@@ -642,6 +647,7 @@ def cut(rule):
     return fun
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [lambda g: None, jnp.zeros_like])
 @pytest.mark.parametrize("around", [lambda f: f, jax.jit, jax.vmap, jax.checkpoint])
 def test_what_a_backward_rule_lets_nothing_through_to_is_unused(rule, around):
@@ -670,6 +676,7 @@ def _(i, primals, tangents):
     return pick(primals[0], i), tangents[0][i]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"retain": "y"}, {"allow_unused": False}])
 def test_a_rule_that_holds_what_was_traced_before_is_refused_by_its_line(options, current_forms):
     fun = lambda x: fg.retain_grad(pick(x, jnp.argmax(x)), "y") ** 2

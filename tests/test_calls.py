@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closeness import assert_same
-from tiers import one_in
+from tiers import one_in, slow_but
 
 import funcgrad as fg
 from funcgrad import _calls as calls
@@ -164,14 +164,16 @@ def received(run, leaf):
     return seen
 
 
+cheap = lambda run, kind: "gradcheck" not in run
 SOON, LATER = (itertools.product(RUNS, kinds) for kinds in ([*OTHERS][:2], [*OTHERS][2:]))
 
 
-@pytest.mark.parametrize(("run", "kind"), [*SOON, *one_in(5, [*LATER])])
+@pytest.mark.parametrize(("run", "kind"), [*slow_but(cheap, [*SOON]), *one_in(5, [*LATER])])
 def test_what_is_no_array_arrives_as_the_object_that_it_is(run, kind):
     assert all(got is OTHERS[kind] for got in received(run, OTHERS[kind]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", sorted(TRACED))
 def test_arrays_and_numbers_of_numpy_are_traced(run):
     for leaf in (X, np.ones(2, np.float32), np.float64(1), np.int8(1), jax.random.key(0)):
@@ -179,6 +181,7 @@ def test_arrays_and_numbers_of_numpy_are_traced(run):
         assert isinstance(first, jax.core.Tracer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_a_float_of_python_is_a_variable_where_the_whole_call_is_looked_at(run):
     first, *_ = received(run, 0.5)

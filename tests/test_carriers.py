@@ -70,7 +70,7 @@ def loss_of(name, inner=tagged):
     return lambda x: jnp.sum(CARRIERS[name].fun(inner)(x) ** 2)
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", slow_but(carriers.quick, TOLD))
 def test_retain(name):
     grad, retained = by_hand(name, X)
     assert_close(fg.grad(loss_of(name), retain="t")(X), (grad, {"t": retained}))
@@ -83,14 +83,14 @@ def test_retain_where_no_gradient_can_be_told(name):
         fg.grad(loss_of(name), retain=...)(X)
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", slow_but(carriers.quick, TOLD))
 def test_capture(name):
     out, values = fg.capture(CARRIERS[name].fun(tagged), "t")(X)
     assert_close(out, CARRIERS[name].plain(lambda i, x: tagged(x))(X))
     assert_close(values, {"t": by_hand(name, X)[1].value})
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", slow_but(carriers.quick, TOLD))
 def test_watch(name):
     asked = fg.watch(value={"max": jnp.max, "positive": lambda x: jnp.sum(x > 0)}, grad=jnp.min)
     grad, (value, grads) = by_hand(name, X)
@@ -100,7 +100,7 @@ def test_watch(name):
     assert_close(got, (grad, {"t": fg.Retained(wanted, each(jnp.min)(grads))}))
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", slow_but(carriers.quick, TOLD))
 def test_with_hooks(name):
     """Hooks both ways; the one ahead closes over what is differentiated."""
 
@@ -139,7 +139,7 @@ def test_with_hooks_in_what_a_rule_replaces(name):
         fg.with_hooks(CARRIERS[name].fun(tagged), forward={"t": jnp.square})(X)
 
 
-@pytest.mark.parametrize("name", [*TOLD, *RULES])
+@pytest.mark.parametrize("name", slow_but(carriers.quick, [*TOLD, *RULES]))
 def test_register_hook(name):
     def step(i, x):
         y = jnp.sin(x)
@@ -170,7 +170,7 @@ def bad_input(name):
 
 
 @pytest.mark.parametrize("mode", slow_but("interpreted".__eq__, ["interpreted", "compiled"]))
-@pytest.mark.parametrize("name", CARRIERS)
+@pytest.mark.parametrize("name", slow_but(carriers.quick, CARRIERS))
 def test_detect_anomaly(name, mode):
     carrier = CARRIERS[name]
     detecting = fg.detect_anomaly(lambda x: carrier.fun(bad)(x), mode=mode)
@@ -191,7 +191,7 @@ def held(fun):
     return sum(x.nbytes for x in arrays.values())
 
 
-@pytest.mark.parametrize("name", [*TOLD, *RULES])
+@pytest.mark.parametrize("name", slow_but(carriers.quick, [*TOLD, *RULES]))
 def test_saved_tensors(name):
     fun = lambda x: CARRIERS[name].fun(kept)(x)
     saved = fg.saved_tensors(fun, X)
@@ -272,7 +272,7 @@ def reached(model, start):
     return found
 
 
-@pytest.mark.parametrize("name", CARRIERS)
+@pytest.mark.parametrize("name", slow_but(carriers.quick, CARRIERS))
 def test_graph(name):
     picture = fg.graph(loss_of(name), X)
     model, carrier = picture.model, CARRIERS[name]
@@ -403,6 +403,7 @@ def test_retain_in_others(name):
         fg.grad(lambda x: jnp.sum(other.fun(scaled)(x)), retain="t")(X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_register_hook_in_others(name):
     other = OTHERS[name]

@@ -157,6 +157,7 @@ def test_where_they_agree_they_agree_at_other_ties_too(oracle):
     assert_equal(drawn, ours, map(grid.torch_gradients, drawn), rtol=SIXTH)
 
 
+@pytest.mark.slow
 def test_bounds_of_hard_tanh_take_what_the_clipped_value_does_not(wide):
     x = jnp.array([-3.0, -2.0, 0.0, 2.0, 3.0])
     gradients = jax.grad(lambda *a: jnp.sum(conventions.hard_tanh(*a)), (0, 1, 2))(x, -2.0, 2.0)

@@ -198,6 +198,7 @@ FEW = ("value_and_grad", "vjp retaining", "register_hook", "no_grad", "set_data"
 few = pytest.mark.parametrize("name", slow_but(FEW.__contains__, IDIOMS))
 
 
+@pytest.mark.slow
 @few
 def test_an_idiom_costs_what_it_costs_by_hand(name):
     (mine, theirs), (lines, allowed), _ = told(*made_of_idiom(name))
@@ -333,6 +334,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_slow_idiom_is_found(name):
     args, slow, by_hand = PLANTED[name]
@@ -429,6 +431,7 @@ def line_by_hand(x, zeros):
 LINE = (line, line_by_hand, {f"y{n}": (64,) for n in range(0, 100, 10)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("program", "by_hand", "shapes"), [*BY_HAND, LINE])
 def test_tracing_takes_about_as_many_calls_as_by_hand(program, by_hand, shapes):
     ours, theirs = traced(retaining(program)), traced(retaining_by_hand(by_hand, shapes))

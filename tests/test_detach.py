@@ -144,6 +144,7 @@ def test_python_number_as_data_takes_the_dtype_of_the_old():
     assert (got.dtype, float(got)) == (jnp.bfloat16, 2.0)
 
 
+@pytest.mark.slow
 def test_set_data_where_only_one_of_the_two_is_batched():
     old = lambda x: jnp.sum(jax.vmap(lambda v: fg.set_data(x, v) ** 2)(jnp.stack([X, 2 * X])))
     assert_same(fg.grad(old)(X), 6 * X)
@@ -398,6 +399,7 @@ def test_a_dict_among_the_arguments_may_lose_items():
     assert state == {"b": []}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [100, 9_000, 20_000])
 def test_what_was_there_before_keeps_its_gradient_however_much_is_reached(count):
     def fun(x):

@@ -200,6 +200,7 @@ def test_a_hook_that_changes_the_gradient_is_named():
         fg.gradgradcheck(fun, (X,), batched=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fun", "name"),
     [
@@ -513,6 +514,7 @@ def off_at_zero(fun, off):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fun",
     [

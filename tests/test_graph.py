@@ -149,6 +149,7 @@ def test_operations_say_the_numbers_they_are_done_with():
     assert titles(fg.graph(fun, 1.0), "operation") == wanted
 
 
+@pytest.mark.slow
 def test_each_run_of_a_python_loop_is_an_operation():
     def fun(x):
         for _ in range(5):
@@ -591,6 +592,7 @@ def test_runs_of_elementwise_operations_are_folded_first():
     assert_whole(picture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [8, 15, 40, 100, 399])
 def test_the_limit_holds_whatever_the_program(limit):
     def flat(x):
@@ -623,6 +625,7 @@ def test_a_folded_run_keeps_the_graph_acyclic():
 # Drawn
 
 
+@pytest.mark.slow
 def test_svg_is_well_formed_and_says_what_is_known():
     pytest.importorskip("pygraphviz")
     picture = fg.graph(chain, jnp.arange(4.0))

@@ -301,6 +301,7 @@ def test_fori_loop_of_traced_bounds_alone_has_forward_mode():
         jax.jit(jax.grad(power))(2.0, 5)
 
 
+@pytest.mark.slow
 def test_fori_loop_of_small_integers_does_not_overflow():
     count = jax.jit(lambda a, b: fori_loop(a, b, lambda i, n: n + 1, 0, max_steps=300))
     assert count(jnp.int8(-100), jnp.int8(100)) == 200
@@ -603,6 +604,7 @@ def test_tags_with_checkpoints_have_the_same_rows():
     assert_close(retained(2), retained(15))
 
 
+@pytest.mark.slow
 def test_gradients_of_gradients_with_checkpoints_keep_no_more_rows():
     def f(x, n):
         step = lambda state: (state[0] + 1, jnp.tanh(state[1]) * jnp.sin(state[1]))

@@ -221,6 +221,7 @@ def test_condition_may_close_over_what_is_differentiated():
     assert jax.grad(f)(1.0) == f(1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 0.0, True, np.int16(3), np.float32(0.5)])
 def test_a_batch_keeps_dtypes_and_weak_types(start):
     """As without a batch, so that the results promote alike."""

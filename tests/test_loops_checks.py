@@ -21,6 +21,7 @@ def bounded(lower, upper, body, init):
     return fg.fori_loop(lower, upper, body, init, max_steps=9)
 
 
+@pytest.mark.slow
 def test_automatic_checks_look_into_loops():
     got, want = (
         error_of(summed(loop), jnp.arange(3.0), 5, errors=checkify.index_checks)

@@ -109,6 +109,7 @@ def test_what_a_body_closes_over_may_change_between_calls():
     assert part(1.0, jnp.ones(4)) == 7.0
 
 
+@pytest.mark.slow
 def test_programs_that_differ_in_a_number_or_a_type_are_not_the_same():
     for zero in (0.0, -0.0):
         out = fg.fori_loop(0, 1, lambda i, y, zero=zero: jnp.where(y < 5, zero, y), 1.0)

@@ -116,6 +116,7 @@ def test_the_sources_keep_the_contracts(copy):
     assert broken(copy) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract["name"])
 def test_an_import_against_a_contract_breaks_it(contract, copy):
     module, of = planted(contract)

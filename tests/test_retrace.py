@@ -43,6 +43,7 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_inside_jit_the_function_is_traced_once(name):
     chex.clear_trace_counter()
@@ -59,6 +60,7 @@ FEW = ("value_and_grad", "grad retain", "vjp", "set_data")
 few = pytest.mark.parametrize("name", slow_but(FEW.__contains__, TRANSFORMS))
 
 
+@pytest.mark.slow
 @few
 def test_around_a_jitted_function_it_is_traced_once_for_all_calls(name):
     chex.clear_trace_counter()
@@ -67,6 +69,7 @@ def test_around_a_jitted_function_it_is_traced_once_for_all_calls(name):
     fun(2 * X)
 
 
+@pytest.mark.slow
 @few
 def test_around_a_jitted_function_a_second_call_compiles_nothing(name, caplog):
     # A function of its own: jitted functions of one function share what they have compiled.

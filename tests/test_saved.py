@@ -96,6 +96,7 @@ def temporary(fun, *args):
     return jax.jit(fun).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_stated_bytes_are_those_the_compiled_program_returns(program):
     stated = fg.saved_tensors(PROGRAMS[program], W, X).total
@@ -693,6 +694,7 @@ def test_ordered_effects_are_refused():
         eight(fun)(1.0)
 
 
+@pytest.mark.slow
 def test_a_second_call_traces_nothing():
     count = []
 
@@ -739,6 +741,7 @@ def test_eight_bits_take_a_quarter_of_the_compiled_memory():
     } == {"int8"}, args
 
 
+@pytest.mark.slow
 def test_eight_bits_around_the_whole_function_are_what_its_pullback_holds():
     fun = functools.partial(blocks, layer)
     plain, packed = (fg.saved_tensors(f, W, X).added for f in (fun, eight(fun)))

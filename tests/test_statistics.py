@@ -46,6 +46,7 @@ def test_summary(name):
         assert got[key].dtype == (jnp.int32 if key == "nonfinite_count" else jnp.float32)
 
 
+@pytest.mark.slow
 def test_an_empty_array_has_no_mean():
     got = statistics.summary(jnp.zeros((0, 3)))
     np.testing.assert_array_equal(
@@ -54,6 +55,7 @@ def test_an_empty_array_has_no_mean():
     )
 
 
+@pytest.mark.slow
 def test_double_precision_stays_double():
     with jax.enable_x64(True):
         x = jnp.array([1e-200, 3e300])
@@ -61,6 +63,7 @@ def test_double_precision_stays_double():
         np.testing.assert_allclose(statistics.rms(x), 3e300 / np.sqrt(2), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edges", [[0, 1, 2.5], (-np.inf, 0, np.inf), np.linspace(-3, 3, 7)])
 @pytest.mark.parametrize("name", ["floats", "half", "least int8", "bool", "a list"])
 def test_histogram(edges, name):

@@ -296,6 +296,7 @@ def test_reversed_scan_keeps_rows_in_the_order_of_xs():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unroll", [2, 3, True])
 def test_unrolled_scan_gives_the_same_rows(unroll):
     def fun(x):
@@ -429,6 +430,7 @@ def test_vmap_inside_gives_a_leading_axis_wherever_the_batch_axis_was():
     assert_same(kept.grad, jnp.array([[1.0] * 3, [10.0] * 3]))
 
 
+@pytest.mark.slow
 def test_nested_vmaps_give_nested_axes():
     def fun(x):
         table = jnp.outer(x, jnp.array([1.0, 2.0]))
@@ -1031,6 +1033,7 @@ def test_hook_under_vmap_sees_the_gradient_of_one_example(axes):
     assert_close(fg.grad(fun)(w), jnp.array([0.6, 0.8 + 1.0]))
 
 
+@pytest.mark.slow
 def test_hook_under_nested_vmaps_sees_the_gradient_of_one_example():
     def fun(x):
         f = lambda a: register_hook(x[0], lambda g: g * g) * a

@@ -46,6 +46,7 @@ def test_what_is_captured_is_differentiated_compiled_and_mapped():
     assert_close(every(total), every(plain))
 
 
+@pytest.mark.slow
 def test_a_pytree_comes_back_with_its_integers_and_keys():
     key = jax.random.key(1)
 

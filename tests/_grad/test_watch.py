@@ -7,7 +7,6 @@ import pytest
 from closeness import assert_close
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from tiers import slow_but
 
 import funcgrad as fg
 
@@ -23,6 +22,7 @@ def watched(asked, fun=fun, x=X):
     return fg.grad(fun, retain={"h": asked})(x)[1]["h"]
 
 
+@pytest.mark.slow
 def test_alone_it_gives_the_summary_of_both():
     value, grad = fg.grad(fun, retain="h")(X)[1]["h"]
     assert_close(watched(fg.watch()), fg.Retained(*map(fg.statistics.summary, (value, grad))))
@@ -50,6 +50,7 @@ def test_a_statistic_returns_any_pytree_of_numbers(statistic, wanted):
     assert jax.tree.map(lambda x: x.dtype, got) == kinds
 
 
+@pytest.mark.slow
 def test_a_leaf_of_a_pytree_has_its_own_statistics():
     def named(x):
         y = {"x": x, "n": jnp.arange(3), "half": x.astype(jnp.bfloat16), "key": jax.random.key(0)}
@@ -82,6 +83,7 @@ def test_where_it_is_switched_off_nothing_is_told(compiled):
     assert_close(get(True), watched(asked(None)))
 
 
+@pytest.mark.slow
 def test_each_example_decides_for_itself():
     per_example = lambda x, on: watched(fg.watch(grad=jnp.max, when=on), x=x).grad
     got = jax.vmap(per_example)(jnp.stack([X, 2 * X]), jnp.array([True, False]))
@@ -89,6 +91,7 @@ def test_each_example_decides_for_itself():
     assert jnp.isnan(got[1])
 
 
+@pytest.mark.slow
 def test_one_number_for_each_example_and_step():
     def total(x):
         row = lambda x: lax.scan(lambda c, _: (fg.retain_grad(2 * c, "h"), None), x, None, length=2)
@@ -99,6 +102,7 @@ def test_one_number_for_each_example_and_step():
     assert_close(got, fg.Retained(steps * 2 * X[0], jnp.full((2, 2), 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", [True, False])
 def test_one_number_for_each_device(typed):
     mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -128,7 +132,8 @@ def test_statistics_of_sharded_values(on):
     assert_close(jax.tree.map(np.asarray, grad), (2 * jnp.max(sin), 2 * sin))
 
 
-@pytest.mark.parametrize("part", slow_but("grad".__eq__, ["grad", "value"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["grad", "value"])
 def test_statistics_are_differentiated(part):
     rms = fg.statistics.rms
     ours = lambda x: getattr(watched(fg.watch(value=rms, grad=rms), fun, x), part)
@@ -136,6 +141,7 @@ def test_statistics_are_differentiated(part):
     assert_close(jax.grad(ours)(X), jax.grad(plain)(X))
 
 
+@pytest.mark.slow
 def test_the_gradient_is_as_without():
     asked = {"h": fg.watch()}
     hessian = jax.jacfwd(lambda x: fg.grad(fun, retain=asked)(x)[0])
@@ -152,6 +158,7 @@ def test_a_pullback_is_used_again_and_compiled():
             assert_close(retained["h"], fg.Retained(jnp.max(out), positive(g)))
 
 
+@pytest.mark.slow
 def test_a_complex_gradient_is_watched_in_pytorch_s_convention():
     z = jnp.array([1 + 2j, 3 - 1j])
     loss = lambda z: jnp.sum(jnp.real(fg.retain_grad(z, "h") ** 2))

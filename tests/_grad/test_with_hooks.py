@@ -47,6 +47,7 @@ def tag(x):
     return fg.retain_grad(x, "h")
 
 
+@pytest.mark.slow
 def test_index_numbers_loops_from_the_outside_in():
     numbered = fg.with_hooks(loops, forward={"h": number})
     values = fg.capture(numbered, "h")(jnp.float32(0))[1]["h"]
@@ -117,6 +118,7 @@ def test_only_a_keyword_that_nobody_gave_is_the_index(hook, wanted):
     assert_close(fg.with_hooks(fun, forward={"h": hook})(X), jnp.sum(wanted(jnp.sin(X)) ** 2))
 
 
+@pytest.mark.slow
 def test_a_vmap_inside_gives_each_example_and_what_they_share_once():
     def total(w, x):
         one = lambda x: jnp.prod(jnp.stack(fg.retain_grad((x, w), "h")))
@@ -176,6 +178,7 @@ def test_a_value_that_an_inner_gradient_does_not_go_through_takes_a_hook():
     assert_close(fg.with_hooks(inner, forward={"h": lambda v: v + 1})(X), jnp.sin(X) + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("checking_leaks")
 @pytest.mark.parametrize("compiled", [False, True])
 def test_no_tracer_stays_behind(compiled):

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from carriers import CARRIERS, equation_of
+from carriers import CARRIERS, equation_of, quick
 from closeness import assert_close
 from jax import lax
+from tiers import slow_but
 
 import funcgrad as fg
 from funcgrad import _jax
@@ -73,7 +74,7 @@ def looped(equation, operands, run):
 
 
 @pytest.mark.usefixtures("forms")
-@pytest.mark.parametrize("name", CARRIERS)
+@pytest.mark.parametrize("name", slow_but(quick, CARRIERS))
 def test_the_links_of_each_primitive_say_what_it_computes(name):
     equation, operands = found(name)
     if equation.bodies[0].role == _jax.DEVICE:
@@ -87,7 +88,7 @@ def test_the_links_of_each_primitive_say_what_it_computes(name):
 
 
 @pytest.mark.usefixtures("forms")
-@pytest.mark.parametrize("name", CARRIERS)
+@pytest.mark.parametrize("name", slow_but(quick, CARRIERS))
 def test_a_call_made_anew_gives_the_same_results(name):
     equation, operands = found(name)
     if CARRIERS[name].rule:
@@ -99,7 +100,9 @@ def test_a_call_made_anew_gives_the_same_results(name):
 
 
 @pytest.mark.usefixtures("forms")
-@pytest.mark.parametrize("name", [n for n, c in CARRIERS.items() if not c.rule and n != "while"])
+@pytest.mark.parametrize(
+    "name", slow_but(quick, [n for n, c in CARRIERS.items() if not c.rule and n != "while"])
+)
 def test_bodies_made_anew_get_and_give_values_of_each_run(name):
     equation, operands = found(name)
     around = _jax.around(equation)

@@ -27,6 +27,7 @@ def eqx():
     )
 
 
+@pytest.mark.slow
 def test_python_numbers_that_equinox_holds_are_settings(eqx):
     class Layer(eqx.Module):
         w: jax.Array
@@ -50,6 +51,7 @@ def test_python_numbers_that_equinox_holds_are_settings(eqx):
         fg.grad(lambda drop: drop.p * 2)(layer.drop)
 
 
+@pytest.mark.slow
 def test_a_mask_is_a_mapping_of_another_kind_than_the_parameters():
     core = pytest.importorskip("flax.core", reason="Flax is not installed: pip install flax")
     params = {"b": {"k": WEIGHTS, "z": X}, "a": WEIGHTS}

@@ -150,6 +150,7 @@ def test_value_and_gradient_of_a_layer_are_those_by_hand(idiom):
     check(jax.jit(lambda v, x: loss(tagged.apply(v, x))), reference, variables, zeros)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taken", [True, False])
 def test_a_layer_in_a_branch_has_zeros_where_it_is_not_taken(taken):
     model = Cond()
@@ -168,6 +169,7 @@ def test_a_layer_in_a_branch_has_zeros_where_it_is_not_taken(taken):
     )
 
 
+@pytest.mark.slow
 def test_a_layer_in_shard_map_has_a_row_for_each_device():
     model, mesh = (
         Net("plain"),
@@ -330,6 +332,7 @@ class Trained(nn.Module):
         return nn.Dense(1)(nn.Dropout(0.5, deterministic=not training)(x))
 
 
+@pytest.mark.slow
 def test_init_gives_the_numbers_of_the_original():
     jax.tree.map(
         np.testing.assert_array_equal,

@@ -81,6 +81,7 @@ def test_the_example_of_each_table_holds_the_primitive_it_is_named_after(name):
     assert name in {eqn.primitive.name for eqn in jaxpr.eqns}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_RULE)
 def test_a_tag_inside_a_primitive_with_a_rule_is_retained(name):
     x = jnp.full(3, 0.5)

@@ -101,6 +101,7 @@ def values(recorded, port):
     return [(one and one.text, other and other.text) for one, other in pairs]
 
 
+@pytest.mark.slow
 def test_values_in_order_and_what_is_over_faces_nothing():
     assert values("(tensor(1.), True)", "Array(1.), True") == [
         ("tensor(1.)", "Array(1.)"), ("True", "True"),

@@ -514,6 +514,7 @@ def test_a_fault_of_funcgrad_is_no_difference(recording, stored, monkeypatch, ca
     assert err.splitlines()[-1].startswith("funcgrad: stopped by a fault of its own")
 
 
+@pytest.mark.slow
 def test_a_report_of_many_cells_is_bounded_in_a_terminal(notebook):
     path = notebook("a.ipynb", *[(i, "", f"{i}.5") for i in range(600)])
     code, out = invoke("compare", path, path, "--no-run")

@@ -21,6 +21,7 @@ def test_a_sample_of_mutations_is_seen_each_in_its_cell_alone(path):
     assert tried or path.stem in ("old_format", "random_draws")
 
 
+@pytest.mark.slow
 def test_the_mutations_are_of_all_kinds_and_few_are_excused():
     counts = dict.fromkeys(mutations.KINDS, 0)
     excused = 0
