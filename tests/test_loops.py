@@ -604,6 +604,12 @@ def test_tags_with_checkpoints_have_the_same_rows():
     assert_close(retained(2), retained(15))
 
 
+def test_bounds_known_while_tracing_are_known_to_the_compiler_backwards_too():
+    loss = lambda x: fg.fori_loop(0, 64, lambda i, y: jnp.sin(y) * x, x)
+    program = jax.jit(jax.grad(loss)).lower(0.5).compile().as_text()
+    assert program.count('"known_trip_count":{"n":"64"}') == program.count(" while(") == 2
+
+
 @pytest.mark.slow
 def test_gradients_of_gradients_with_checkpoints_keep_no_more_rows():
     def f(x, n):

@@ -122,3 +122,17 @@ NOT_COMPILED = [*itertools.product(PROGRAMS, ["value", "jvp", "vjp"], WITHIN)]
 @pytest.mark.parametrize(("program", "mode", "within"), one_in(5, NOT_COMPILED))
 def test_every_mode_outside_jit_on_a_default_mesh(program, mode, within):
     on_mesh(mode, program, AxisType.Explicit, P("d"), within, False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_on_a_mesh_no_more_rows_are_kept_than_off_it(kind, devices):
+    def rows(place):
+        loss = lambda w, x: jnp.sum(until(w, x) ** 2)
+        lowered = jax.jit(jax.grad(loss, (0, 1))).lower(*map(place, (W, X)))
+        return lowered.as_text().split("stablehlo.while", 1)[1].split("\n")[0].count("<30x8x4xf32>")
+
+    mesh = jax.make_mesh((devices,), ("d",), axis_types=(kind,), devices=jax.devices()[:devices])
+    whole = jax.NamedSharding(mesh, P())
+    assert rows(lambda x: jax.device_put(x, whole)) == rows(lambda x: x) == 2

@@ -86,7 +86,7 @@ def derived(program: Jaxpr, start: int, at_hand: Sequence[bool], stored: Sequenc
     follows: set[Any] = set()
     which, eqns = [False] * len(outvars), []
     for eqn in jaxpr.eqns:
-        cheap = has(eqn.primitive.name, Trait.CHEAP) and all(
+        cheap = _is_cheap(eqn) and all(
             isinstance(v, Literal) or v in inputs or v in follows for v in eqn.invars
         )
         if cheap:
@@ -102,6 +102,17 @@ def derived(program: Jaxpr, start: int, at_hand: Sequence[bool], stored: Sequenc
     chosen = [v for v, c in zip(outvars, which, strict=True) if c]
     part = jaxpr.replace(invars=list(inputs), outvars=chosen, eqns=eqns)
     return Derived(which, prune(close(part), [True] * len(chosen)), list(inputs.values()))
+
+
+def _is_cheap(eqn: Any) -> bool:
+    """Whether an equation costs less than to write its results down and read them again.
+
+    JAX places the numbers of a derivative rule on the mesh of the arrays beside them. One number is
+    on every device already; to place an array may communicate.
+    """
+    if eqn.primitive.name == "reshard":
+        return all(v.aval.ndim == 0 for v in eqn.invars)
+    return has(eqn.primitive.name, Trait.CHEAP)
 
 
 def hoist_casts(program: Jaxpr, count: int) -> tuple[Jaxpr, Jaxpr]:

@@ -35,7 +35,8 @@ def _split(
     ops = loop.operands(primals)
     (steps, *out), residuals = _keeping_residuals(ops, loop, nonzero)
     dots = split_at(flat[len(primals) :], sum(nonzero.consts), sum(nonzero.carry))
-    linear, operands = _linear_loop(steps, residuals, dots, loop, nonzero)
+    trips = ops.limit if loop.cond is None else steps  # of a bound the compiler knows the number
+    linear, operands = _linear_loop(trips, residuals, dots, loop, nonzero)
     _, *dots_out = later.bind(loop_p, operands, loop=linear)
     return [steps, *out, *dots_out]
 
