@@ -136,6 +136,11 @@ def test_where_no_error_can_be_raised_it_is_refused_before():
         jax.jit(f)(xs)
     with pytest.raises(fg.UsageError, match=r"`jax.export` got .*on_max_steps='nan'"):
         jax.export.export(jax.jit(doublings))(jax.ShapeDtypeStruct((), jnp.float32))
+    traced = jax.jit(doublings).trace(3.0)
+    for platforms in ("cuda",), ("cpu", "tpu"):
+        what = f"compiles for {', '.join(platforms)}, .*on_max_steps='nan'"
+        with pytest.raises(fg.UsageError, match=what):
+            traced.lower(lowering_platforms=platforms)
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def computing_primitive(
     impl: Callable[..., Any],
     types: Callable[..., Any],
     at_once: Callable[..., Any] | None = None,
-    exported: Callable[..., None] | None = None,
+    elsewhere: Callable[..., None] | None = None,
 ) -> core.Primitive:
     """A primitive with several results that does and compiles to what the function `impl` does.
 
@@ -72,7 +72,8 @@ def computing_primitive(
         impl: `(*operands, **params) -> results`, made of JAX functions.
         types: `(*operand types, **params) -> result types`.
         at_once: what is done instead outside `jit`, if not the same.
-        exported: called with the parameters before it is compiled for `jax.export`, to refuse it.
+        elsewhere: refuses it, from what it is compiled for and the parameters, where JAX can call
+            no Python: for `jax.export`, and for a GPU that is not there.
     """
 
     def compiled(*operands: Any, **params: Any) -> Any:
@@ -80,15 +81,30 @@ def computing_primitive(
 
     def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
         params = own(params)
-        if exported and getattr(ctx.module_context.lowering_parameters, "for_export", False):
-            exported(**params)
-        return rule(ctx, *operands, **params)
+        if elsewhere and getattr(ctx.module_context.lowering_parameters, "for_export", False):
+            elsewhere("`jax.export` got a program", **params)
+        try:
+            return rule(ctx, *operands, **params)
+        except Exception:
+            if not elsewhere or _has_backend(ctx):
+                raise
+            platforms = ", ".join(ctx.module_context.platforms)
+            elsewhere(f"JAX compiles for {platforms}, without the device, a program", **params)
+            raise
 
     rule = mlir.lower_fun(impl, multiple_results=True)
     primitive = Computing(name, impl)
     _define(primitive, at_once or compiled, types)
     mlir.register_lowering(primitive, lower)
     return primitive
+
+
+def _has_backend(ctx: Any) -> bool:
+    """Whether what is compiled can run on devices that are there, and call Python."""
+    try:
+        return ctx.module_context.get_backend(optional=True) is not None
+    except RuntimeError:
+        return False
 
 
 def _define(primitive: core.Primitive, impl: Callable[..., Any], types: Callable[..., Any]) -> None:

@@ -112,10 +112,10 @@ def _compiled(*operands: Any, message: str) -> list[Any]:
     return values
 
 
-def _exported(message: str) -> None:
+def _elsewhere(what: str, message: str) -> None:
     raise UsageError(
-        "`jax.export` got a program in which integers or bools of a loop are used, and which would"
-        " call Python to raise an error if it did not finish; what is exported can call nothing."
+        f"{what} in which integers or bools of a loop are used, and which would call Python to"
+        " raise an error if it did not finish; what runs elsewhere can call nothing."
         f" Choose on_max_steps='nan' or 'ignore'. The error would be: {message}"
     )
 
@@ -155,7 +155,7 @@ def _wanted(wanted: Sequence[bool], count: int, *, message: str) -> Any:
     return [*wanted, True], finished_p, {"message": message}, list(wanted)
 
 
-finished_p = _jax.computing_primitive("finished", _compiled, _types, _at_once, _exported)
+finished_p = _jax.computing_primitive("finished", _compiled, _types, _at_once, _elsewhere)
 _jax.def_jvp(finished_p, _jvp)
 _jax.def_transpose(finished_p, _transpose)
 _jax.def_batch(finished_p, _batch)
