@@ -42,6 +42,8 @@ def test_code_of_a_page_runs(page, request, tmp_path, monkeypatch):
         blocks = [block for block in blocks if find_spec("torch") or not TORCH.search(block)]
     elif any(map(TORCH.search, blocks)):
         request.getfixturevalue("torch")
+    if any("from flax" in block for block in blocks):
+        pytest.importorskip("flax", reason="Flax is not installed: pip install 'funcgrad[models]'")
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
     with jax.numpy_dtype_promotion("standard"):  # as it is for who reads the page
