@@ -200,7 +200,8 @@ def extrapolated(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
         left = _limit((here - samples.minus) / steps[:, None], steps, 2 * noise, 1)
         apart = np.maximum(np.abs(right[0] - left[0]), np.maximum(right[1], left[1]))
         sided = (FAR * apart < error) & _linear(slopes, steps, noise)
-    return np.where(sided, (right[0] + left[0]) / 2, central), np.where(sided, apart, error)
+        both = (right[0] + left[0]) / 2
+    return np.where(sided, both, central), np.where(sided, apart, error)
 
 
 def _linear(slopes: np.ndarray, steps: np.ndarray, noise: np.ndarray) -> np.ndarray:
