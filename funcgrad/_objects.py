@@ -214,6 +214,9 @@ def carried(
         before = state_of((taken, given))
 
         def restore_all(left: Left) -> Any:
+            if not holds_nodes(left.result) and _unchanged(left.objects, (taken, given), before):
+                return restore(left)
+            _refuse_from_outside(nnx, own, function)
             objects = jax.tree.map(
                 lambda x: before[x.index] if is_kept(x) else x,
                 left.objects,
@@ -251,6 +254,38 @@ def pure(fun: Callable[..., Any], function: str, writes: bool = False) -> Callab
         return left._replace(objects=jax.tree.map(lambda x: same.get(id(x), x), left.objects))
 
     return of_nodes
+
+
+def _unchanged(objects: Any, given: Any, before: list[Any]) -> bool:
+    """Whether a call left the objects that it got as they were, the very arrays in them."""
+    after = state_of(objects)
+    return (
+        len(after) == len(before)
+        and all(is_kept(x) and before[x.index] is y for x, y in zip(after, before, strict=True))
+        and same_kind(objects, given)
+    )
+
+
+def _refuse_from_outside(nnx: Any, own: Any, function: str) -> None:
+    """Asks Flax whether objects may be set here: it would refuse with one half taken apart.
+
+    Raises:
+        UsageError: one is from outside of a transformation of JAX around the call.
+    """
+    is_object = _is_object(nnx)
+    objects = filter(is_object, jax.tree.leaves(own, is_leaf=is_object))
+    parts = (part for one in objects for _, part in nnx.iter_graph(one))
+    try:
+        for variable in parts:
+            if isinstance(variable, nnx.Variable):
+                variable.update_from_state(variable)
+    except sys.modules["flax.errors"].TraceContextError as error:
+        raise UsageError(
+            f"`{function}` got an object from outside of the transformation of JAX around the call,"
+            f" and cannot set it to what the function left in it"
+            f" ({str(error).partition(' (http')[0]}): make it an argument there, and take Flax's"
+            f" nnx.jit or nnx.vmap; or {_NO_SPLIT}"
+        ) from error
 
 
 CONTAINERS = (list, dict, OrderedDict, defaultdict)  # that change in place

@@ -207,6 +207,28 @@ def test_a_change_of_what_is_closed_over_is_refused_with_what_to_do(call):
         call(Net())
 
 
+CALLED = {
+    "grad": lambda fun, net: fg.grad(fun, 1)(net, X),
+    "capture": lambda fun, net: fg.capture(fun, "out")(net, X)[0],
+    "with_hooks": lambda fun, net: fg.with_hooks(fun, forward={"out": jnp.sin})(net, X),
+}
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_an_object_from_outside_of_jit_may_be_looked_at_and_stays_whole(name):
+    """Not so under `nnx.grad`, which wants it among the arguments of `nnx.jit`."""
+    call = functools.partial(CALLED[name], loss)
+    plain = nnx.Dict(one=nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
+    of_plain = functools.partial(CALLED[name], lambda net, x: loss(net["one"], x))
+    assert_close(jax.jit(lambda: of_plain(plain))(), of_plain(plain))
+    net = Net()
+    with pytest.raises(fg.UsageError, match=r"got an object from outside .* nnx\.jit or nnx\.vmap"):
+        jax.jit(lambda: call(net))()
+    assert not moved(net)
+    assert_close(nnx.jit(call)(net), call(Net()))
+    assert moved(net)
+
+
 def test_no_grad_and_hooks_on_saved_tensors_move_the_state():
     ours, theirs = Net(), Net()
     assert_same(fg.no_grad(lambda net, x: net(x))(ours, X), theirs(X))
