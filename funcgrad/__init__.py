@@ -6,7 +6,6 @@ import typing as _typing
 from . import conventions as conventions
 from ._accumulate.accumulator import accumulate_grad as accumulate_grad
 from ._accumulate.accumulator import zero_grad as zero_grad
-from ._accumulate.microbatch import microbatch as microbatch
 from ._detach import detach as detach
 from ._detach import no_grad as no_grad
 from ._detach import set_data as set_data
@@ -35,6 +34,7 @@ if _typing.TYPE_CHECKING:
     from . import compare as compare
     from . import launch as launch
     from . import statistics as statistics
+    from ._accumulate.microbatch import microbatch as microbatch
     from ._autograph import autograph as autograph
     from ._grad.inside import capture as capture
     from ._grad.inside import with_hooks as with_hooks
@@ -55,8 +55,9 @@ if _typing.TYPE_CHECKING:
     from .tools.saved import disconnected as disconnected
     from .tools.saved import saved_tensors as saved_tensors
 
-# What looks on from outside is imported when it is first used, so that `import funcgrad` is quick.
+# These are imported when they are first used, so that `import funcgrad` is quick.
 _LATER = {
+    "microbatch": "._accumulate.microbatch",
     "autograph": "._autograph",
     "capture": "._grad.inside",
     "with_hooks": "._grad.inside",

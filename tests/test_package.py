@@ -142,7 +142,7 @@ def test_importing_funcgrad_imports_jax_and_nothing_heavy():
     later = {*funcgrad._LATER.values(), ".compare", ".bench", ".launch", ".cli"}
     assert not modules & {f"funcgrad{module}" for module in later}
     # Each takes about a third of a millisecond, and jax.extend twenty.
-    assert sum(name.partition(".")[0] == "funcgrad" for name in modules) <= 51
+    assert sum(name.partition(".")[0] == "funcgrad" for name in modules) <= 50
 
 
 def test_what_is_imported_later_is_there():
