@@ -74,7 +74,7 @@ def hooked(forward: Sequence[Callable[..., Any]], backward: Sequence[Callable[..
         def ahead(leaves: list[Any]) -> list[Any]:
             value = tree.unflatten(leaves)
             for hook in forward:
-                leaves = replacement(_asked(hook, value, index), value, "with_hooks", "value")
+                leaves = replacement(_asked(hook, value, index, tag), value, "with_hooks", "value")
                 value = tree.unflatten(leaves)
             return leaves
 
@@ -99,16 +99,29 @@ def _of_gradient(hook: Callable[..., Any], index: Any, tag: _jax.Equation) -> Ca
 
         def one(leaves: list[Any]) -> list[Any]:
             g = whole.unflatten(leaves)
-            return replacement(_asked(hook, g, index), g, "with_hooks", "gradient")
+            return replacement(_asked(hook, g, index, tag), g, "with_hooks", "gradient")
 
         return whole.unflatten(_each_example(one, batch, tag)(leaves))
 
     return on_gradient
 
 
-def _asked(hook: Callable[..., Any], value: Any, index: Any) -> Any:
+def _asked(hook: Callable[..., Any], value: Any, index: Any, tag: _jax.Equation) -> Any:
     with explained:
-        return hook(value, index=index) if takes_index(hook) else hook(value)
+        if not takes_index(hook):
+            return hook(value)
+        try:
+            return hook(value, index=index)
+        except IndexError as error:
+            if "tuple index out of range" not in str(error):
+                raise
+            loops = "one loop is" if len(index) == 1 else f"{len(index) or 'no'} loops are"
+            raise UsageError(
+                f"`with_hooks` got a hook that ends with {str(error)!r} at {tag.own['name']!r},"
+                f" tagged at {tag.own['where']}: {loops} around that, and `index` has a number for"
+                " each loop, the outermost first; give the hook to names inside of the loop alone,"
+                " or ask for len(index) in it"
+            ) from error
 
 
 def takes_index(hook: Callable[..., Any]) -> bool:

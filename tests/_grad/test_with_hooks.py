@@ -247,6 +247,22 @@ def test_index_is_refused_where_a_loop_has_no_rows():
         fg.with_hooks(loop, forward={"h": number})(X)
 
 
+def test_a_row_of_a_loop_that_is_not_there_is_refused():
+    first = lambda v, index: jnp.where(index[0] == 1, 0, v)
+    with pytest.raises(fg.UsageError, match=r"at 'h', tagged at .*with_hooks.py.*: no loops are"):
+        fg.with_hooks(fun, forward={"h": first})(X)
+    with pytest.raises(fg.UsageError, match=r"out of range' at 'h', .*: no loops are around"):
+        fg.grad(fg.with_hooks(fun, backward={"h": first}))(X)
+    with pytest.raises(fg.UsageError, match=r"at 'h', .*: one loop is around"):
+        fg.with_hooks(scanned, forward={"h": lambda v, index: v * index[1]})(X)
+    with pytest.raises(IndexError, match="of mine"):
+        fg.with_hooks(fun, forward={"h": own})(X)
+
+
+def own(v, index):
+    raise IndexError("of mine")
+
+
 def test_nothing_asked_leaves_the_program_as_it_is():
     as_text = lambda f: jax.jit(f).lower(X).as_text()
     named = lambda x: fun(x)
