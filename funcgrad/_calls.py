@@ -496,10 +496,17 @@ def _broadcast(whole: Any, function: str, prefix: Any) -> list[Any]:
         shape: Any = jax.tree.structure(mask)
         under = shape.flatten_up_to(_thawed(whole))
     except ValueError as error:
+        ours, theirs = type(prefix), type(whole)
+        advice = (
+            f", which is of another class {theirs.__name__}: `funcgrad.named` gives a model classes"
+            " of its own, so make the mask of the model that goes in"
+            if ours is not theirs and ours.__name__ == theirs.__name__
+            else ""
+        )
         raise TreeError(
             f"`{function}` got a `requires_grad` that is not a prefix of the differentiated"
             f" argument: got {jax.tree.structure(prefix)}, wanted a prefix of"
-            f" {jax.tree.structure(whole)}; give it bools in the places of the leaves, or"
+            f" {jax.tree.structure(whole)}{advice}; give it bools in the places of the leaves, or"
             " decide by name: requires_grad="
             "lambda path, leaf: 'bias' in jax.tree_util.keystr(path)"
         ) from error

@@ -422,3 +422,12 @@ def test_shared_modules_and_state_of_equinox(eqx):
         np.testing.assert_array_equal(ours, theirs)
     names = names_of(lambda m, x: run(m, x)[0], fg.named(model), X)
     assert names == ["tied/pytree/0", "norm", "tied/pytree/1"]
+
+
+def test_a_mask_of_the_model_without_names_is_refused_as_such():
+    named, mask = fg.named(Linear(jnp.ones((3, 3)))), Linear(True)
+    loss = lambda model: jnp.sum(model(X))
+    with pytest.raises(fg.TreeError, match=r"another class Linear: .* make the mask of the"):
+        fg.grad(loss, requires_grad=mask)(named)
+    of_named = jax.tree.map(lambda _: True, named)
+    assert fg.grad(loss, requires_grad=of_named)(named).weight.shape == (3, 3)
