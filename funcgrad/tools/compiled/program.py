@@ -266,26 +266,60 @@ def exchanged(found: Found, devices: int) -> int:
     return total
 
 
-def groups(op: Op, devices: int) -> list[list[int]]:
-    """The devices that exchange with each other, by their places in the mesh."""
-    if pairs := re.search(r"source_target_pairs=\{(\{[^=]*?\})\}", op.rest):
+def groups(op: Op, devices: int) -> list[list[int]] | None:
+    """The devices that exchange with each other, by their places in the mesh.
+
+    XLA writes them in four forms; `None` is for one that is not known.
+    """
+    if pairs := re.search(r"source_target_pairs=\{(.*?\})\}", op.rest):
         return [[*map(int, pair.split(","))] for pair in re.findall(r"\{([\d,]+)\}", pairs[1])]
     if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", op.rest):
-        shape, sides = ([*map(int, iota[n].split(","))] for n in (1, 2))
-        order = [*map(int, iota[3].split(","))] if iota[3] else [*range(len(sides))]
+        shape, sides = (_numbers(iota[n]) for n in (1, 2))
+        order = _numbers(iota[3]) if iota[3] else [*range(len(sides))]
         made = np.arange(prod(sides)).reshape(sides).transpose(order).reshape(shape)
         return made.tolist()
-    listed = re.search(r"replica_groups=\{(.*?)\}(?:,|\s|$)", op.rest)
-    rows = re.findall(r"\{?([\d,]+)\}?", listed[1]) if listed else []
-    found = [[*map(int, filter(None, row.split(",")))] for row in rows]
-    return [row for row in found if row] or [[*range(devices)]]
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", op.rest):
+        return _of_axes(dict(_AXIS.findall(named[1])), named[2].split(","))
+    if listed := re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", op.rest):
+        rows = re.findall(r"\{([\d,]+)\}", listed[1])
+        return [_numbers(row) for row in rows] or [[*range(devices)]]
+    return None
+
+
+_AXIS = re.compile(r"'?([\w.\-]+)'?=(\d+)")
+
+
+def _of_axes(sizes: Mapping[str, str], along: Sequence[str]) -> list[list[int]] | None:
+    """Groups along axes, or along parts of them: `'x':(2)4` is the part of size 4 after 2."""
+    shape: list[int] = []
+    moved: list[int] = []
+    asked: dict[str, tuple[int, int] | None] = {}
+    for one in along:
+        found = re.fullmatch(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?", one.strip())
+        if not found or found[1] not in sizes or found[1] in asked:
+            return None
+        asked[found[1]] = (int(found[2]), int(found[3])) if found[2] else None
+    for name, side in sizes.items():
+        before, part = (asked.get(name) or (1, int(side))) if name in asked else (int(side), 1)
+        moved += [len(shape) + 1]
+        shape += [before, part, int(side) // (before * part)]
+    kept = [axis for axis in range(len(shape)) if axis not in moved]
+    made = np.arange(prod(shape)).reshape(shape).transpose([*kept, *moved])
+    return made.reshape(-1, prod(shape[axis] for axis in moved)).tolist()
+
+
+def _numbers(text: str) -> list[int]:
+    return [*map(int, filter(None, text.split(",")))]
 
 
 def axes_of(op: Op, mesh: Mapping[str, int]) -> tuple[str, ...]:
     """The axes of the mesh along which a collective's devices lie."""
     devices = prod(mesh.values())
     varied: set[int] = set()
-    for group in groups(op, devices):
+    met = groups(op, devices)
+    if met is None:
+        return ("unknown",)
+    for group in met:
         places = np.unravel_index([one for one in group if one < devices], [*mesh.values()])
         varied |= {axis for axis, at in enumerate(places) if len(set(at.tolist())) > 1}
     return tuple(name for axis, name in enumerate(mesh) if axis in varied)
