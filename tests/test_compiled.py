@@ -13,6 +13,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import funcgrad as fg
+from funcgrad.cli import status
 from funcgrad.tools.compiled import program
 
 MESH = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
@@ -66,7 +67,7 @@ def all_weights_at_once(ws, x):
 
 
 def replicated_batch(w, x):
-    x = hold(x, None, None)  # fault
+    x = lax.with_sharding_constraint(x, NamedSharding(MESH, P()))  # fault
     return jnp.sin(x @ w)
 
 
@@ -168,7 +169,11 @@ def test_memory_and_costs_are_those_that_jax_tells():
     step = jax.jit(lambda w, x: w - jnp.tanh(x @ w).T @ x, donate_argnums=0)
     args = (struct(W), struct((16, 8), "data"))
     program = step.lower(*args).compile()
-    found, stats, costs = fg.compiled(step, *args), program.memory_analysis(), program.cost_analysis()
+    found, stats, costs = (
+        fg.compiled(step, *args),
+        program.memory_analysis(),
+        program.cost_analysis(),
+    )
     told = found.memory
     assert (told.arguments, told.results, told.aliased, told.temporaries, told.peak) == (
         *(stats.argument_size_in_bytes, stats.output_size_in_bytes, stats.alias_size_in_bytes),
@@ -225,6 +230,52 @@ def test_groups_of_devices_are_read_in_each_form(text, want):
     assert program.groups(program.Op("a", "f32[]", "all-reduce", (), f", {text}"), 4) == want
 
 
+LOOP = """
+%test (p: (s32[], f32[8])) -> pred[] {
+  %p = (s32[], f32[8]) parameter(0)
+  %limit = s32[] constant(LIMIT)
+  %i = s32[] get-tuple-element(%p), index=0
+  ROOT %lt = pred[] compare(%i, %limit), direction=LT
+}
+
+%step (q: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %q = (s32[], f32[8]) parameter(0)
+  %j = s32[] get-tuple-element(%q), index=0
+  %one = s32[] constant(STRIDE)
+  %next = s32[] add(%j, %one)
+  %x = f32[8] get-tuple-element(%q), index=1
+  ROOT %out = (s32[], f32[8]) tuple(%next, %x)
+}
+
+ENTRY %main (a: f32[8]) -> (s32[], f32[8]) {
+  %a = f32[8] parameter(0)
+  %zero = s32[] constant(2)
+  %copied = s32[] copy(%zero)
+  %both = (s32[], f32[8]) tuple(%copied, %a)
+  ROOT %while = (s32[], f32[8]) while(%both), condition=%test, body=%step
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "stride", "want"), [("7", "1", 5), ("0", "1", 0), ("7", "2", None)]
+)
+def test_constant_bounds_tell_the_trip_count_where_xla_does_not(limit, stride, want):
+    text = LOOP.replace("LIMIT", limit).replace("STRIDE", stride)
+    assert [loop.trips for loop in program.Program(text, ()).loops] == [want]
+
+
+def test_the_command(tmp_path, capsys):
+    file = tmp_path / "step.py"
+    file.write_text("import jax\nstep = lambda x: x @ x\nargs = [jax.numpy.ones((4, 4))]\n")
+    made = tmp_path / "report.json"
+    assert status(["compile", f"{file}:step", "--json", str(made)]) == 0
+    assert capsys.readouterr().out.startswith("compiled for cpu: ")
+    assert json.loads(made.read_text())["memory"]["arguments"] == 64
+    assert status(["compile", f"{file}:missing"]) == 2
+    assert "has nothing of that name" in capsys.readouterr().err
+
+
 TARGETS = {"tpu:v5e:2x4": "libtpu", "cuda:h100:8": "jax_cuda12_plugin"}
 
 
@@ -233,7 +284,9 @@ TARGETS = {"tpu:v5e:2x4": "libtpu", "cuda:h100:8": "jax_cuda12_plugin"}
 @pytest.mark.parametrize("abstract", [False, True])
 def test_the_compiler_of_a_device_that_is_not_there(target, abstract):
     for module in (TARGETS[target], "flatbuffers"):
-        pytest.importorskip(module, reason=f"{module} is not installed: pip install 'funcgrad[tpu,cuda]'")
+        pytest.importorskip(
+            module, reason=f"{module} is not installed: pip install 'funcgrad[tpu,cuda]'"
+        )
     mesh = AbstractMesh((4, 2), ("data", "model"), axis_types=MESH.axis_types) if abstract else MESH
 
     def step(w, xs):
@@ -250,6 +303,7 @@ def test_the_compiler_of_a_device_that_is_not_there(target, abstract):
     [one] = found.collectives.inside_loops
     assert (one.kind, one.axes, one.bytes) == ("all-reduce", ("data",), 256 * 256 * 4)
     assert (one.file, one.line) == (HERE, line(step, "# fault"))
+    assert one.times == 6
     assert found.fits
     assert found.memory.aliased == 256 * 256 * 4
     assert (found.flops is None) == target.startswith("cuda")
@@ -259,9 +313,13 @@ def test_the_compiler_of_a_device_that_is_not_there(target, abstract):
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_does_not_fit_is_told(target):
     for module in (TARGETS[target], "flatbuffers"):
-        pytest.importorskip(module, reason=f"{module} is not installed: pip install 'funcgrad[tpu,cuda]'")
+        pytest.importorskip(
+            module, reason=f"{module} is not installed: pip install 'funcgrad[tpu,cuda]'"
+        )
     big = jax.ShapeDtypeStruct((200_000, 200_000), jnp.float32)
     found = fg.compiled(lambda x: jnp.tanh(x) @ x, big, target=target.replace("2x4", "2x2"))
     assert found.fits is False
     assert "does not fit" in str(found)
-    assert found.refused == "" if target.startswith("cuda") else "RESOURCE_EXHAUSTED" in found.refused
+    assert (
+        found.refused == "" if target.startswith("cuda") else "RESOURCE_EXHAUSTED" in found.refused
+    )

@@ -138,9 +138,7 @@ def _mesh(target: Target, axes: Mapping[str, int]) -> Any:
             topology=f"1x{target.count}x1",
         ).devices
     if target.platform == "tpu" and target.slices == 1 and prod(shape) == len(devices):
-        grid = mesh_utils.create_device_mesh(
-            shape, devices=devices, allow_split_physical_axes=True
-        )
+        grid = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
         return Mesh(grid, names)
     ordered = sorted(devices, key=lambda one: (getattr(one, "slice_index", 0) or 0, one.id))
     return Mesh(np.array(ordered[: prod(shape)]).reshape(shape), names)

@@ -1,7 +1,7 @@
 """Reads the text of a compiled program: its collectives, loops, and moves to the host's memory."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -30,13 +30,29 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Op:
-    """An instruction: its name, the text of its type, its operation, operands, and what follows."""
+    """An instruction: its name, the text of its type, its operation, operands, and what follows.
+
+    `given` is the text between its parentheses.
+    """
 
     name: str
     type: str
     code: str
     operands: tuple[str, ...]
     rest: str
+    given: str = ""
+
+    @property
+    def number(self) -> int | None:
+        """The value of an integer constant."""
+        whole = self.code == "constant" and re.fullmatch(r"-?\d+", self.given)
+        return int(self.given) if whole else None
+
+    @property
+    def index(self) -> int | None:
+        """Which part of a tuple it takes."""
+        found = re.search(r"\bindex=(\d+)", self.rest) if self.code == "get-tuple-element" else None
+        return int(found[1]) if found else None
 
     def computation(self, role: str) -> str:
         """The name of the computation that it calls in a role."""
@@ -90,7 +106,8 @@ def _op(line: str) -> Op | None:
         return None
     closed = _closing(line, opened)
     operands = tuple(re.findall(r"%([\w.\-]+)", line[opened:closed]))
-    return Op(start[1], line[at:end], line[end:opened].strip(), operands, line[closed + 1 :])
+    code, given = line[end:opened].strip(), line[opened + 1 : closed]
+    return Op(start[1], line[at:end], code, operands, line[closed + 1 :], given)
 
 
 def size(type_: str) -> int:
@@ -222,13 +239,56 @@ class Program:
                 op = Op(op.name, op.type, "all-reduce-scatter", op.operands, op.rest)
             yield op, loops, meanwhile
             if op.code == "while":
-                trips = re.search(r'known_trip_count":\{"n":"(\d+)"', op.rest)
-                loop = Loop(op.name, int(trips[1]) if trips else None, self.place(op), loops)
+                trips = self._trips(op, {one.name: one for one in ops})
+                loop = Loop(op.name, trips, self.place(op), loops)
                 for role in ("condition", "body"):
                     yield from self._inside(op.computation(role), (*loops, loop), False, "")
             else:
                 for called in op.called:
                     yield from self._inside(called, loops, meanwhile, f"{op.name} {called}")
+
+    def _trips(self, loop: Op, beside: Mapping[str, Op]) -> int | None:
+        """The trip count as XLA writes it, or as constant bounds and a step of one say it.
+
+        The compiler for TPUs does not write it.
+        """
+        if told := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
+            return int(told[1])
+        ops = (self.computations.get(loop.computation(role), []) for role in ("condition", "body"))
+        test, step = (Named(one) for one in ops)
+        if not test.last or not step.last or "direction=LT" not in test.last.rest:
+            return None
+        counter, limit = (test.source(name) for name in test.last.operands)
+        place = counter.index if counter else None
+        start = beside.get(loop.operands[0])
+        if place is None or start is None or start.code != step.last.code or start.code != "tuple":
+            return None
+        first = Named(beside.values()).source(start.operands[place])
+        following = step.source(step.last.operands[place])
+        if following is None or following.code != "add":
+            return None
+        added = [step.source(name) for name in following.operands]
+        counts = [one for one in added if one and one.index == place]
+        ones = [one for one in added if one and one.number == 1]
+        bounds = [one.number if one else None for one in (first, limit)]
+        if len(counts) != 1 or len(ones) != 1 or bounds[0] is None or bounds[1] is None:
+            return None
+        return max(bounds[1] - bounds[0], 0)
+
+
+class Named:
+    """The instructions of a computation by name."""
+
+    def __init__(self, ops: Iterable[Op]) -> None:
+        self.ops = {op.name: op for op in ops}
+        self.last = next(reversed(self.ops.values()), None)
+
+    def source(self, name: str) -> Op | None:
+        """An instruction, or what it copies."""
+        op = self.ops.get(name)
+        while op is not None and op.code == "copy":
+            op = self.ops.get(op.operands[0])
+        return op
 
 
 _SOURCE = ("source_file", "source_line")
