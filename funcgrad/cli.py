@@ -1,4 +1,4 @@
-"""The command line: `funcgrad compare`, `bench` and `compile`, also as `python -m funcgrad compare`.
+"""The command line: `funcgrad compare`, `bench`, `compile`; also `python -m funcgrad compare`.
 
 Whatever stops a command is one line on the standard error stream and exit status 2. The libraries
 behind it come with the extras `funcgrad[compare]` and `funcgrad[bench]`.

@@ -266,6 +266,7 @@ def test_constant_bounds_tell_the_trip_count_where_xla_does_not(limit, stride, w
 
 
 def test_the_command(tmp_path, capsys):
+    pytest.importorskip("click", reason="click is not installed: pip install 'funcgrad[compare]'")
     file = tmp_path / "step.py"
     file.write_text("import jax\nstep = lambda x: x @ x\nargs = [jax.numpy.ones((4, 4))]\n")
     made = tmp_path / "report.json"

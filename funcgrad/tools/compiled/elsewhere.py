@@ -60,8 +60,8 @@ def compiled_elsewhere(
         if not taken.exists():
             lines = [line for line in done.stderr.splitlines() if line.strip()]
             raise CompileError(
-                f"`compiled` got no program for {_name(target)}: the compiler ended its process with"
-                f" status {done.returncode}; it said last: {' '.join(lines[-3:]) or 'nothing'}"
+                f"`compiled` got no program for {_name(target)}: the compiler ended its process"
+                f" with status {done.returncode}; it said last: {' '.join(lines[-3:]) or 'nothing'}"
             )
         found: dict[str, Any] = json.loads(taken.read_text())
     if "error" in found:
