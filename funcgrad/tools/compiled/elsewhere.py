@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ... import _jax
 from ...errors import CompileError
 from .made import made
 from .targets import Target
@@ -106,8 +107,8 @@ def _compile(
         return jax.tree.leaves(exported.call(*args, **kwargs))
 
     structs = [
-        jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding)
-        for aval, sharding in zip(exported.in_avals, given, strict=True)
+        jax.ShapeDtypeStruct(type_.shape, type_.dtype, sharding=sharding)
+        for type_, sharding in zip(_jax.argument_types(exported), given, strict=True)
     ]
     again = tuple(number for number, gone in enumerate(donated) if gone)
     jitted = jax.jit(run, in_shardings=given, out_shardings=results, donate_argnums=again)
