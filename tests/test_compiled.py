@@ -67,7 +67,7 @@ def all_weights_at_once(ws, x):
 
 
 def replicated_batch(w, x):
-    x = lax.with_sharding_constraint(x, NamedSharding(MESH, P()))  # fault
+    x = lax.with_sharding_constraint(jnp.cos(x), NamedSharding(MESH, P()))  # fault
     return jnp.sin(x @ w)
 
 
@@ -221,6 +221,7 @@ def test_without_the_compiler_the_error_names_the_extra(target, extra, monkeypat
         ("replica_groups=[2,2]<=[2,2]T(1,0), x", [[0, 2], [1, 3]]),
         ("replica_groups=mesh['a'=2,'b'=2] {'a'}, x", [[0, 2], [1, 3]]),
         ("replica_groups=mesh['a'=4] {'a':(2)2}, x", [[0, 1], [2, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'a'}, x", [[0, 1], [2, 3]]),
         ("replica_groups=something else, x", None),
         ("replica_groups={}, x", [[0, 1, 2, 3]]),
         ("source_target_pairs={{0,2},{2,0}}, x", [[0, 2], [2, 0]]),

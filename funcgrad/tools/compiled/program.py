@@ -338,14 +338,24 @@ def groups(op: Op, devices: int) -> list[list[int]] | None:
         order = _numbers(iota[3]) if iota[3] else [*range(len(sides))]
         made = np.arange(prod(sides)).reshape(sides).transpose(order).reshape(shape)
         return made.tolist()
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", op.rest):
-        return _of_axes(dict(_AXIS.findall(named[1])), named[2].split(","))
+    if named := _NAMED.search(op.rest):
+        found = _of_axes(dict(_AXIS.findall(named[1])), named[5].split(","))
+        if not named[2] or found is None:
+            return found
+        sides = _numbers(named[3])
+        order = _numbers(named[4]) if named[4] else [*range(len(sides))]
+        ids = np.arange(prod(sides)).reshape(sides).transpose(order).reshape(-1)
+        return [ids[group].tolist() for group in found]
     if listed := re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", op.rest):
         rows = re.findall(r"\{([\d,]+)\}", listed[1])
         return [_numbers(row) for row in rows] or [[*range(devices)]]
     return None
 
 
+_NAMED = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\]"
+    r"(, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
+)
 _AXIS = re.compile(r"'?([\w.\-]+)'?=(\d+)")
 
 
