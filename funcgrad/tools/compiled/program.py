@@ -402,6 +402,8 @@ def _field(text: str, key: str) -> int:
 
 def _scope(name: str) -> str:
     """The name scopes in the name of an operation, without what JAX adds for calls and loops."""
+    if "/" not in name and not name.startswith("jit("):
+        return name  # of an argument
     left = {"while", "body", "cond", "closed_call", "call_exported", "checkpoint", "shard_map"}
     _, *inner = name.split("/") if name.startswith("jit(") else ["", *name.split("/")]
     kept = [part for part in inner[:-1] if part not in left and not re.match(r"p?jit\(", part)]
