@@ -44,6 +44,8 @@ if _typing.TYPE_CHECKING:
     from ._saving import saved_tensors_hooks as saved_tensors_hooks
     from .tools.anomaly import Anomaly as Anomaly
     from .tools.anomaly import detect_anomaly as detect_anomaly
+    from .tools.compiled import Compiled as Compiled
+    from .tools.compiled import compiled as compiled
     from .tools.gradcheck import GradientMismatch as GradientMismatch
     from .tools.gradcheck import gradcheck as gradcheck
     from .tools.gradcheck import gradgradcheck as gradgradcheck
@@ -67,6 +69,8 @@ _LATER = {
     "saved_tensors_hooks": "._saving",
     "Anomaly": ".tools.anomaly",
     "detect_anomaly": ".tools.anomaly",
+    "Compiled": ".tools.compiled",
+    "compiled": ".tools.compiled",
     "GradientMismatch": ".tools.gradcheck",
     "gradcheck": ".tools.gradcheck",
     "gradgradcheck": ".tools.gradcheck",

@@ -1,4 +1,4 @@
-"""The command line: `funcgrad compare` and `funcgrad bench`, also as `python -m funcgrad compare`.
+"""The command line: `funcgrad compare`, `bench`, `compile`; also `python -m funcgrad compare`.
 
 Whatever stops a command is one line on the standard error stream and exit status 2. The libraries
 behind it come with the extras `funcgrad[compare]` and `funcgrad[bench]`.
@@ -27,6 +27,7 @@ def group() -> Any:
     from . import __version__
     from .bench._command import command as bench
     from .compare._command import command as compare
+    from .tools.compiled._command import command as compile_
 
     @click.group(context_settings={"help_option_names": ["-h", "--help"]})
     @click.version_option(__version__, prog_name="funcgrad", message="%(prog)s %(version)s")
@@ -35,6 +36,7 @@ def group() -> Any:
 
     funcgrad.add_command(compare)
     funcgrad.add_command(bench)
+    funcgrad.add_command(compile_)
     return funcgrad
 
 

@@ -88,3 +88,7 @@ class ParityError(FuncgradError, AssertionError):
 
 class BenchError(FuncgradError, ValueError):
     """A benchmark that could not be run or shown: no such case, no such device, another answer."""
+
+
+class CompileError(FuncgradError, RuntimeError):
+    """A program that a compiler refuses, or that cannot be lowered for the device."""

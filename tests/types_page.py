@@ -186,6 +186,7 @@ reveal_type(fg.gradcheck(loss, (x,)))  # bool
 reveal_type(fg.saved_tensors(loss, x))  # SavedTensors
 reveal_type(fg.disconnected(loss, x))  # Disconnected
 reveal_type(fg.graph(loss, x))  # Picture
+reveal_type(fg.compiled(loss, x, target="cpu"))  # Compiled
 fg.gradchek(loss, (x,))  # error: attr-defined reportAttributeAccessIssue
 fg.compare.with_toch(loss, loss)  # error: attr-defined reportAttributeAccessIssue
 fg.bench.main()  # error: attr-defined reportAttributeAccessIssue

@@ -80,6 +80,7 @@ from .residuals import origins as origins
 from .trace import Jaxpr as Jaxpr
 from .trace import Piece as Piece
 from .trace import argument_names as argument_names
+from .trace import argument_types as argument_types
 from .trace import as_function as as_function
 from .trace import constants as constants
 from .trace import cut as cut

@@ -123,6 +123,11 @@ def input_types(program: Jaxpr) -> list[Any]:
     return types(inputs(program))
 
 
+def argument_types(exported: Any) -> list[Any]:
+    """The types of the arguments of a `jax.export.Exported`."""
+    return list(exported.in_avals)
+
+
 def output_types(program: Jaxpr) -> list[Any]:
     """The type of each output."""
     return types(outputs(program))
