@@ -119,8 +119,10 @@ def save_on_cpu(fun: Function[P, R], *, argnums: int | Sequence[int] = ()) -> Ca
     Returns:
         A function with the arguments and the results of `fun`.
 
-    On the CPU the device's memory is the host's: the program says what is to be moved, the compiled
-    one moves nothing, and nothing is saved.
+    Put it in the body of a `scan` over layers: `save_on_cpu(jax.checkpoint(layer), argnums=0)`
+    moves one array a layer. Around a whole scan it saves nothing, and on layers that are not
+    scanned it costs device memory; docs/debugging.md has the numbers. On the CPU the device's
+    memory is the host's: the compiled program moves nothing, and nothing is saved.
 
     >>> import jax.numpy as jnp, funcgrad as fg
     >>> f = fg.save_on_cpu(lambda x: jnp.sum(jnp.sqrt(x) ** 3))
