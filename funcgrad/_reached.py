@@ -11,7 +11,7 @@ import sysconfig
 import threading
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -96,7 +96,11 @@ def _full(slots: Iterator[Slot]) -> Iterator[Slot]:
 
 
 def _held(thing: Any) -> Iterator[Slot]:
-    """What an object holds, nothing of its class, of a module, or of what a function names."""
+    """What an object holds, nothing of its class, of a module, or of what a function names.
+
+    No code of the user's runs: containers are read as the built-in ones that they are, and a class
+    of containers of the user's by its attributes.
+    """
     if isinstance(thing, type | types.ModuleType):
         return
     if isinstance(thing, types.FunctionType):
@@ -112,15 +116,18 @@ def _held(thing: Any) -> Iterator[Slot]:
         yield from (Slot(thing, f".{x}", getattr(thing, x)) for x in ("func", "args", "keywords"))
     elif isinstance(thing, tuple | set | frozenset):
         yield from _full(Slot(thing, f"[{i}]", x) for i, x in enumerate(thing))
-    elif _is(cast(Any, type(thing)), MutableMapping):
-        keys = [key for key in [*thing] if type(thing[key]) not in _ATOMS]
-        yield from (_item(thing, key) for key in keys)
-    elif _is(cast(Any, type(thing)), MutableSequence) and not isinstance(thing, bytearray):
-        keys = [index for index, x in enumerate(thing) if type(x) not in _ATOMS]
-        yield from (_item(thing, index) for index in keys)
+    elif isinstance(thing, dict):
+        keys = [key for key, x in [*dict.items(thing)] if type(x) not in _ATOMS]
+        yield from (_item(dict, thing, key) for key in keys)
+        yield from _attributes(thing)
+    elif isinstance(thing, list | deque):
+        kind: Any = list if isinstance(thing, list) else deque
+        keys = [index for index, x in enumerate(kind.__iter__(thing)) if type(x) not in _ATOMS]
+        yield from (_item(kind, thing, index) for index in keys)
+        yield from _attributes(thing)
     elif isinstance(thing, np.ndarray):
         if thing.dtype.hasobject:
-            yield from _full(_item(thing, index) for index in np.ndindex(thing.shape))
+            yield from _full(_item(np.ndarray, thing, index) for index in np.ndindex(thing.shape))
     else:
         yield from _attributes(thing)
 
@@ -140,10 +147,10 @@ def _led_to(thing: Any) -> Iterator[Slot]:
             return
         yield from _held(thing)
         names = names_of(thing.__code__)
-        yield from _full(_item(thing.__globals__, x) for x in names if x in thing.__globals__)
+        yield from _full(_item(dict, thing.__globals__, x) for x in names if x in thing.__globals__)
         for module in {id(x): x for x in map(thing.__globals__.get, names)}.values():
             if isinstance(module, types.ModuleType) and not _of_library(module):
-                yield from _full(_item(vars(module), x) for x in names if x in vars(module))
+                yield from _full(_item(dict, vars(module), x) for x in names if x in vars(module))
     elif isinstance(thing, staticmethod | classmethod):
         yield Slot(thing, "", thing.__func__)
     elif isinstance(thing, property):
@@ -167,8 +174,11 @@ def _of_library(module: Any) -> bool:
     return name != "__main__" and (not file or any(word in file for word in _LIBRARIES))
 
 
-def _item(owner: Any, key: Any) -> Slot:
-    return Slot(owner, f"[{key!r}]", owner[key], functools.partial(owner.__setitem__, key))
+def _item(kind: Any, owner: Any, key: Any) -> Slot:
+    """An item as the built-in class has it, whatever a subclass makes of it."""
+    name = f"[{key!r}]" if type(key) in _ATOMS else "[...]"
+    value = kind.__getitem__(owner, key)
+    return Slot(owner, name, value, functools.partial(kind.__setitem__, owner, key))
 
 
 def _cell(name: str, cell: types.CellType) -> Iterator[Slot]:
@@ -181,24 +191,29 @@ def _cell(name: str, cell: types.CellType) -> Iterator[Slot]:
 
 def _attributes(thing: Any) -> Iterator[Slot]:
     yield from _of_dict(thing)
-    for name in _members(cast(Any, type(thing))):
-        if hasattr(thing, name):
-            write = functools.partial(object.__setattr__, thing, name)
-            yield Slot(thing, f".{name}", getattr(thing, name), write)
+    for name, member in _members(cast(Any, type(thing))):
+        try:
+            value = member.__get__(thing)
+        except AttributeError:  # it is empty
+            continue
+        yield Slot(thing, f".{name}", value, functools.partial(object.__setattr__, thing, name))
 
 
 def _of_dict(thing: Any) -> Iterator[Slot]:
-    own = getattr(thing, "__dict__", None)
+    try:
+        own = object.__getattribute__(thing, "__dict__")
+    except AttributeError:
+        return
     if isinstance(own, dict):
         for key in [key for key, x in own.items() if type(x) not in _ATOMS]:
             yield Slot(thing, f".{key}", own[key], functools.partial(own.__setitem__, key))
 
 
 @functools.lru_cache(maxsize=4096)
-def _members(kind: Any) -> tuple[str, ...]:
-    """The attributes that objects of a class keep apart from their dict."""
+def _members(kind: Any) -> tuple[tuple[str, Any], ...]:
+    """The attributes that objects of a class keep apart from their dict, and what reads them."""
     members = ((name, x) for base in kind.__mro__ for name, x in vars(base).items())
-    return tuple(name for name, x in members if isinstance(x, types.MemberDescriptorType))
+    return tuple((name, x) for name, x in members if isinstance(x, types.MemberDescriptorType))
 
 
 @functools.lru_cache(maxsize=4096)

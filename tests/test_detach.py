@@ -422,6 +422,43 @@ def test_of_globals_only_what_a_function_names_is_reached():
     assert [slot.name for slot in named] == [".double", "['X']"]
 
 
+class Lazy(collections.abc.MutableMapping, dict):
+    """Runs code on every look, which nobody but the function may do."""
+
+    __slots__ = ("empty", "kept")
+
+    def __getattribute__(self, name):
+        if name == "__class__":  # which `isinstance` asks for
+            return Lazy
+        raise AssertionError(name)
+
+    __getattr__ = __getitem__ = __iter__ = __len__ = __delitem__ = __getattribute__
+    __setitem__ = dict.__setitem__
+
+    def __repr__(self):
+        raise AssertionError
+
+    __hash__ = object.__hash__
+
+
+def test_a_look_runs_no_code_of_objects():
+    def fun(x):
+        lazy = Lazy()
+        dict.__setitem__(lazy, lazy, 2 * x)
+        object.__setattr__(lazy, "kept", x)
+
+        @fg.no_grad
+        def sets():
+            dict.__setitem__(lazy, 1, x * x)
+            object.__setattr__(lazy, "kept", x * x * x)
+
+        sets()
+        kept = object.__getattribute__(lazy, "kept")
+        return dict.__getitem__(lazy, lazy) + dict.__getitem__(lazy, 1) + kept
+
+    assert float(jax.grad(fun)(3.0)) == 2.0
+
+
 def test_a_global_that_was_not_there_before_carries_no_gradient():
     def fun(x):
         def sets():
