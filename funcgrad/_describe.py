@@ -116,3 +116,17 @@ def shown(fun: Callable[..., Any]) -> str:
     if code is None:
         return repr(fun)
     return f"`{code.co_qualname}` of {code.co_filename}:{code.co_firstlineno}"
+
+
+def size_of(count: int) -> str:
+    """A number of bytes in the unit that suits it.
+
+    >>> size_of(100), size_of(3 << 20)
+    ('100 B', '3 MiB')
+    """
+    size, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            break
+        size /= 1024
+    return f"{size:.4g} {unit}"

@@ -98,8 +98,8 @@ def _full(slots: Iterator[Slot]) -> Iterator[Slot]:
 def _held(thing: Any) -> Iterator[Slot]:
     """What an object holds, nothing of its class, of a module, or of what a function names.
 
-    No code of the user's runs: containers are read as the built-in ones that they are, and a class
-    of containers of the user's by its attributes.
+    No code of the user's runs, but where a class has its own `__class__`: containers are read as
+    the built-in ones that they are, and a class of containers of the user's by its attributes.
     """
     if isinstance(thing, type | types.ModuleType):
         return
@@ -115,7 +115,8 @@ def _held(thing: Any) -> Iterator[Slot]:
     elif isinstance(thing, functools.partial):
         yield from (Slot(thing, f".{x}", getattr(thing, x)) for x in ("func", "args", "keywords"))
     elif isinstance(thing, tuple | set | frozenset):
-        yield from _full(Slot(thing, f"[{i}]", x) for i, x in enumerate(thing))
+        items: Any = next(k for k in (tuple, set, frozenset) if isinstance(thing, k)).__iter__
+        yield from _full(Slot(thing, f"[{i}]", x) for i, x in enumerate(items(thing)))
     elif isinstance(thing, dict):
         keys = [key for key, x in [*dict.items(thing)] if type(x) not in _ATOMS]
         yield from (_item(dict, thing, key) for key in keys)

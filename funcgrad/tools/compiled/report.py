@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ..._describe import size_of
 from .program import Loop, Place, Program, axes_of, exchanged
 
 WIDEST = 100
@@ -132,7 +133,7 @@ class Compiled:
             lines += ["the compiler said: " + " ".join(self.refused.split())]
         if self.memory:
             sizes = {key: size for key, size in asdict(self.memory).items() if size}
-            told = [f"{key} {_size(size)}" for key, size in sizes.items()]
+            told = [f"{key} {size_of(size)}" for key, size in sizes.items()]
             costs = [("flops", self.flops), ("bytes accessed", self.bytes)]
             lines += ["memory of a device: " + ", ".join(told)]
             lines += ["costs of a device: " + ", ".join(f"{k} {_count(v)}" for k, v in costs)]
@@ -150,8 +151,8 @@ class Compiled:
     def _head(self) -> str:
         mesh = ", ".join(f"{name} {size}" for name, size in self.mesh.items())
         fits = {True: "fits", False: "does not fit", None: "memory of the device not known"}
-        room = f" in {_size(self.capacity)}" if self.capacity else ""
-        need = f": {_size(self.memory.total)}" if self.memory else ""
+        room = f" in {size_of(self.capacity)}" if self.capacity else ""
+        need = f": {size_of(self.memory.total)}" if self.memory else ""
         where = f"{self.target} ({mesh})" if mesh else self.target
         return f"compiled for {where}: {fits[self.fits]}{need}{room}"
 
@@ -204,15 +205,6 @@ def _where(row: Moved | Repeated) -> str:
 
 def _count(number: float | None) -> str:
     return "not told" if number is None else f"{number:.4g}"
-
-
-def _size(count: int) -> str:
-    size, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            break
-        size /= 1024
-    return f"{size:.4g} {unit}"
 
 
 def report(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import _jax
-from ..._describe import argument_at, describe
+from ..._describe import argument_at, describe, size_of
 from ..._jax.dataflow import Dataflow, Vertex
 from ..._mistakes import explained
 from ...errors import TagError
@@ -77,7 +77,7 @@ class Recomputed:
         where = f", {Path(self.file).name}:{self.line} in {self.function}" if self.file else ""
         return (
             "recomputed in the backward pass, and held there at once:"
-            f" {_size(self.bytes)} (jax.checkpoint{where})"
+            f" {size_of(self.bytes)} (jax.checkpoint{where})"
         )
 
 
@@ -137,9 +137,9 @@ class SavedTensors:
 
     def _summary(self) -> str:
         return (
-            f"the backward pass keeps {len(self.rows)} arrays, {_size(self.total)}:"
-            f" {_size(self.added)} of intermediate values, the rest arguments and constants;"
-            f" {_size(self.recomputable)} cheap to compute again"
+            f"the backward pass keeps {len(self.rows)} arrays, {size_of(self.total)}:"
+            f" {size_of(self.added)} of intermediate values, the rest arguments and constants;"
+            f" {size_of(self.recomputable)} cheap to compute again"
         )
 
     def __str__(self) -> str:
@@ -174,15 +174,6 @@ def _cells(row: SavedTensor) -> tuple[str, ...]:
         *(row.source, row.expression),
     )
     return tuple(c if len(c) <= WIDEST else f"{c[: WIDEST - 1]}…" for c in cells)
-
-
-def _size(count: int) -> str:
-    size, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            break
-        size /= 1024
-    return f"{size:.4g} {unit}"
 
 
 def saved_tensors(
